@@ -1,0 +1,122 @@
+"""The contract that every backbone keeps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vertebra import weights
+from vertebra.structures import Level
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """What can be asked of any family; a family's own Config adds its architecture."""
+
+    channels: int = 3
+    """Input channels."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block; it rises linearly from 0 at the first."""
+    embedding: bool = False
+    """Whether the layers that only `embed` needs are built, in families that have such."""
+
+
+class Backbone(nn.Module):
+    """Pictures to a pyramid of feature maps: [B, channels, H, W] -> list of [B, C, h, w], finest first.
+
+    A family sets `levels` and `width`, and writes `forward`, `embed` and `layers`.
+    """
+
+    levels: tuple[Level, ...]
+    """Stride and channels of each map that `forward` returns."""
+    width: int
+    """Length of the vector that `embed` returns."""
+    first: ClassVar[str]
+    """Name of the first convolution's weight, adapted when a checkpoint has another number of input channels."""
+    embedding_only: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of the parameters that exist only with `config.embedding`."""
+    rules: ClassVar[Mapping[str, Any]]
+    """The family's RULES: by source, a table or a function from the config to one."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.checkpointing = False  # set True to recompute each block in the backward pass instead of storing it
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Pooled features for classification: [B, channels, H, W] -> [B, width]."""
+        raise NotImplementedError
+
+    def layers(self) -> list[nn.Module]:
+        """Every part that holds parameters, input first, one entry per depth of layer-wise decay."""
+        raise NotImplementedError
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """`block(x)`, recomputed in the backward pass when `checkpointing` is set."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return block(x)
+        # The second pass must not move batch norm's running statistics once more.
+        result = checkpoint(
+            block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_frozen(block))
+        )
+        assert isinstance(result, Tensor)
+        return result
+
+    def tables(self) -> dict[str, weights.Rules]:
+        """The family's rule tables for this config."""
+        return {name: table(self.config) if callable(table) else table for name, table in self.rules.items()}
+
+    def load(
+        self, where: str | Path, *, source: str | None = None, partial: bool = False
+    ) -> weights.Report:
+        """Fills the backbone from a checkpoint of a whole classifier or of this backbone.
+
+        Args:
+            where: file, folder or Hub name; see `vertebra.weights.read`.
+            source: whose names the tensors bear (a key of the family's RULES, or `vertebra`); found out if None.
+            partial: whether what does not fit is listed instead of being an error.
+
+        Returns:
+            The report of what was used, left out and newly made.
+
+        Raises:
+            VertebraError: if the file cannot be read, or does not fit and `partial` is False.
+        """
+        state, metadata, path = weights.read(where)
+        expected = self.state_dict()
+        if "vertebra" in metadata:
+            source = "vertebra"
+            prefix = "backbone."
+            state = {k.removeprefix(prefix) if k.startswith(prefix) else f"head.{k}": v for k, v in state.items()}
+            dropped: dict[str, str] = {}
+        else:
+            tables = self.tables()
+            source = weights.rules.choose(state, tables, source, expected)
+            state, dropped = weights.convert(state, tables[source])
+        unwanted = {"head.": "belongs to the classifier, not to the backbone"}
+        if not self.config.embedding:
+            unwanted |= {p: "only `embed` needs it: pass embedding=True to have it" for p in self.embedding_only}
+        report = weights.Report(str(path), source, left_out=dropped)
+        return weights.load(self, state, report, first=self.first, unwanted=unwanted, partial=partial)
+
+
+@contextlib.contextmanager
+def _statistics_frozen(block: nn.Module) -> Iterator[None]:
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+Builder = Callable[[Any], Backbone]

@@ -1,0 +1,220 @@
+"""ResNet and the family around it: ResNet-D, SE-ResNet, ResNeXt, wide ResNet.
+
+Sources: Deep Residual Learning, arXiv:1512.03385; Bag of Tricks (the D variant), arXiv:1812.01187;
+Squeeze-and-Excitation, arXiv:1709.01507; Aggregated Residual Transformations, arXiv:1611.05431;
+weakly supervised pre-training, arXiv:1805.00932.
+
+Shapes: B batch, C channels, H x W feature cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.nn.conv import ConvNorm
+from vertebra.nn.drop import DropPath, drop_path_rates
+from vertebra.nn.squeeze_excite import SqueezeExcite
+from vertebra.structures import Level
+from vertebra.weights import Rename
+
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    depths: tuple[int, int, int, int]  # blocks per stage
+    bottleneck: bool = True  # bottleneck blocks (expansion 4), else basic ones
+    groups: int = 1  # of the 3x3 convolution: ResNeXt's cardinality
+    group_width: int = 64  # channels of each group in the first stage
+    deep: bool = False  # the D variant: three 3x3 convolutions as stem, average-pooled shortcuts
+    se: int = 0  # squeeze-and-excitation's reduction; 0 is without
+
+
+class _Block(nn.Module):
+    """What both blocks share: the shortcut, and the way it is joined with the residual branch."""
+
+    def __init__(self, config: Config, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
+        super().__init__()
+        gate: list[nn.Module] = [SqueezeExcite(outputs, outputs // config.se)] if config.se else []
+        if drop_path:
+            gate.append(DropPath(drop_path))
+        self.gate = nn.Sequential(*gate) if gate else None
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            pool = config.deep and stride == 2
+            self.shortcut = nn.Sequential(
+                nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if pool else nn.Identity(),
+                ConvNorm(inputs, outputs, stride=1 if pool else stride, activation="none"),
+            )
+
+    def last(self, inputs: int, outputs: int, kernel: int) -> ConvNorm:
+        """The last convolution; without a gate it does the sum and the ReLU too, so that they can be fused with it."""
+        conv = ConvNorm(inputs, outputs, kernel, activation="none" if self.gate else "relu")
+        nn.init.zeros_(conv.norm.weight)  # each block starts as the identity: arXiv:1706.02677, section 5.1
+        return conv
+
+    def join(self, last: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+        """relu(gate(last(y)) + shortcut(x))."""
+        shortcut = self.shortcut(x)  # [B, outputs, H / stride, W / stride]
+        if self.gate is None:
+            joined: Tensor = last(y, shortcut)
+            return joined
+        y = self.gate(last(y))
+        y += shortcut
+        return y.relu_()
+
+
+class Basic(_Block):
+    """Two 3x3 convolutions: [B, C, H, W] -> [B, width, H / stride, W / stride].
+
+    Source: arXiv:1512.03385, figure 5, left.
+    """
+
+    expansion = 1
+
+    def __init__(self, config: Config, inputs: int, width: int, stride: int, drop_path: float) -> None:
+        super().__init__(config, inputs, width, stride, drop_path)
+        self.conv1 = ConvNorm(inputs, width, 3, stride)
+        self.conv2 = self.last(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.conv2, self.conv1(x), x)
+
+
+class Bottleneck(_Block):
+    """1x1, grouped 3x3 with the stride, 1x1: [B, C, H, W] -> [B, 4 width, H / stride, W / stride].
+
+    Source: arXiv:1512.03385, figure 5, right, with the stride where torchvision and timm have it;
+    groups as in arXiv:1611.05431, figure 3c.
+    """
+
+    expansion = 4
+
+    def __init__(self, config: Config, inputs: int, width: int, stride: int, drop_path: float) -> None:
+        super().__init__(config, inputs, 4 * width, stride, drop_path)
+        inside = width * config.group_width // 64 * config.groups
+        self.conv1 = ConvNorm(inputs, inside)
+        self.conv2 = ConvNorm(inside, inside, 3, stride, groups=config.groups)
+        self.conv3 = self.last(inside, 4 * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.conv3, self.conv2(self.conv1(x)), x)
+
+
+class ResNet(Backbone):
+    """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
+
+    first = "stem.0.conv.weight"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        if config.deep:
+            widths = (config.channels, 32, 32, 64)
+            self.stem = nn.Sequential(*(ConvNorm(widths[i], widths[i + 1], 3, 2 if i == 0 else 1) for i in range(3)))
+        else:
+            self.stem = nn.Sequential(ConvNorm(config.channels, 64, 7, 2))
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        block = Bottleneck if config.bottleneck else Basic
+        rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
+        levels, inputs = [Level(2, 64)], 64
+        self.stages = nn.ModuleList()
+        for stage, depth in enumerate(config.depths):
+            width, blocks = 64 * 2**stage, []
+            for i in range(depth):
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(block(config, inputs, width, stride, next(rates)))
+                inputs = width * block.expansion
+            self.stages.append(nn.ModuleList(blocks))
+            levels.append(Level(4 * 2**stage, inputs))
+        self.levels, self.width = tuple(levels), inputs
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = self.stem(images)  # [B, 64, H / 2, W / 2]
+        maps = [x]
+        x = self.pool(x)
+        for stage in self.stages:
+            for block in stage:
+                x = self.run(block, x)
+            maps.append(x)
+        return maps
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self(images)[-1].mean((2, 3))
+
+    def layers(self) -> list[nn.Module]:
+        return [self.stem, *(block for stage in self.stages for block in stage)]
+
+
+MODEL = ResNet
+
+_50, _101, _152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+
+VARIANTS = {
+    "resnet18": Config((2, 2, 2, 2), bottleneck=False),
+    "resnet34": Config(_50, bottleneck=False),
+    "resnet50": Config(_50),
+    "resnet101": Config(_101),
+    "resnet152": Config(_152),
+    "wide_resnet50_2": Config(_50, group_width=128),
+    "wide_resnet101_2": Config(_101, group_width=128),
+    "resnet50_d": Config(_50, deep=True),
+    "resnet101_d": Config(_101, deep=True),
+    "resnet152_d": Config(_152, deep=True),
+    "resnet200_d": Config((3, 24, 36, 3), deep=True),  # timm's depths
+    "resnet200_vd": Config((3, 12, 48, 3), deep=True),  # PaddleClas's depths
+    "se_resnet50": Config(_50, se=16),
+    "se_resnet101": Config(_101, se=16),
+    "se_resnet152": Config(_152, se=16),
+    "se_resnext50_32x4d": Config(_50, groups=32, group_width=4, se=16),
+    "resnext50_32x4d": Config(_50, groups=32, group_width=4),
+    "resnext101_32x4d": Config(_101, groups=32, group_width=4),
+    "resnext101_32x8d": Config(_101, groups=32, group_width=8),
+    "resnext101_32x16d": Config(_101, groups=32, group_width=16),
+    "resnext101_32x32d": Config(_101, groups=32, group_width=32),
+    "resnext101_32x48d": Config(_101, groups=32, group_width=48),
+    "resnext101_64x4d": Config(_101, groups=64, group_width=4),
+}
+
+ALIASES = {
+    "resnet50d": "resnet50_d",
+    "resnet101d": "resnet101_d",
+    "resnet152d": "resnet152_d",
+    "resnet200d": "resnet200_d",
+    "resnet50_vd": "resnet50_d",
+    "resnet101_vd": "resnet101_d",
+    "resnet152_vd": "resnet152_d",
+    "seresnet50": "se_resnet50",
+    "seresnet101": "se_resnet101",
+    "seresnet152": "se_resnet152",
+    "seresnext50_32x4d": "se_resnext50_32x4d",
+    "resnext101_32x8d_wsl": "resnext101_32x8d",
+    "resnext101_32x16d_wsl": "resnext101_32x16d",
+    "resnext101_32x32d_wsl": "resnext101_32x32d",
+    "resnext101_32x48d_wsl": "resnext101_32x48d",
+}
+
+
+def _rules(config: Config) -> weights.Rules:
+    """timm's and torchvision's names, which agree on everything these variants have in common."""
+    conv, norm = (1, 2) if config.deep else (0, 1)  # the D variant's shortcut begins with the pool
+    return (
+        # The deep stem is a Sequential: conv, norm, ReLU, conv, norm, ReLU, conv; its last norm is bn1.
+        Rename(r"^conv1\.([036])\.", lambda m: f"stem.{int(m[1]) // 3}.conv."),
+        Rename(r"^conv1\.([14])\.", lambda m: f"stem.{int(m[1]) // 3}.norm."),
+        Rename(r"^conv1\.", "stem.0.conv."),
+        Rename(r"^bn1\.", "stem.2.norm." if config.deep else "stem.0.norm."),
+        Rename(r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}."),
+        Rename(r"^(stages.*)\.conv(\d)\.", r"\1.conv\2.conv."),
+        Rename(r"^(stages.*)\.bn(\d)\.", r"\1.conv\2.norm."),
+        Rename(rf"\.downsample\.{conv}\.", ".shortcut.1.conv."),
+        Rename(rf"\.downsample\.{norm}\.", ".shortcut.1.norm."),
+        Rename(r"\.se\.fc1\.", ".gate.0.reduce."),
+        Rename(r"\.se\.fc2\.", ".gate.0.expand."),
+        Rename(r"^fc\.", "head."),
+    )
+
+
+RULES = {"timm": _rules, "torchvision": _rules, "official": _rules}  # the WSL models bear torchvision's names too
+ResNet.rules = RULES

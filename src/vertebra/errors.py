@@ -1,0 +1,14 @@
+"""The one error a user's mistake raises: a sentence that says what, where, and what to do next."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class VertebraError(ValueError):
+    """Something the user can put right. The command line prints its text alone, without a traceback."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`" Did you mean 'resnet50'?"`, or `""` where nothing comes close."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.55)
+    return f" Did you mean {found[0]!r}?" if found else ""

@@ -1,0 +1,77 @@
+"""How good a classifier is: a thin face over torchmetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
+
+from vertebra.structures import Prediction, Target
+
+
+class _NegativeLogLikelihood(Metric):
+    """Mean of -log p(truth), in nats."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        truth = probabilities[torch.arange(len(labels), device=labels.device), labels]
+        self.total -= truth.double().clamp(min=1e-12).log().sum()
+        self.count += len(labels)
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
+
+
+class ClassificationMetrics(MetricCollection):
+    """Top-1, top-5, likelihood, calibration and the confusion matrix over a data set, and over processes."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(
+            {
+                "top1": MulticlassAccuracy(classes, average="micro"),
+                "top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes)),
+                "loss": _NegativeLogLikelihood(),
+                "calibration_error": MulticlassCalibrationError(classes, n_bins=15, norm="l1"),
+                "confusion": MulticlassConfusionMatrix(classes),
+            },
+            compute_groups=False,
+        )
+
+    def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:  # type: ignore[override]
+        probabilities = torch.stack([p.probabilities for p in predictions if p.probabilities is not None])
+        labels = torch.stack([t.label for t in targets if t.label is not None])
+        super().update(probabilities, labels)
+
+    def compute(self) -> dict[str, Any]:
+        """top1, top5 and calibration_error (expected, 15 bins) in 0..1; loss in nats; macro means over the classes
+        that occur; `confusion` [classes, classes] counts, a row per true class; `per_class` lists of 0..1."""
+        values = super().compute()
+        confusion = values.pop("confusion").double()  # [classes, classes]
+        hits, support, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
+        recall = hits / support.clamp(min=1)
+        precision = hits / predicted.clamp(min=1)
+        f1 = 2 * hits / (support + predicted).clamp(min=1)
+        seen = support > 0
+        return {
+            **{name: float(value) for name, value in values.items()},
+            "balanced_accuracy": float(recall[seen].mean()),
+            "f1": float(f1[seen].mean()),
+            "confusion": confusion.long().tolist(),
+            "per_class": {
+                "precision": precision.tolist(),
+                "recall": recall.tolist(),
+                "f1": f1.tolist(),
+                "support": support.long().tolist(),
+            },
+        }

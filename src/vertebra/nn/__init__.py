@@ -1,0 +1,1 @@
+"""Small layers with two or more users."""

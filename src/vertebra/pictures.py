@@ -1,0 +1,144 @@
+"""Pictures from wherever they are to tensors: bounded, upright, eight bits, and no surprises."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from vertebra.errors import VertebraError
+from vertebra.structures import Preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+"""File name endings that are taken for pictures, in lower case."""
+MAX_PIXELS = 200_000_000
+"""Larger pictures are refused before they are decoded: a few kilobytes can unpack to gigabytes."""
+
+
+class BrokenPicture(VertebraError):
+    """A file that cannot be read as a picture; the text begins with its path."""
+
+
+def find(folder: Path) -> list[Path]:
+    """Every picture file below `folder`, sorted; hidden files are passed over."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+
+
+def read(source: Any, channels: int = 3) -> Tensor:
+    """One picture as a tensor.
+
+    Args:
+        source: a path; a PIL image; an array [H, W] or [H, W, C]; or a tensor [C, H, W]. Arrays and tensors
+            hold uint8, uint16, or floats in 0..1.
+        channels: 1 for grey, 3 for RGB; any number for arrays and tensors, which must have as many.
+
+    Returns:
+        [channels, H, W] uint8, turned upright by its EXIF tag. 16-bit values keep their upper eight bits,
+        transparency is dropped.
+
+    Raises:
+        BrokenPicture: if it cannot be decoded, has no pixels, or has more than MAX_PIXELS.
+        VertebraError: if the file is not there, or `source` is of no kind named above.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if not path.is_file():
+            raise VertebraError(f"{path} is not a file.")
+        if path.stat().st_size == 0:
+            raise BrokenPicture(f"{path}: the file is empty (0 bytes).")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of what is refused below
+                with Image.open(path) as image:
+                    return _from_pil(image, channels)
+        except BrokenPicture as error:
+            raise BrokenPicture(f"{path}: {error}") from None
+        except Image.DecompressionBombError:
+            raise BrokenPicture(f"{path}: more than {MAX_PIXELS:,} pixels, the most that is decoded.") from None
+        except Image.UnidentifiedImageError:
+            raise BrokenPicture(f"{path}: not a picture in any known format, whatever its name.") from None
+        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+            raise BrokenPicture(f"{path}: cannot be decoded ({error}).") from error
+    if isinstance(source, Image.Image):
+        return _from_pil(source, channels)
+    if isinstance(source, np.ndarray):
+        if source.ndim not in (2, 3):
+            raise VertebraError(f"a picture array is [H, W] or [H, W, C]; this one is {list(source.shape)}.")
+        planes = source[None] if source.ndim == 2 else np.moveaxis(source, -1, 0)
+        source = torch.from_numpy(np.ascontiguousarray(planes))
+    if isinstance(source, Tensor):
+        return _from_tensor(source, channels)
+    raise VertebraError(f"a picture is a path, PIL image, array or tensor, not {type(source).__name__}.")
+
+
+def prepare(picture: Tensor, preprocess: Preprocess) -> Tensor:
+    """A network's input from a picture: [C, H, W] uint8 -> [C, *preprocess.size] float32, normalised."""
+    return normalise(resize(picture, preprocess), preprocess)
+
+
+def resize(picture: Tensor, preprocess: Preprocess) -> Tensor:
+    """[C, H, W] uint8 -> [C, *preprocess.size] uint8: scaled and its centre cropped, or squashed."""
+    interpolation, size = F.InterpolationMode(preprocess.interpolation), list(preprocess.size)
+    if preprocess.resize == "squash":
+        return F.resize(picture, size, interpolation, antialias=True)
+    height, width = picture.shape[-2:]
+    scale = max(round(size[0] / preprocess.crop) / height, round(size[1] / preprocess.crop) / width)
+    scaled = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]
+    return F.center_crop(F.resize(picture, scaled, interpolation, antialias=True), size)
+
+
+def normalise(picture: Tensor, preprocess: Preprocess) -> Tensor:
+    """[C, H, W] uint8 -> float32 with the preprocessing's mean taken off and divided by its deviation."""
+    return F.normalize(F.to_dtype(picture, torch.float32, scale=True), list(preprocess.mean), list(preprocess.std))
+
+
+def prepare_all(pictures: Iterable[Any], preprocess: Preprocess) -> Tensor:
+    """Reads and prepares each picture: -> [B, C, *preprocess.size] float32."""
+    return torch.stack([prepare(read(picture, preprocess.channels), preprocess) for picture in pictures])
+
+
+def _from_pil(image: Image.Image, channels: int) -> Tensor:
+    if image.width * image.height > MAX_PIXELS:
+        raise BrokenPicture(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels, the most decoded.")
+    if channels not in (1, 3):
+        raise VertebraError(f"a picture file gives 1 or 3 channels, not {channels}; pass arrays or tensors instead.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
+        wide = np.asarray(image).astype(np.int64)
+        if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
+            raise BrokenPicture("holds values beyond 16 bits; convert it to 8 or 16 bits per channel.")
+        image = Image.fromarray((wide >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise BrokenPicture("holds floating-point values; convert it to 8 or 16 bits per channel.")
+    array = np.array(image.convert("RGB" if channels == 3 else "L"))  # a copy, so that torch may write to it
+    return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1)).contiguous()
+
+
+def _from_tensor(picture: Tensor, channels: int) -> Tensor:
+    if picture.ndim != 3 or picture.numel() == 0:
+        raise VertebraError(f"a picture tensor is [C, H, W] with pixels in it; this one is {list(picture.shape)}.")
+    if len(picture) == 1 and channels == 3:
+        picture = picture.expand(3, -1, -1)
+    elif len(picture) == 4 and channels == 3:
+        picture = picture[:3]  # transparency
+    if len(picture) != channels:
+        raise VertebraError(f"this model takes {channels} channels, the picture has {len(picture)}.")
+    if picture.dtype == torch.uint8:
+        return picture
+    if picture.dtype == torch.uint16:
+        return (picture.to(torch.int32) >> 8).to(torch.uint8)
+    if not picture.is_floating_point():
+        raise VertebraError(f"a picture holds uint8, uint16 or floats in 0..1, not {picture.dtype}.")
+    low, high = (float(v) for v in picture.aminmax())
+    if not (0.0 <= low and high <= 1.0):
+        raise VertebraError(f"a floating-point picture holds values in 0..1; this one's go from {low:g} to {high:g}.")
+    return F.to_dtype(picture, torch.uint8, scale=True)

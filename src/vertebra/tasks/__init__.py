@@ -1,0 +1,45 @@
+"""Tasks by name. A folder here that has TASK is a task; nothing needs to be registered."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from typing import Any
+
+from vertebra.errors import VertebraError, nearest
+from vertebra.structures import Preprocess
+from vertebra.tasks.base import Metrics, Task
+
+__all__ = ["Metrics", "Task", "create", "find", "names"]
+
+
+def names() -> list[str]:
+    """Every task's word on the command line."""
+    return [info.name for info in pkgutil.iter_modules(__path__) if info.ispkg]
+
+
+def find(name: str) -> Any:
+    """The module of task `name`: TASK is its class, Config its options; VertebraError if there is none."""
+    if name not in names():
+        raise VertebraError(f"no task is called {name!r}; there are {', '.join(names())}.{nearest(name, names())}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def create(
+    name: str, *, classes: int | Sequence[str], preprocess: Preprocess | None = None, **options: Any
+) -> Task:
+    """A freshly initialised task; `options` are fields of its Config. See `vertebra.create`."""
+    module = find(name)
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    for key in options:
+        if key not in fields:
+            raise VertebraError(
+                f"{name} has no option {key!r}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
+            )
+    labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+    if not labels:
+        raise VertebraError("classes is empty; give their number or their names.")
+    task: Task = module.TASK(module.Config(**options), labels, preprocess or Preprocess())
+    return task

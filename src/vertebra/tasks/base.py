@@ -1,0 +1,109 @@
+"""The contract that every task keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vertebra import pictures, weights
+from vertebra.backbones import Backbone
+from vertebra.structures import Prediction, Preprocess, Target
+
+
+class Metrics(Protocol):
+    """What a task is judged by: collects over batches and processes, then answers."""
+
+    def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None: ...
+
+    def compute(self) -> dict[str, Any]:
+        """Scalars by name; lists and matrices may stand beside them for the report."""
+        ...
+
+    def reset(self) -> None: ...
+
+
+class Task(nn.Module):
+    """A backbone with a head for one question. Engine, exporter and server know nothing else about it.
+
+    A task writes `loss`, `forward`, `decode` and `metrics`; predicting from pictures is the same for all.
+    """
+
+    name: ClassVar[str]
+    """The task's folder, and its word on the command line."""
+    best: ClassVar[str]
+    """The metric that picks the best checkpoint; higher is better."""
+
+    backbone: Backbone
+
+    def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = tuple(classes)
+        self.preprocess = preprocess
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Named terms whose sum is minimised; images [B, C, H, W] float32, normalised."""
+        raise NotImplementedError
+
+    def decode(self, raw: Any) -> list[Prediction]:
+        """What `forward` returned, as one Prediction per picture."""
+        raise NotImplementedError
+
+    def metrics(self) -> Metrics:
+        """A fresh collector."""
+        raise NotImplementedError
+
+    def predict(self, images: Any) -> list[Prediction]:
+        """Predictions for pictures, in eval mode and without gradients.
+
+        Args:
+            images: one picture or a sequence of them: path, PIL image, array [H, W, C], or tensor [C, H, W]
+                (uint8, or floats in 0..1). A tensor [B, C, H, W] is a batch of such.
+
+        Raises:
+            VertebraError: if one cannot be read.
+        """
+        single = isinstance(images, str | Path) or not isinstance(images, Sequence)
+        many = list(images) if getattr(images, "ndim", 0) == 4 else [images] if single else images
+        if not many:
+            return []
+        batch = pictures.prepare_all(many, self.preprocess)
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                found = self.decode(self(batch.to(next(self.parameters()).device)))
+        finally:
+            self.train(training)
+        for picture, prediction in zip(many, found, strict=True):
+            prediction.path = str(picture) if isinstance(picture, str | Path) else ""
+        return found
+
+    def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
+        """Fills the task's model from a checkpoint; arguments, report and errors as `Backbone.load`."""
+        state, metadata, path = weights.read(where)
+        if "vertebra" in metadata:
+            report = weights.Report(str(path), "vertebra")
+        else:
+            tables = self.backbone.tables()
+            backbone = self.backbone.state_dict()
+            chosen = weights.rules.choose(state, tables, source, backbone)
+            converted, dropped = weights.convert(state, tables[chosen])
+            state = {k if k.startswith("head.") else f"backbone.{k}": v for k, v in converted.items()}
+            report = weights.Report(str(path), chosen, left_out=dropped)
+        first = f"backbone.{self.backbone.first}"
+        return weights.load(self, state, report, first=first, partial=partial)
+
+    def describe(self) -> Mapping[str, Any]:
+        """Everything besides the weights that `vertebra.load` needs to build the task again; plain JSON."""
+        return {
+            "task": self.name,
+            "model": dataclasses.asdict(self.config),
+            "classes": list(self.classes),
+            "preprocess": dataclasses.asdict(self.preprocess),
+        }

@@ -1,0 +1,78 @@
+"""A linear classifier on the pooled features of any backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vertebra import backbones
+from vertebra.errors import VertebraError
+from vertebra.metrics.classification import ClassificationMetrics
+from vertebra.structures import Prediction, Preprocess, Target
+from vertebra.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Config:
+    """The model, and the loss it is trained with."""
+
+    backbone: str = "resnet50"
+    """Public name of the backbone; `vertebra models` lists them."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the last block; it rises linearly from 0 at the first."""
+    dropout: float = 0.0
+    """Dropout rate before the classifier."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all classes, in 0..1."""
+    class_weights: tuple[float, ...] | None = None
+    """Factor on the loss of each class, in the order of the classes."""
+
+
+class Classification(Task):
+    """[B, C, H, W] -> logits [B, classes]."""
+
+    name = "classification"
+    best = "top1"
+
+    def __init__(
+        self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None
+    ) -> None:
+        """`backbone` is one that exists already, to be shared; without it `config` says which to make."""
+        super().__init__(config, classes, preprocess)
+        self.backbone = backbone or backbones.create(
+            config.backbone, channels=preprocess.channels, drop_path=config.drop_path, embedding=True
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(self.backbone.width, len(self.classes))
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        weights = config.class_weights
+        if weights is not None and len(weights) != len(self.classes):
+            raise VertebraError(f"{len(weights)} class weights were given for {len(self.classes)} classes.")
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self.class_weights: Tensor | None
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.backbone.embed(images)))
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Cross-entropy with hard labels or, after mixup and its like, soft ones."""
+        labels = torch.stack([t.label for t in targets if t.label is not None])  # [B] or [B, classes]
+        value = nn.functional.cross_entropy(
+            self(images), labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing
+        )
+        return {"classification": value}
+
+    def decode(self, raw: Tensor) -> list[Prediction]:
+        return [Prediction(probabilities=p) for p in raw.float().softmax(1)]
+
+    def embed(self, images: Any) -> Tensor:
+        """The pooled features of pictures, as `predict` takes them: -> [B, width]."""
+        raise NotImplementedError
+
+    def metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics(len(self.classes))

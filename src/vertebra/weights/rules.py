@@ -1,0 +1,192 @@
+"""Rule tables: every tensor of a foreign checkpoint is renamed, fixed or dropped by name, and nothing is guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vertebra.errors import VertebraError, nearest
+
+
+@dataclass(frozen=True)
+class Rename:
+    """Replaces `pattern` (a regular expression, searched) in every name by `to` (a template, or a function)."""
+
+    pattern: str
+    to: str | Callable[[re.Match[str]], str]
+
+
+@dataclass(frozen=True)
+class Fix:
+    """Passes the tensors whose name matches `pattern` through `function`; `why` says what it changes."""
+
+    pattern: str
+    function: Callable[[Tensor], Tensor]
+    why: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Leaves out the tensors whose name matches `pattern`, because of `why`."""
+
+    pattern: str
+    why: str
+
+
+Rule = Rename | Fix | Drop
+Rules = Sequence[Rule]
+
+
+@dataclass
+class Report:
+    """What became of a checkpoint: print it, or read its lists."""
+
+    path: str
+    source: str
+    used: list[str] = field(default_factory=list)
+    """Names in the model that were filled from the checkpoint."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Names in the checkpoint that were not used, and why."""
+    new: list[str] = field(default_factory=list)
+    """Names in the model that keep their fresh values."""
+    adapted: dict[str, str] = field(default_factory=dict)
+    """Names in the model whose tensor was changed on the way, and how."""
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.used)} tensors used from {self.path} ({self.source} names)"]
+        lines += [f"  left out {name}: {why}" for name, why in self.left_out.items()]
+        lines += [f"  adapted {name}: {how}" for name, how in self.adapted.items()]
+        lines += [f"  newly made {name}" for name in self.new]
+        return "\n".join(lines)
+
+
+def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Applies `rules` in order to every name.
+
+    Returns:
+        The tensors under their new names, and the old names of those dropped with the reason.
+
+    Raises:
+        VertebraError: if two tensors end up under one name.
+    """
+    converted: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    dropped: dict[str, str] = {}
+    for old, tensor in state.items():
+        name = old
+        for rule in rules:
+            if isinstance(rule, Rename):
+                name = re.sub(rule.pattern, rule.to, name)
+            elif re.search(rule.pattern, name):
+                if isinstance(rule, Drop):
+                    dropped[old] = rule.why
+                    break
+                tensor = rule.function(tensor)
+        else:
+            if name in converted:
+                raise VertebraError(f"both {origin[name]} and {old} of the checkpoint are named {name} here.")
+            converted[name], origin[name] = tensor, old
+    return converted, dropped
+
+
+def choose(
+    state: Mapping[str, Tensor], tables: Mapping[str, Rules], source: str | None, expected: Mapping[str, Tensor]
+) -> str:
+    """The name of the table to use: `source` if given, else the one under which most names and shapes fit."""
+    if source is not None:
+        if source not in tables:
+            raise VertebraError(
+                f"no rules for source {source!r} here; there are {', '.join(tables)}.{nearest(source, tables)}"
+            )
+        return source
+
+    def fitting(rules: Rules) -> int:
+        try:
+            converted, _ = convert(state, rules)
+        except VertebraError:
+            return -1
+        return sum(name in expected and expected[name].shape == tensor.shape for name, tensor in converted.items())
+
+    return max(tables, key=lambda name: fitting(tables[name]))
+
+
+def adapt_channels(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution for another number of input channels: [C', C, k, k] -> [C', channels, k, k].
+
+    To one channel the kernels are summed, so a grey picture gives what its RGB copy would; to more they are
+    repeated in turn and scaled so that the response to a constant picture stays the same.
+    """
+    inputs = weight.shape[1]
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeats = -(-channels // inputs)
+    repeated = weight.repeat(1, repeats, 1, 1)[:, :channels]
+    return repeated * (inputs / channels)
+
+
+def load(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    report: Report,
+    *,
+    first: str | None = None,
+    unwanted: Mapping[str, str] | None = None,
+    partial: bool = False,
+) -> Report:
+    """Fills `module` from `state`, strictly.
+
+    Args:
+        module: on any device but `meta`.
+        state: tensors under the module's own names.
+        report: filled and returned.
+        first: name of the first convolution, adapted when only its input channels differ.
+        unwanted: prefixes of names that the module has no use for, and why; they are listed, not complained of.
+        partial: whether what is missing, unused or misshaped is listed instead of being an error.
+
+    Raises:
+        VertebraError: naming every tensor that is missing, unused or misshaped, unless `partial`.
+    """
+    expected = module.state_dict()
+    problems: list[str] = []
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name in expected:
+            want = expected[name].shape
+            if name == first and tensor.shape != want and tensor.shape[0::2] == want[0::2]:
+                report.adapted[name] = f"{tensor.shape[1]} input channels -> {want[1]}"
+                tensor = adapt_channels(tensor, want[1])
+            if tensor.shape == want:
+                found[name] = tensor
+                continue
+            why = f"its shape is {list(tensor.shape)}, the model's {list(want)}"
+        else:
+            why = next((why for prefix, why in (unwanted or {}).items() if name.startswith(prefix)), "")
+            if why:
+                report.left_out[name] = why
+                continue
+            why = "the model has no such tensor"
+        report.left_out[name] = why
+        problems.append(f"{name}: {why}")
+    for name in expected:
+        if name not in found:
+            report.new.append(name)
+            # Checkpoints older than PyTorch 0.4.1 lack this counter, which nothing but a cumulative average reads.
+            if not name.endswith("num_batches_tracked") and name not in report.left_out:
+                problems.append(f"{name}: missing from the checkpoint")
+    if problems and not partial:
+        shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
+        raise VertebraError(
+            f"{report.path} does not fit this model ({report.source} names): {shown}. "
+            "Pass partial=True to load what fits and have the rest listed."
+        )
+    if not any(name for name in found if not name.endswith("num_batches_tracked")):
+        raise VertebraError(f"{report.path} has no tensor that fits this model ({report.source} names).")
+    with torch.no_grad():
+        for name, tensor in found.items():
+            expected[name].copy_(tensor)
+    report.used = list(found)
+    return report
