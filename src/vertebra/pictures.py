@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -64,7 +64,7 @@ def read(source: Any, channels: int = 3) -> Tensor:
             raise BrokenPicture(f"{path}: {error}") from None
         except Image.DecompressionBombError:
             raise BrokenPicture(f"{path}: more than {MAX_PIXELS:,} pixels, the most that is decoded.") from None
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise BrokenPicture(f"{path}: not a picture in any known format, whatever its name.") from None
         except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
             raise BrokenPicture(f"{path}: cannot be decoded ({error}).") from error
@@ -78,6 +78,13 @@ def read(source: Any, channels: int = 3) -> Tensor:
     if isinstance(source, Tensor):
         return _from_tensor(source, channels)
     raise VertebraError(f"a picture is a path, PIL image, array or tensor, not {type(source).__name__}.")
+
+
+def listed(images: Any) -> list[Any]:
+    """One picture, a sequence of pictures or a batch [B, C, H, W] as a list of pictures."""
+    if getattr(images, "ndim", 0) == 4 or isinstance(images, list | tuple):
+        return list(images)
+    return [images]
 
 
 def prepare(picture: Tensor, preprocess: Preprocess) -> Tensor:
@@ -139,6 +146,6 @@ def _from_tensor(picture: Tensor, channels: int) -> Tensor:
     if not picture.is_floating_point():
         raise VertebraError(f"a picture holds uint8, uint16 or floats in 0..1, not {picture.dtype}.")
     low, high = (float(v) for v in picture.aminmax())
-    if not (0.0 <= low and high <= 1.0):
+    if not (low >= 0.0 and high <= 1.0):
         raise VertebraError(f"a floating-point picture holds values in 0..1; this one's go from {low:g} to {high:g}.")
     return F.to_dtype(picture, torch.uint8, scale=True)

@@ -96,4 +96,5 @@ class Preprocess:
     @staticmethod
     def from_dict(fields: dict[str, Any]) -> Preprocess:
         """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
-        return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return Preprocess(**plain)

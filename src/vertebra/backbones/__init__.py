@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import pkgutil
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -47,11 +48,12 @@ def family(name: str) -> ModuleType:
     return next(module for module in families().values() if public in module.VARIANTS)
 
 
-def create(name: str, **overrides: Any) -> Backbone:
-    """A freshly initialised backbone.
+def create(name: str, *, weights: str | Path | None = None, **overrides: Any) -> Backbone:
+    """A backbone, freshly initialised or filled from a checkpoint.
 
     Args:
         name: a public name, or an alias of timm or torchvision.
+        weights: what `Backbone.load` takes; it must fit.
         overrides: fields of the family's Config to replace, such as `channels`, `drop_path` or `embedding`.
 
     Raises:
@@ -66,4 +68,6 @@ def create(name: str, **overrides: Any) -> Backbone:
                 f"{name} has no option {key!r}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
             )
     model: Backbone = module.MODEL(dataclasses.replace(config, **overrides))
+    if weights is not None:
+        model.load(weights)
     return model

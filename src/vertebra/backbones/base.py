@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vertebra import weights
+from vertebra.errors import VertebraError, nearest
 from vertebra.structures import Level
 
 
@@ -45,6 +47,9 @@ class Backbone(nn.Module):
     rules: ClassVar[Mapping[str, Any]]
     """The family's RULES: by source, a table or a function from the config to one."""
 
+    published: ClassVar[Mapping[str, weights.Weights]]
+    """The family's WEIGHTS: known checkpoints by name."""
+
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
@@ -73,13 +78,31 @@ class Backbone(nn.Module):
         """The family's rule tables for this config."""
         return {name: table(self.config) if callable(table) else table for name, table in self.rules.items()}
 
-    def load(
-        self, where: str | Path, *, source: str | None = None, partial: bool = False
-    ) -> weights.Report:
+    def read(self, where: str | Path, source: str | None) -> tuple[dict[str, Tensor], weights.Report]:
+        """A checkpoint's tensors under this backbone's own names, those of its classifier under `head.`."""
+        card = self.published.get(str(where))
+        if card is not None:
+            if not card.commercial:
+                warnings.warn(f"{where} is licensed {card.licence}: not for commercial use.", stacklevel=3)
+            where, source = card.hub, card.source
+        try:
+            state, metadata, path = weights.read(where)
+        except VertebraError as error:
+            raise VertebraError(f"{error}{nearest(str(where), self.published)}") from error
+        if "vertebra" in metadata:
+            own = {k.removeprefix("backbone."): tensor for k, tensor in state.items()}
+            return own, weights.Report(str(path), "vertebra")
+        tables = self.tables()
+        chosen = weights.rules.choose(state, tables, source, self.state_dict())
+        converted, dropped = weights.convert(state, tables[chosen])
+        return converted, weights.Report(str(path), chosen, left_out=dropped)
+
+    def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
         """Fills the backbone from a checkpoint of a whole classifier or of this backbone.
 
         Args:
-            where: file, folder or Hub name; see `vertebra.weights.read`.
+            where: a published checkpoint by name (a key of the family's WEIGHTS), a file, a folder or a Hub name;
+                see `vertebra.weights.read`.
             source: whose names the tensors bear (a key of the family's RULES, or `vertebra`); found out if None.
             partial: whether what does not fit is listed instead of being an error.
 
@@ -89,21 +112,10 @@ class Backbone(nn.Module):
         Raises:
             VertebraError: if the file cannot be read, or does not fit and `partial` is False.
         """
-        state, metadata, path = weights.read(where)
-        expected = self.state_dict()
-        if "vertebra" in metadata:
-            source = "vertebra"
-            prefix = "backbone."
-            state = {k.removeprefix(prefix) if k.startswith(prefix) else f"head.{k}": v for k, v in state.items()}
-            dropped: dict[str, str] = {}
-        else:
-            tables = self.tables()
-            source = weights.rules.choose(state, tables, source, expected)
-            state, dropped = weights.convert(state, tables[source])
+        state, report = self.read(where, source)
         unwanted = {"head.": "belongs to the classifier, not to the backbone"}
         if not self.config.embedding:
-            unwanted |= {p: "only `embed` needs it: pass embedding=True to have it" for p in self.embedding_only}
-        report = weights.Report(str(path), source, left_out=dropped)
+            unwanted |= dict.fromkeys(self.embedding_only, "only `embed` needs it: pass embedding=True to have it")
         return weights.load(self, state, report, first=self.first, unwanted=unwanted, partial=partial)
 
 
@@ -117,6 +129,3 @@ def _statistics_frozen(block: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
-
-
-Builder = Callable[[Any], Backbone]

@@ -18,6 +18,7 @@ from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.squeeze_excite import SqueezeExcite
 from vertebra.structures import Level
 from vertebra.weights import Rename
+from vertebra.weights.card import HALF, published
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 EXPANSIONS = (1, 4, 4, 4, 6, 6, 6)
@@ -125,7 +126,7 @@ class EfficientNetV2(Backbone):
         x = self.stem(images)  # [B, stem, H / 2, W / 2]
         maps = []
         for i, stage in enumerate(self.stages):
-            for block in stage:
+            for block in stage.children():
                 x = self.run(block, x)
             if i in self.last:
                 maps.append(x)
@@ -138,7 +139,7 @@ class EfficientNetV2(Backbone):
 
     def layers(self) -> list[nn.Module]:
         final = [self.final] if self.config.embedding else []
-        return [self.stem, *(block for stage in self.stages for block in stage), *final]
+        return [self.stem, *(block for stage in self.stages for block in stage.children()), *final]
 
 
 MODEL = EfficientNetV2
@@ -163,6 +164,88 @@ VARIANTS |= {
 }
 
 ALIASES = {f"efficientnet_v2_{size}": f"efficientnetv2_{size}" for size in ("s", "m", "l")}
+
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv.
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "tf_efficientnetv2_b0.in1k": published(
+        "timm/tf_efficientnetv2_b0.in1k", "apache-2.0", 78.38, 224, 0.875, "bicubic"
+    ),
+    "tf_efficientnetv2_b1.in1k": published(
+        "timm/tf_efficientnetv2_b1.in1k", "apache-2.0", 79.518, 240, 0.882, "bicubic"
+    ),
+    "tf_efficientnetv2_b2.in1k": published(
+        "timm/tf_efficientnetv2_b2.in1k", "apache-2.0", 80.226, 260, 0.89, "bicubic"
+    ),
+    "tf_efficientnetv2_b3.in1k": published(
+        "timm/tf_efficientnetv2_b3.in1k", "apache-2.0", 81.96, 300, 0.904, "bicubic"
+    ),
+    "tf_efficientnetv2_b3.in21k_ft_in1k": published(
+        "timm/tf_efficientnetv2_b3.in21k_ft_in1k",
+        "apache-2.0",
+        82.634,
+        300,
+        0.9,
+        "bicubic",
+        "squash",
+        mean=HALF,
+        std=HALF,
+    ),
+    "tf_efficientnetv2_s.in1k": published(
+        "timm/tf_efficientnetv2_s.in1k", "apache-2.0", 83.896, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "tf_efficientnetv2_s.in21k_ft_in1k": published(
+        "timm/tf_efficientnetv2_s.in21k_ft_in1k", "apache-2.0", 84.316, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "tf_efficientnetv2_m.in1k": published(
+        "timm/tf_efficientnetv2_m.in1k", "apache-2.0", 85.21, 480, 1.0, "bicubic", "squash", mean=HALF, std=HALF
+    ),
+    "tf_efficientnetv2_m.in21k_ft_in1k": published(
+        "timm/tf_efficientnetv2_m.in21k_ft_in1k",
+        "apache-2.0",
+        86.014,
+        480,
+        1.0,
+        "bicubic",
+        "squash",
+        mean=HALF,
+        std=HALF,
+    ),
+    "tf_efficientnetv2_l.in1k": published(
+        "timm/tf_efficientnetv2_l.in1k", "apache-2.0", 85.66, 480, 1.0, "bicubic", "squash", mean=HALF, std=HALF
+    ),
+    "tf_efficientnetv2_l.in21k_ft_in1k": published(
+        "timm/tf_efficientnetv2_l.in21k_ft_in1k",
+        "apache-2.0",
+        86.802,
+        480,
+        1.0,
+        "bicubic",
+        "squash",
+        mean=HALF,
+        std=HALF,
+    ),
+    "tf_efficientnetv2_xl.in21k_ft_in1k": published(
+        "timm/tf_efficientnetv2_xl.in21k_ft_in1k",
+        "apache-2.0",
+        86.748,
+        512,
+        1.0,
+        "bicubic",
+        "squash",
+        mean=HALF,
+        std=HALF,
+    ),
+    "efficientnetv2_rw_t.ra2_in1k": published(
+        "timm/efficientnetv2_rw_t.ra2_in1k", "apache-2.0", 82.354, 288, 1.0, "bicubic"
+    ),
+    "efficientnetv2_rw_s.ra2_in1k": published(
+        "timm/efficientnetv2_rw_s.ra2_in1k", "apache-2.0", 83.83, 384, 1.0, "bicubic"
+    ),
+    "efficientnetv2_rw_m.agc_in1k": published(
+        "timm/efficientnetv2_rw_m.agc_in1k", "apache-2.0", 84.824, 416, 1.0, "bicubic"
+    ),
+}
 
 # Stages 0 to 2 and 3 to 6 hold different blocks, so the same foreign name (bn2, block.1) means different layers.
 _TIMM = (
@@ -234,3 +317,4 @@ def _official(config: Config) -> weights.Rules:
 
 RULES = {"timm": _timm, "torchvision": _TORCHVISION, "official": _official}
 EfficientNetV2.rules = RULES
+EfficientNetV2.published = WEIGHTS

@@ -20,6 +20,7 @@ from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.squeeze_excite import SqueezeExcite
 from vertebra.structures import Level
 from vertebra.weights import Rename
+from vertebra.weights.card import published
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class ResNet(Backbone):
         maps = [x]
         x = self.pool(x)
         for stage in self.stages:
-            for block in stage:
+            for block in stage.children():
                 x = self.run(block, x)
             maps.append(x)
         return maps
@@ -144,7 +145,7 @@ class ResNet(Backbone):
         return self(images)[-1].mean((2, 3))
 
     def layers(self) -> list[nn.Module]:
-        return [self.stem, *(block for stage in self.stages for block in stage)]
+        return [self.stem, *(block for stage in self.stages for block in stage.children())]
 
 
 MODEL = ResNet
@@ -196,6 +197,61 @@ ALIASES = {
 }
 
 
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv.
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "resnet18.a1_in1k": published("resnet18.a1_in1k", "apache-2.0", 73.164, 288, 1.0, "bicubic"),
+    "resnet18.tv_in1k": published("resnet18.tv_in1k", "bsd-3-clause", 69.752, 224, 0.875, "bilinear"),
+    "resnet34.a1_in1k": published("resnet34.a1_in1k", "apache-2.0", 77.938, 288, 1.0, "bicubic"),
+    "resnet50.a1_in1k": published("resnet50.a1_in1k", "apache-2.0", 81.24, 288, 1.0, "bicubic"),
+    "resnet50.tv_in1k": published("resnet50.tv_in1k", "bsd-3-clause", 76.156, 224, 0.875, "bilinear"),
+    "resnet50.tv2_in1k": published("resnet50.tv2_in1k", "bsd-3-clause", 80.844, 224, 0.965, "bilinear"),
+    "resnet101.a1h_in1k": published("resnet101.a1h_in1k", "apache-2.0", 82.802, 288, 1.0, "bicubic"),
+    "resnet101.tv_in1k": published("resnet101.tv_in1k", "bsd-3-clause", 77.404, 224, 0.875, "bilinear"),
+    "resnet152.a1h_in1k": published("resnet152.a1h_in1k", "apache-2.0", 83.494, 288, 1.0, "bicubic"),
+    "resnet152.tv_in1k": published("resnet152.tv_in1k", "bsd-3-clause", 78.33, 224, 0.875, "bilinear"),
+    "wide_resnet50_2.racm_in1k": published(
+        "timm/wide_resnet50_2.racm_in1k", "apache-2.0", 82.266, 288, 0.95, "bicubic"
+    ),
+    "wide_resnet50_2.tv_in1k": published("wide_resnet50_2.tv_in1k", "bsd-3-clause", 78.48, 224, 0.875, "bilinear"),
+    "wide_resnet101_2.tv_in1k": published(
+        "timm/wide_resnet101_2.tv_in1k", "bsd-3-clause", 78.848, 224, 0.875, "bilinear"
+    ),
+    "resnet50_d.ra2_in1k": published("resnet50d.ra2_in1k", "apache-2.0", 81.35, 288, 0.95, "bicubic"),
+    "resnet101_d.ra2_in1k": published("resnet101d.ra2_in1k", "apache-2.0", 83.018, 320, 1.0, "bicubic"),
+    "resnet152_d.ra2_in1k": published("resnet152d.ra2_in1k", "apache-2.0", 83.684, 320, 1.0, "bicubic"),
+    "resnet200_d.ra2_in1k": published("resnet200d.ra2_in1k", "apache-2.0", 83.976, 320, 1.0, "bicubic"),
+    "se_resnet50.ra2_in1k": published("seresnet50.ra2_in1k", "apache-2.0", 81.282, 288, 0.95, "bicubic"),
+    "se_resnet50.a1_in1k": published("seresnet50.a1_in1k", "apache-2.0", 81.104, 288, 1.0, "bicubic"),
+    "se_resnext50_32x4d.racm_in1k": published(
+        "timm/seresnext50_32x4d.racm_in1k", "apache-2.0", 82.186, 288, 0.95, "bicubic"
+    ),
+    "resnext50_32x4d.a1h_in1k": published("resnext50_32x4d.a1h_in1k", "apache-2.0", 82.012, 288, 1.0, "bicubic"),
+    "resnext50_32x4d.tv_in1k": published(
+        "timm/resnext50_32x4d.tv_in1k", "bsd-3-clause", 77.632, 224, 0.875, "bilinear"
+    ),
+    "resnext101_32x4d.gluon_in1k": published(
+        "timm/resnext101_32x4d.gluon_in1k", "apache-2.0", 80.336, 224, 0.875, "bicubic"
+    ),
+    "resnext101_32x8d.tv_in1k": published(
+        "timm/resnext101_32x8d.tv_in1k", "bsd-3-clause", 79.314, 224, 0.875, "bilinear"
+    ),
+    "resnext101_32x8d.fb_wsl_ig1b_ft_in1k": published(
+        "timm/resnext101_32x8d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 82.72, 224, 0.875, "bilinear"
+    ),
+    "resnext101_32x16d.fb_wsl_ig1b_ft_in1k": published(
+        "timm/resnext101_32x16d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 84.164, 224, 0.875, "bilinear"
+    ),
+    "resnext101_32x32d.fb_wsl_ig1b_ft_in1k": published(
+        "timm/resnext101_32x32d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 85.098, 224, 0.875, "bilinear"
+    ),
+    "resnext101_64x4d.tv_in1k": published(
+        "timm/resnext101_64x4d.tv_in1k", "bsd-3-clause", 82.978, 224, 0.875, "bilinear"
+    ),
+    "resnext101_64x4d.c1_in1k": published("resnext101_64x4d.c1_in1k", "apache-2.0", 83.158, 288, 1.0, "bicubic"),
+}
+
+
 def _rules(config: Config) -> weights.Rules:
     """timm's and torchvision's names, which agree on everything these variants have in common."""
     conv, norm = (1, 2) if config.deep else (0, 1)  # the D variant's shortcut begins with the pool
@@ -218,3 +274,4 @@ def _rules(config: Config) -> weights.Rules:
 
 RULES = {"timm": _rules, "torchvision": _rules, "official": _rules}  # the WSL models bear torchvision's names too
 ResNet.rules = RULES
+ResNet.published = WEIGHTS

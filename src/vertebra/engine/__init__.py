@@ -1,0 +1,1 @@
+"""Training, evaluation and checkpoints; knows of a task only its contract."""

@@ -6,8 +6,10 @@ import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from vertebra import backbones
 from vertebra.errors import VertebraError, nearest
 from vertebra.structures import Preprocess
 from vertebra.tasks.base import Metrics, Task
@@ -28,9 +30,14 @@ def find(name: str) -> Any:
 
 
 def create(
-    name: str, *, classes: int | Sequence[str], preprocess: Preprocess | None = None, **options: Any
+    name: str,
+    *,
+    classes: int | Sequence[str],
+    preprocess: Preprocess | None = None,
+    weights: str | Path | None = None,
+    **options: Any,
 ) -> Task:
-    """A freshly initialised task; `options` are fields of its Config. See `vertebra.create`."""
+    """A task's model; `options` are fields of its Config. See `vertebra.create`."""
     module = find(name)
     fields = {field.name for field in dataclasses.fields(module.Config)}
     for key in options:
@@ -41,5 +48,11 @@ def create(
     labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")
-    task: Task = module.TASK(module.Config(**options), labels, preprocess or Preprocess())
+    config = module.Config(**options)
+    card = backbones.family(config.backbone).WEIGHTS.get(str(weights))
+    if preprocess is None:
+        preprocess = card.preprocess if card else Preprocess()
+    task: Task = module.TASK(config, labels, preprocess)
+    if weights is not None:
+        task.report = task.load(weights, partial=True)
     return task

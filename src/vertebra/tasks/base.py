@@ -39,6 +39,8 @@ class Task(nn.Module):
     """The metric that picks the best checkpoint; higher is better."""
 
     backbone: Backbone
+    report: weights.Report | None = None
+    """What became of the checkpoint that the task was created from, if there was one."""
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__()
@@ -68,8 +70,7 @@ class Task(nn.Module):
         Raises:
             VertebraError: if one cannot be read.
         """
-        single = isinstance(images, str | Path) or not isinstance(images, Sequence)
-        many = list(images) if getattr(images, "ndim", 0) == 4 else [images] if single else images
+        many = pictures.listed(images)
         if not many:
             return []
         batch = pictures.prepare_all(many, self.preprocess)
@@ -80,22 +81,13 @@ class Task(nn.Module):
                 found = self.decode(self(batch.to(next(self.parameters()).device)))
         finally:
             self.train(training)
-        for picture, prediction in zip(many, found, strict=True):
-            prediction.path = str(picture) if isinstance(picture, str | Path) else ""
         return found
 
     def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
         """Fills the task's model from a checkpoint; arguments, report and errors as `Backbone.load`."""
-        state, metadata, path = weights.read(where)
-        if "vertebra" in metadata:
-            report = weights.Report(str(path), "vertebra")
-        else:
-            tables = self.backbone.tables()
-            backbone = self.backbone.state_dict()
-            chosen = weights.rules.choose(state, tables, source, backbone)
-            converted, dropped = weights.convert(state, tables[chosen])
-            state = {k if k.startswith("head.") else f"backbone.{k}": v for k, v in converted.items()}
-            report = weights.Report(str(path), chosen, left_out=dropped)
+        state, report = self.backbone.read(where, source)
+        own = self.state_dict()
+        state = {k if k in own or k.startswith("head.") else f"backbone.{k}": v for k, v in state.items()}
         first = f"backbone.{self.backbone.first}"
         return weights.load(self, state, report, first=first, partial=partial)
 

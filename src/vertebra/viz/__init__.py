@@ -1,0 +1,1 @@
+"""Pictures of results: drawing, plots, the HTML report."""

@@ -28,3 +28,31 @@ class Weights:
     def commercial(self) -> bool:
         """False for licences that forbid commercial use."""
         return "-nc" not in self.licence
+
+
+HALF = (0.5, 0.5, 0.5)
+"""Mean and deviation of the models that see pictures on a scale from -1 to 1."""
+
+
+def published(
+    repository: str,
+    licence: str,
+    top1: float | None,
+    size: int,
+    crop: float,
+    interpolation: str,
+    resize: str = "crop",
+    *,
+    mean: tuple[float, ...] = Preprocess.mean,
+    std: tuple[float, ...] = Preprocess.std,
+) -> Weights:
+    """A row of a family's WEIGHTS: a checkpoint in a timm repository on the Hub, with timm's own test of it."""
+    preprocess = Preprocess((size, size), crop, resize, interpolation, mean, std)
+    return Weights(
+        hub=f"timm/{repository}",
+        source="timm",
+        licence=licence,
+        top1=top1,
+        reference="timm results-imagenet.csv",
+        preprocess=preprocess,
+    )

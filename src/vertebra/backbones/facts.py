@@ -1,0 +1,51 @@
+"""What can be counted of a backbone without computing with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vertebra import backbones
+from vertebra.structures import Level
+from vertebra.weights import Weights
+
+CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Counts of one backbone with a linear classifier of 1000 classes, as they are published."""
+
+    name: str
+    family: str
+    parameters: int
+    macs: int
+    """Multiply-adds of convolutions and matrix products for one picture."""
+    size: int
+    """Side of that picture in pixels."""
+    levels: tuple[Level, ...]
+    weights: dict[str, Weights]
+    """Known checkpoints."""
+
+
+def facts(name: str, size: int = 224) -> Facts:
+    """Counts backbone `name` on the meta device; raises as `backbones.create`."""
+    public = backbones.public_name(name)
+    module = backbones.family(public)
+    with torch.device("meta"):
+        model = backbones.create(public, embedding=True).eval()
+        images = torch.empty(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.embed(images)
+    head = model.width * CLASSES
+    return Facts(
+        name=public,
+        family=module.__name__.rpartition(".")[2],
+        parameters=sum(p.numel() for p in model.parameters()) + head + CLASSES,
+        macs=counter.get_total_flops() // 2 + head,
+        size=size,
+        levels=model.levels,
+        weights={key: card for key, card in module.WEIGHTS.items() if key.partition(".")[0] == public},
+    )

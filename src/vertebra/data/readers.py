@@ -1,0 +1,258 @@
+"""From a path to a Catalogue: picture folders, CSV lists, IDX files and the built-in shapes."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import gzip
+import json
+import random
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vertebra import pictures
+from vertebra.errors import VertebraError, nearest
+from vertebra.structures import Target
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""Every split, and the folder names and CSV words that mean it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture, by path or as pixels [C, H, W] uint8, and its class or everything that is true of it."""
+
+    picture: Path | Tensor
+    target: Target
+
+    @property
+    def label(self) -> int:
+        assert self.target.label is not None
+        return int(self.target.label)
+
+
+@dataclass
+class Catalogue:
+    """A data set that is known but not yet read."""
+
+    path: str
+    kind: str
+    """`folder`, `csv`, `idx` or `shapes`."""
+    classes: tuple[str, ...]
+    splits: dict[str, list[Sample]]
+    notes: list[str] = field(default_factory=list)
+    """What a user should know: how it was split, what was passed over."""
+
+    def split(self, name: str) -> list[Sample]:
+        """The samples of a split; VertebraError if it is not there or empty."""
+        if not self.splits.get(name):
+            have = ", ".join(f"{k} ({len(v)})" for k, v in self.splits.items())
+            raise VertebraError(f"{self.path} has no pictures in its {name} split; it has {have}.")
+        return self.splits[name]
+
+    def counts(self, name: str) -> list[int]:
+        """Pictures per class of a split, in the order of the classes."""
+        count = Counter(sample.label for sample in self.splits.get(name, []))
+        return [count[i] for i in range(len(self.classes))]
+
+
+def open_data(path: str | Path, *, val_share: float = 0.2, seed: int = 0) -> Catalogue:
+    """Finds out what lies at `path` and lists it; no picture is decoded.
+
+    Args:
+        path: a folder with a folder per class, or with such folders in `train/` and `val/`; a CSV file with
+            columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); or the word `shapes`.
+        val_share: share of each class that becomes the val split where there is none, in 0..1.
+        seed: of that split, and of the built-in shapes.
+
+    Raises:
+        VertebraError: if nothing usable is there; the sentence says what was expected.
+    """
+    if str(path) == "shapes":
+        from vertebra.data import shapes
+
+        return shapes.catalogue(seed=seed)
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            raise VertebraError(f"{path} is a file; data is a folder of pictures or a .csv list.")
+        catalogue = _read_csv(path)
+    elif list(path.glob("*-idx3-ubyte*")):
+        catalogue = _read_idx(path)
+    else:
+        catalogue = _read_folder(path)
+    if len(catalogue.classes) < 2:
+        raise VertebraError(
+            f"{path} has one class only ({catalogue.classes[0]!r}); a classifier needs two or more to tell apart."
+        )
+    if "val" not in catalogue.splits and "test" in catalogue.splits:
+        catalogue.splits["val"] = catalogue.splits.pop("test")
+        catalogue.notes.append("no val split: the test split is used as val")
+    if "val" not in catalogue.splits:
+        _divide(catalogue, val_share, seed)
+    return catalogue
+
+
+def _nearest_path(path: Path) -> str:
+    parent = next(p for p in path.parents if p.exists())
+    missing = path.relative_to(parent).parts[0]
+    close = difflib.get_close_matches(missing, [p.name for p in parent.iterdir()], n=1)
+    return f" Did you mean {parent / close[0]}?" if close else f" The folder {parent} is, but holds no {missing!r}."
+
+
+def _sample(picture: Path | Tensor, label: int) -> Sample:
+    path = str(picture) if isinstance(picture, Path) else ""
+    return Sample(picture, Target(label=torch.tensor(label), path=path))
+
+
+def _read_folder(path: Path) -> Catalogue:
+    folders = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")}
+    found = {split: folders[w] for split, words in SPLITS.items() for w in words if w in folders}
+    notes: list[str] = []
+    if "train" not in found and "val" not in found:
+        found = {"train": path}
+    elif ignored := sorted(set(folders.values()) - set(found.values())):
+        notes.append(f"passed over beside the splits: {', '.join(p.name for p in ignored)}")
+    names = {
+        split: [p for p in sorted(top.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+        for split, top in found.items()
+    }
+    first = names.get("train") or next(iter(names.values()))
+    classes = tuple(p.name for p in first)
+    if not classes:
+        loose = len(pictures.find(next(iter(found.values()))))
+        raise VertebraError(
+            f"{next(iter(found.values()))} has no class folders"
+            + (f" but {loose} loose pictures" if loose else "")
+            + "; put the pictures of each class into a folder named after it."
+        )
+    splits: dict[str, list[Sample]] = {}
+    for split, folders_of_split in names.items():
+        splits[split] = []
+        for folder in folders_of_split:
+            if folder.name not in classes:
+                raise VertebraError(
+                    f"{folder} is a class that the train split does not have.{nearest(folder.name, classes)}"
+                )
+            files = pictures.find(folder)
+            if not files:
+                raise VertebraError(
+                    f"class folder {folder} holds no pictures ({', '.join(pictures.SUFFIXES)}): "
+                    "add some, or remove the folder."
+                )
+            splits[split] += [_sample(file, classes.index(folder.name)) for file in files]
+    return Catalogue(str(path), "folder", classes, splits, notes)
+
+
+def _read_csv(path: Path) -> Catalogue:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        columns = [c.strip().lower() for c in rows.fieldnames or []]
+        if "path" not in columns or "label" not in columns:
+            raise VertebraError(
+                f"{path}, line 1: a picture list has the columns path, label and maybe split; "
+                f"this one has {', '.join(columns) or 'none'}."
+            )
+        rows.fieldnames = columns
+        try:
+            entries = [(rows.line_num, row) for row in rows]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise VertebraError(f"{path}, line {rows.line_num + 1}: cannot be read as CSV ({error}).") from error
+    words = {word: split for split, known in SPLITS.items() for word in known}
+    for line, row in entries:
+        if not row["path"] or not row["label"]:
+            raise VertebraError(f"{path}, line {line}: path or label is empty.")
+        if not (path.parent / row["path"]).is_file():
+            raise VertebraError(f"{path}, line {line}: {path.parent / row['path']} is not there.")
+        if (row.get("split") or "train").strip().lower() not in words:
+            raise VertebraError(f"{path}, line {line}: split is {row['split']!r}, not one of {', '.join(words)}.")
+    if not entries:
+        raise VertebraError(f"{path} lists no pictures.")
+    classes = tuple(sorted({row["label"] for _, row in entries}))
+    index = {name: i for i, name in enumerate(classes)}
+    splits: dict[str, list[Sample]] = {}
+    for _, row in entries:
+        split = words[(row.get("split") or "train").strip().lower()]
+        splits.setdefault(split, []).append(_sample(path.parent / row["path"], index[row["label"]]))
+    return Catalogue(str(path), "csv", classes, splits)
+
+
+def _read_idx(path: Path) -> Catalogue:
+    splits: dict[str, list[Sample]] = {}
+    for split, stem in {"train": "train", "val": "t10k"}.items():
+        images = _idx(path, f"{stem}-images-idx3-ubyte", 3)
+        labels = _idx(path, f"{stem}-labels-idx1-ubyte", 1)
+        if len(images) != len(labels):
+            raise VertebraError(f"{path}: {stem} has {len(images)} pictures but {len(labels)} labels.")
+        splits[split] = [
+            _sample(torch.from_numpy(image[None]), int(label)) for image, label in zip(images, labels, strict=True)
+        ]
+    count = 1 + max(sample.label for samples in splits.values() for sample in samples)
+    classes = tuple(str(i) for i in range(count))
+    if (names := path / "classes.json").is_file():
+        listed = json.loads(names.read_text())
+        listed = listed.get("classes", listed) if isinstance(listed, dict) else listed
+        classes = tuple(listed.values() if isinstance(listed, dict) else listed)
+    return Catalogue(str(path), "idx", classes, splits)
+
+
+def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
+    """One file of the IDX format: magic number, sizes as big-endian int32, then bytes."""
+    path = next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
+    if path is None:
+        raise VertebraError(f"{folder} has no {stem} or {stem}.gz beside its other IDX files.")
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        sizes = struct.unpack(f">{dimensions}i", content[4 : 4 + 4 * dimensions])
+        if content[:4] != bytes([0, 0, 8, dimensions]):
+            raise ValueError("its magic number is wrong")
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes).copy()
+    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
+        raise VertebraError(f"{path} is not a whole IDX file of bytes ({error}).") from error
+
+
+def _divide(catalogue: Catalogue, share: float, seed: int) -> None:
+    """Moves `share` of every class, at least one picture where there are two, from train to val."""
+    by_class: dict[int, list[Sample]] = {}
+    for sample in catalogue.splits["train"]:
+        by_class.setdefault(sample.label, []).append(sample)
+    train: list[Sample] = []
+    val: list[Sample] = []
+    for label in sorted(by_class):
+        samples = by_class[label]
+        random.Random(f"{seed}/{label}").shuffle(samples)
+        count = min(len(samples) - 1, max(1, round(len(samples) * share)))
+        val += samples[:count]
+        train += samples[count:]
+    catalogue.splits = {"train": train, "val": val}
+    catalogue.notes.append(f"no val split: {share:.0%} of each class set apart with seed {seed}")
+
+
+def restrict(samples: Iterable[Sample], own: tuple[str, ...], wanted: tuple[str, ...]) -> list[Sample]:
+    """The samples with labels renumbered from the classes `own` to the classes `wanted`.
+
+    Raises:
+        VertebraError: if a class of the data is not among the wanted ones.
+    """
+    if own == wanted:
+        return list(samples)
+    for name in own:
+        if name not in wanted:
+            raise VertebraError(f"the data has a class {name!r} that the model does not know.{nearest(name, wanted)}")
+    return [
+        Sample(s.picture, Target(label=torch.tensor(wanted.index(own[s.label])), path=s.target.path)) for s in samples
+    ]

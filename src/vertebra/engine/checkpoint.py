@@ -1,0 +1,89 @@
+"""Files that are whole or not there: the self-describing model file, and the state to resume from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+import vertebra
+from vertebra import tasks, weights
+from vertebra.errors import VertebraError
+from vertebra.structures import Preprocess
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well; else `path` stays as it was.
+
+    Raises:
+        VertebraError: if it cannot be written, a full disk for example.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
+        kept = " The one saved before is still whole." if path.exists() else ""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise VertebraError(f"{path} could not be saved ({reason}): free some space and resume.{kept}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(task: tasks.Task, path: str | Path, **about: Any) -> None:
+    """Writes the one file that `vertebra.load` needs: weights, and as JSON the model's config, classes, preprocessing,
+    Vertebra's version and whatever else `about` says (metrics, epoch, ...)."""
+    description = {"version": vertebra.__version__, **task.describe(), **about}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary, {"vertebra": json.dumps(description), "format": "pt"})
+
+
+def load(where: str | Path, *, device: torch.device | str = "cpu") -> tuple[tasks.Task, dict[str, Any]]:
+    """The task in a file that `save` wrote (or in the folder that holds it), in eval mode, and its description.
+
+    Raises:
+        VertebraError: if the file is damaged, or is not one of ours.
+    """
+    state, metadata, path = weights.read(where)
+    if "vertebra" not in metadata:
+        raise VertebraError(
+            f"{path} was not written by Vertebra, so what model it belongs to is unknown: "
+            "make one with vertebra.create(...) and fill it with .load(path)."
+        )
+    try:
+        about = json.loads(metadata["vertebra"])
+        model: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in about["model"].items()}
+        preprocess = Preprocess.from_dict(about["preprocess"])
+        task = tasks.create(about["task"], classes=about["classes"], preprocess=preprocess, **model)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
+    weights.load(task, state, weights.Report(str(path), "vertebra"))
+    return task.to(device).eval(), about
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's state for resuming: written whole or not at all, read without unpickling objects."""
+
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replacing(path) as temporary:
+            torch.save(dict(checkpoint), temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""How good a trained model is on a data set, and where it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from vertebra.data.batches import loader
+from vertebra.data.readers import Sample
+from vertebra.errors import VertebraError
+from vertebra.tasks import Task
+
+
+@dataclass
+class Evaluation:
+    """What `evaluate` found."""
+
+    metrics: dict[str, Any]
+    """The task's metrics, as its Metrics.compute returns them."""
+    rows: list[dict[str, Any]]
+    """Per readable picture: its index among the samples, path, truth, answer, and the probability of both."""
+    broken: list[str] = field(default_factory=list)
+    """One sentence per picture that could not be read."""
+
+    def worst(self, count: int) -> list[dict[str, Any]]:
+        """The wrong answers, the most confident first."""
+        wrong = [row for row in self.rows if row["answer"] != row["truth"]]
+        return sorted(wrong, key=lambda row: row["truth_probability"])[:count]
+
+
+def evaluate(
+    task: Task,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    strict: bool = False,
+    progress: bool = False,
+) -> Evaluation:
+    """Runs the task over the samples.
+
+    Args:
+        task: on the device to run on.
+        strict: whether the first unreadable picture is an error instead of being listed.
+        progress: whether a bar is shown.
+
+    Raises:
+        VertebraError: if no picture can be read, or `strict` and one cannot.
+    """
+    batches = loader(samples, task.preprocess, classes=len(task.classes), batch_size=batch_size, workers=workers)
+    device = next(task.parameters()).device
+    metrics = task.metrics()
+    broken: list[str] = []
+    rows: list[dict[str, Any]] = []
+    known = {sample.target.path: i for i, sample in enumerate(samples) if sample.target.path}
+    place = 0
+    task.eval()
+    with torch.inference_mode():
+        for batch in track(batches, "evaluating", disable=not progress, transient=True):
+            broken += batch.broken
+            if strict and broken:
+                raise VertebraError(f"{broken[0]} (without --strict it is left out and listed)")
+            if not batch.targets:
+                continue
+            found = task.decode(task(batch.images.to(device)).cpu())
+            metrics.update(found, batch.targets)
+            for prediction, target in zip(found, batch.targets, strict=True):
+                (answer, probability), truth = prediction.top(1)[0], int(target.label)  # type: ignore[arg-type]
+                rows.append(
+                    {
+                        "index": known[target.path] if target.path else place,
+                        "path": target.path,
+                        "truth": truth,
+                        "answer": answer,
+                        "probability": probability,
+                        "truth_probability": float(prediction.probabilities[truth]),  # type: ignore[index]
+                    }
+                )
+                place += 1
+    if not rows:
+        raise VertebraError(f"none of the {len(samples)} pictures can be read: {broken[0]}")
+    return Evaluation(metrics.compute(), rows, broken)

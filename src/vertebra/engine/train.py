@@ -1,0 +1,237 @@
+"""A training run from its settings to a folder that somebody else can use."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from vertebra import tasks
+from vertebra.data import Catalogue, open_data
+from vertebra.data.batches import loader
+from vertebra.engine import checkpoint
+from vertebra.engine.evaluate import evaluate
+from vertebra.engine.settings import Settings
+from vertebra.engine.trainee import Average, Results, Trainee, plain
+from vertebra.errors import VertebraError
+from vertebra.structures import Preprocess
+
+
+def train(settings: Settings) -> Path:
+    """Trains, keeps the best model, evaluates it, writes the report; returns the run folder.
+
+    The folder holds config.yaml (which reproduces the run), best.safetensors (which `vertebra.load` reads),
+    last.ckpt (to resume from), metrics.csv, tensorboard/, evaluation.json and report.html.
+
+    Raises:
+        VertebraError: for everything the user can put right.
+    """
+    _check(settings)
+    _quiet()
+    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+    say = print if first else (lambda *_: None)
+    catalogue = open_data(settings.data.path, val_share=settings.data.val_share, seed=settings.seed)
+    L.seed_everything(settings.seed, verbose=False)
+    task = _task(settings, catalogue, say)
+    run = _folder(settings, create=first)
+    resume = _resume_point(settings)
+    common: dict[str, Any] = {
+        "classes": len(catalogue.classes),
+        "batch_size": settings.data.batch_size,
+        "workers": settings.data.workers,
+        "seed": settings.seed,
+    }
+    training = loader(catalogue.split("train"), task.preprocess, augment=settings.augment, **common)
+    validation = loader(catalogue.split("val"), task.preprocess, **common)
+    _announce(settings, catalogue, task, run, say)
+    terminal = sys.stdout.isatty()
+    results = Results(run, (lambda _: None) if terminal else say)
+    callbacks: list[Callback] = [results]
+    if settings.ema:
+        callbacks.append(Average(settings.ema))
+    if settings.patience:
+        callbacks.append(
+            EarlyStopping("val/score", patience=settings.patience, mode="max", check_on_train_epoch_end=True)
+        )
+    callbacks.append(
+        ModelCheckpoint(run, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+    )
+    if terminal:
+        callbacks.append(RichProgressBar(leave=True))
+    trainer = _trainer(settings, run, callbacks, terminal)
+    trainee = Trainee(task, settings)
+    try:
+        trainer.fit(trainee, training, validation, ckpt_path=resume, weights_only=True)
+    except torch.OutOfMemoryError as error:
+        raise VertebraError(
+            "the device ran out of memory: lower data.batch_size (and raise accumulate), or set checkpointing."
+        ) from error
+    if trainer.interrupted:
+        say(f"stopped; go on with: vertebra train {settings.task} --resume={run}")
+        return run
+    if trainer.is_global_zero:
+        _finish(settings, catalogue, run, results, list(trainee.broken), say)
+    return run
+
+
+def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal: bool) -> L.Trainer:
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # set by torchrun
+    devices = local or settings.devices or ("auto" if settings.accelerator != "cpu" else 1)
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or (isinstance(devices, int) and devices > 1)
+    on_gpu = torch.cuda.is_available() and settings.accelerator in ("auto", "cuda")
+    try:
+        return L.Trainer(
+            max_epochs=settings.epochs,
+            accelerator=settings.accelerator,
+            devices=devices,
+            num_nodes=int(os.environ["WORLD_SIZE"]) // local if local else 1,
+            strategy="ddp" if several else "auto",
+            sync_batchnorm=several and on_gpu,  # torch has it for GPUs alone
+            precision=settings.precision,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip or None,
+            callbacks=callbacks,
+            plugins=[checkpoint.SafeCheckpointIO()],
+            logger=TensorBoardLogger(str(run), name="", version="tensorboard"),
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            enable_progress_bar=terminal,
+            log_every_n_steps=10,
+        )
+    except MisconfigurationException as error:
+        raise VertebraError(f"accelerator {settings.accelerator!r} is not to be had here: {error}") from error
+
+
+def _check(settings: Settings) -> None:
+    for name, low in (("epochs", 1), ("accumulate", 1)):
+        if getattr(settings, name) < low:
+            raise VertebraError(f"{name} is {getattr(settings, name)}; it must be {low} or more.")
+    for name in ("clip", "warmup", "ema", "patience", "peak_lr", "decay"):
+        if getattr(settings, name) < 0:
+            raise VertebraError(f"{name} is {getattr(settings, name)}; it cannot be negative.")
+    if settings.data.image_size < 1:
+        raise VertebraError(f"data.image_size is {settings.data.image_size}; it must be 1 or more.")
+    if not 0 < settings.data.val_share < 1:
+        raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
+    if settings.data.channels not in (1, 3):
+        raise VertebraError(f"data.channels is {settings.data.channels}; pictures are read as 1 (grey) or 3 (RGB).")
+    world = int(os.environ.get("WORLD_SIZE", 0)) or max(1, settings.devices)
+    if settings.data.batch_size % world:
+        raise VertebraError(
+            f"data.batch_size is {settings.data.batch_size}, which {world} processes cannot share equally: "
+            f"try {max(world, settings.data.batch_size // world * world)}."
+        )
+
+
+def _quiet() -> None:
+    """Lightning's remarks on hardware and hooks are for its developers, not for ours."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for text in (".*does not have many workers.*", ".*number of training batches.*", ".*Checkpoint directory.*"):
+        warnings.filterwarnings("ignore", text)
+
+
+def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
+    grey = settings.data.channels == 1
+    preprocess = Preprocess(
+        size=(settings.data.image_size, settings.data.image_size),
+        resize=settings.data.resize,
+        mean=(0.449,) if grey else Preprocess.mean,
+        std=(0.226,) if grey else Preprocess.std,
+    )
+    model = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(settings.model)}
+    if settings.balance:
+        counts = catalogue.counts("train")
+        if 0 in counts:
+            raise VertebraError(f"class {catalogue.classes[counts.index(0)]!r} has no training pictures to balance.")
+        model["class_weights"] = tuple(sum(counts) / (len(counts) * count) for count in counts)
+    task = tasks.create(
+        settings.task, classes=catalogue.classes, preprocess=preprocess, weights=settings.weights, **model
+    )
+    if task.report:
+        say(task.report)
+    return task
+
+
+def _folder(settings: Settings, *, create: bool) -> Path:
+    """The run folder; a fresh one unless the run is resumed."""
+    if settings.resume:
+        path = Path(settings.resume)
+        return path.parent if path.suffix == ".ckpt" else path
+    if settings.run:
+        run = Path(settings.run)
+        if create and (run / "last.ckpt").exists():
+            raise VertebraError(f"{run} holds a run already: resume it with --resume={run}, or choose another --run.")
+    else:
+        stem = f"{settings.task}-{settings.model.backbone}"
+        number = 1
+        while create and Path("runs", f"{stem}-{number}").exists():
+            number += 1
+        run = Path("runs", f"{stem}-{number}")
+    if create:
+        with checkpoint.replacing(run / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(plain(settings), sort_keys=False))
+    return run
+
+
+def _resume_point(settings: Settings) -> str | None:
+    if not settings.resume:
+        return None
+    path = Path(settings.resume)
+    path = path if path.suffix == ".ckpt" else path / "last.ckpt"
+    if not path.is_file():
+        raise VertebraError(f"{path} is not there, so there is nothing to resume; a run writes it after each epoch.")
+    return str(path)
+
+
+def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: Path, say: Any) -> None:
+    parameters = sum(p.numel() for p in task.parameters())
+    trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
+    if settings.freeze_backbone:
+        trained -= sum(p.numel() for p in task.backbone.parameters())
+    counts = ", ".join(f"{len(samples)} {split}" for split, samples in catalogue.splits.items())
+    say(f"{settings.model.backbone}: {parameters:,} parameters, {trained:,} trained")
+    say(f"{catalogue.path}: {counts} pictures in {len(catalogue.classes)} classes")
+    for note in catalogue.notes:
+        say(f"  {note}")
+    say(f"results in {run}")
+
+
+def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Results, broken: list[str], say: Any) -> None:
+    from vertebra.viz import report
+
+    task, about = checkpoint.load(run / "best.safetensors", device="cuda" if torch.cuda.is_available() else "cpu")
+    samples = catalogue.split("val")
+    found = evaluate(task, samples, batch_size=settings.data.batch_size, workers=settings.data.workers)
+    broken = list(dict.fromkeys([*broken, *found.broken]))
+    with checkpoint.replacing(run / "evaluation.json") as temporary:
+        temporary.write_text(report.as_json(found, task.classes))
+    report.write(
+        run / "report.html",
+        title=f"{settings.model.backbone} on {catalogue.path}",
+        task=task,
+        evaluation=found,
+        samples=samples,
+        history=results.history,
+        config=yaml.safe_dump(plain(settings), sort_keys=False),
+        broken=broken,
+    )
+    for sentence in broken:
+        say(f"left out: {sentence}")
+    if broken:
+        say(f"{len(broken)} pictures could not be read and were left out")
+    best = found.metrics[task.best]
+    say(f"best: {task.best} {best:.4f} on {len(found.rows)} val pictures, from epoch {about['epoch']}")
+    say(f"look at {run / 'report.html'}")
+    say(f"next: vertebra predict {run / 'best.safetensors'} PICTURE --save=out/")

@@ -1,0 +1,35 @@
+"""The ledger: exact counts of every backbone, and outputs of the original implementations to compare with.
+
+A reference is two files, NAME.json and NAME.npz. The JSON names the original's tensors and shapes, from which weights
+are made by name alone, and the shape of the input, made from a seed; the arrays are what the original answered.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One backbone's row."""
+
+    name: str
+    family: str
+    parameters: int
+    """With a linear classifier of 1000 classes."""
+    macs: int
+    """Multiply-adds for one picture of 224 x 224."""
+    levels: list[list[int]]
+    """Stride and channels of each feature map."""
+    weights: dict[str, dict[str, Any]]
+    """Known checkpoints: hub, licence, top1, size."""
+
+
+def entries() -> list[Entry]:
+    """Every backbone's row, family by family; read from a file, so that listing needs no torch."""
+    return [Entry(**row) for row in json.loads((FOLDER / "facts.json").read_text())]
