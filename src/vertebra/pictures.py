@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """File name endings that are taken for pictures, in lower case."""
-MAX_PIXELS = 200_000_000
-"""Larger pictures are refused before they are decoded: a few kilobytes can unpack to gigabytes."""
+MAX_PIXELS = 178_956_970
+"""Larger pictures are refused before they are decoded, as Pillow does: a few kilobytes can unpack to gigabytes."""
 
 
 class BrokenPicture(VertebraError):
@@ -29,8 +30,14 @@ class BrokenPicture(VertebraError):
 
 
 def find(folder: Path) -> list[Path]:
-    """Every picture file below `folder`, sorted; hidden files are passed over."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    """Every picture file below `folder`, sorted; hidden files and what is in hidden folders are passed over."""
+    return sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+        and not p.is_dir()
+    )
 
 
 def read(source: Any, channels: int = 3) -> Tensor:
@@ -39,20 +46,20 @@ def read(source: Any, channels: int = 3) -> Tensor:
     Args:
         source: a path; a PIL image; an array [H, W] or [H, W, C]; or a tensor [C, H, W]. Arrays and tensors
             hold uint8, uint16, or floats in 0..1.
-        channels: 1 for grey, 3 for RGB; any number for arrays and tensors, which must have as many.
+        channels: 1 for grey, 3 for RGB; another number only for arrays and tensors that have as many.
 
     Returns:
         [channels, H, W] uint8, turned upright by its EXIF tag. 16-bit values keep their upper eight bits,
         transparency is dropped.
 
     Raises:
-        BrokenPicture: if it cannot be decoded, has no pixels, or has more than MAX_PIXELS.
-        VertebraError: if the file is not there, or `source` is of no kind named above.
+        BrokenPicture: if the file is not there, cannot be decoded, has no pixels, or has more than MAX_PIXELS.
+        VertebraError: if `source` is of no kind named above.
     """
     if isinstance(source, str | Path):
         path = Path(source)
         if not path.is_file():
-            raise VertebraError(f"{path} is not a file.")
+            raise BrokenPicture(f"{path}: there is no such file.")
         if path.stat().st_size == 0:
             raise BrokenPicture(f"{path}: the file is empty (0 bytes).")
         try:
@@ -100,6 +107,9 @@ def resize(picture: Tensor, preprocess: Preprocess) -> Tensor:
     height, width = picture.shape[-2:]
     scale = max(round(size[0] / preprocess.crop) / height, round(size[1] / preprocess.crop) / width)
     scaled = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]
+    if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip, which would grow to gigabytes: here the crop comes first
+        kept = [min(height, math.ceil(size[0] / scale)), min(width, math.ceil(size[1] / scale))]
+        return F.resize(F.center_crop(picture, kept), size, interpolation, antialias=True)
     return F.center_crop(F.resize(picture, scaled, interpolation, antialias=True), size)
 
 
@@ -133,6 +143,8 @@ def _from_pil(image: Image.Image, channels: int) -> Tensor:
 def _from_tensor(picture: Tensor, channels: int) -> Tensor:
     if picture.ndim != 3 or picture.numel() == 0:
         raise VertebraError(f"a picture tensor is [C, H, W] with pixels in it; this one is {list(picture.shape)}.")
+    if len(picture) in (3, 4) and channels == 1:
+        return F.rgb_to_grayscale(_from_tensor(picture, 3))
     if len(picture) == 1 and channels == 3:
         picture = picture.expand(3, -1, -1)
     elif len(picture) == 4 and channels == 3:

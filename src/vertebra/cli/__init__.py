@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # no space, no permission, a file where a folder should be
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"vertebra: {where}{error.strerror or error}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("vertebra: stopped.", file=sys.stderr)
         return 130

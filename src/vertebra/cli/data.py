@@ -60,7 +60,8 @@ def _inspect(catalogue: Catalogue) -> tuple[list[tuple[int, int]], list[str]]:
             problems.append(str(error))
             continue
         sizes.append((picture.shape[1], picture.shape[2]))
-        digest = hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest()
+        content = str(tuple(picture.shape)).encode() + picture.numpy().tobytes()
+        digest = hashlib.blake2b(content, digest_size=16).digest()
         name = sample.target.path or f"a picture of {split}"
         if digest in seen:
             other, other_split, label = seen[digest]

@@ -15,8 +15,10 @@ from vertebra.cli.parsing import parse, parser
 from vertebra.data import open_data
 from vertebra.data.readers import restrict
 from vertebra.engine import checkpoint
-from vertebra.engine.evaluate import Evaluation, evaluate
+from vertebra.engine.evaluate import evaluate
 from vertebra.errors import VertebraError
+from vertebra.files import replacing
+from vertebra.metrics.evaluation import Evaluation
 from vertebra.viz import report
 
 
@@ -72,7 +74,7 @@ def run(argv: Sequence[str]) -> None:
     if chosen.save:
         folder = Path(chosen.save)
         folder.mkdir(parents=True, exist_ok=True)
-        with checkpoint.replacing(folder / "evaluation.json") as temporary:
+        with replacing(folder / "evaluation.json") as temporary:
             temporary.write_text(report.as_json(found, task.classes))
         report.write(
             folder / "report.html",

@@ -16,8 +16,8 @@ from rich.progress import track
 import vertebra
 from vertebra import pictures
 from vertebra.cli.parsing import parse, parser
-from vertebra.engine.checkpoint import replacing
 from vertebra.errors import VertebraError
+from vertebra.files import replacing
 from vertebra.predict import Predictor
 from vertebra.structures import Prediction
 from vertebra.viz.draw import classified

@@ -70,9 +70,8 @@ def run(argv: Sequence[str]) -> None:
     all_compared = [c for comparisons in compared.values() for c in comparisons]
     equal = sum(not c.problems for c in all_compared)
     wrong = {p.partition(":")[0] for p in problems}
-    print(
-        f"{len(names) - len(wrong)} of {len(names)} backbones as in the ledger; {equal} of {len(all_compared)} references equal"
-    )
+    as_written = f"{len(names) - len(wrong)} of {len(names)} backbones as in the ledger"
+    print(f"{as_written}; {equal} of {len(all_compared)} references equal")
     if problems:
         sys.stdout.flush()
         raise VertebraError("this machine's numbers differ from the ledger's in the places named above.")

@@ -84,6 +84,8 @@ def open_data(path: str | Path, *, val_share: float = 0.2, seed: int = 0) -> Cat
         from vertebra.data import shapes
 
         return shapes.catalogue(seed=seed)
+    if not 0 < val_share < 1:
+        raise VertebraError(f"val_share is {val_share}; it must lie between 0 and 1.")
     path = Path(path).expanduser()
     if not path.exists():
         raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
@@ -108,7 +110,7 @@ def open_data(path: str | Path, *, val_share: float = 0.2, seed: int = 0) -> Cat
 
 
 def _nearest_path(path: Path) -> str:
-    parent = next(p for p in path.parents if p.exists())
+    parent = next(p for p in path.parents if p.is_dir())
     missing = path.relative_to(parent).parts[0]
     close = difflib.get_close_matches(missing, [p.name for p in parent.iterdir()], n=1)
     return f" Did you mean {parent / close[0]}?" if close else f" The folder {parent} is, but holds no {missing!r}."
@@ -161,14 +163,14 @@ def _read_folder(path: Path) -> Catalogue:
 def _read_csv(path: Path) -> Catalogue:
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        columns = [c.strip().lower() for c in rows.fieldnames or []]
-        if "path" not in columns or "label" not in columns:
-            raise VertebraError(
-                f"{path}, line 1: a picture list has the columns path, label and maybe split; "
-                f"this one has {', '.join(columns) or 'none'}."
-            )
-        rows.fieldnames = columns
         try:
+            columns = [c.strip().lower() for c in rows.fieldnames or []]
+            if "path" not in columns or "label" not in columns:
+                raise VertebraError(
+                    f"{path}, line 1: a picture list has the columns path, label and maybe split; "
+                    f"this one has {', '.join(columns) or 'none'}."
+                )
+            rows.fieldnames = columns
             entries = [(rows.line_num, row) for row in rows]
         except (csv.Error, UnicodeDecodeError) as error:
             raise VertebraError(f"{path}, line {rows.line_num + 1}: cannot be read as CSV ({error}).") from error
@@ -201,12 +203,19 @@ def _read_idx(path: Path) -> Catalogue:
         splits[split] = [
             _sample(torch.from_numpy(image[None]), int(label)) for image, label in zip(images, labels, strict=True)
         ]
-    count = 1 + max(sample.label for samples in splits.values() for sample in samples)
+    count = 1 + max((sample.label for samples in splits.values() for sample in samples), default=-1)
+    if not count:
+        raise VertebraError(f"{path}: its IDX files hold no pictures.")
     classes = tuple(str(i) for i in range(count))
     if (names := path / "classes.json").is_file():
-        listed = json.loads(names.read_text())
-        listed = listed.get("classes", listed) if isinstance(listed, dict) else listed
-        classes = tuple(listed.values() if isinstance(listed, dict) else listed)
+        try:
+            listed = json.loads(names.read_text())
+            listed = listed.get("classes", listed) if isinstance(listed, dict) else listed
+            classes = tuple(listed.values() if isinstance(listed, dict) else listed)
+        except (ValueError, TypeError) as error:
+            raise VertebraError(f"{names} is not a JSON list of class names ({error}).") from error
+        if len(classes) < count:
+            raise VertebraError(f"{names} names {len(classes)} classes, but the labels go up to {count - 1}.")
     return Catalogue(str(path), "idx", classes, splits)
 
 

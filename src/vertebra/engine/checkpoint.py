@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import vertebra
 from vertebra import tasks, weights
 from vertebra.errors import VertebraError
+from vertebra.files import replacing
 from vertebra.structures import Preprocess
-
-
-@contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well; else `path` stays as it was.
-
-    Raises:
-        VertebraError: if it cannot be written, a full disk for example.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
-        kept = " The one saved before is still whole." if path.exists() else ""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise VertebraError(f"{path} could not be saved ({reason}): free some space and resume.{kept}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(task: tasks.Task, path: str | Path, **about: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,24 +11,8 @@ from rich.progress import track
 from vertebra.data.batches import loader
 from vertebra.data.readers import Sample
 from vertebra.errors import VertebraError
+from vertebra.metrics.evaluation import Evaluation
 from vertebra.tasks import Task
-
-
-@dataclass
-class Evaluation:
-    """What `evaluate` found."""
-
-    metrics: dict[str, Any]
-    """The task's metrics, as its Metrics.compute returns them."""
-    rows: list[dict[str, Any]]
-    """Per readable picture: its index among the samples, path, truth, answer, and the probability of both."""
-    broken: list[str] = field(default_factory=list)
-    """One sentence per picture that could not be read."""
-
-    def worst(self, count: int) -> list[dict[str, Any]]:
-        """The wrong answers, the most confident first."""
-        wrong = [row for row in self.rows if row["answer"] != row["truth"]]
-        return sorted(wrong, key=lambda row: row["truth_probability"])[:count]
 
 
 def evaluate(
@@ -69,7 +52,7 @@ def evaluate(
             found = task.decode(task(batch.images.to(device)).cpu())
             metrics.update(found, batch.targets)
             for prediction, target in zip(found, batch.targets, strict=True):
-                (answer, probability), truth = prediction.top(1)[0], int(target.label)  # type: ignore[arg-type]
+                (answer, probability), truth = prediction.top(1)[0], int(target.label)
                 rows.append(
                     {
                         "index": known[target.path] if target.path else place,

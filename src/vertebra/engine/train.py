@@ -25,7 +25,9 @@ from vertebra.engine.evaluate import evaluate
 from vertebra.engine.settings import Settings
 from vertebra.engine.trainee import Average, Results, Trainee, plain
 from vertebra.errors import VertebraError
+from vertebra.files import replacing
 from vertebra.structures import Preprocess
+from vertebra.viz import report
 
 
 def train(settings: Settings) -> Path:
@@ -180,7 +182,7 @@ def _folder(settings: Settings, *, create: bool) -> Path:
             number += 1
         run = Path("runs", f"{stem}-{number}")
     if create:
-        with checkpoint.replacing(run / "config.yaml") as temporary:
+        with replacing(run / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(plain(settings), sort_keys=False))
     return run
 
@@ -209,13 +211,11 @@ def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: P
 
 
 def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Results, broken: list[str], say: Any) -> None:
-    from vertebra.viz import report
-
     task, about = checkpoint.load(run / "best.safetensors", device="cuda" if torch.cuda.is_available() else "cpu")
     samples = catalogue.split("val")
     found = evaluate(task, samples, batch_size=settings.data.batch_size, workers=settings.data.workers)
     broken = list(dict.fromkeys([*broken, *found.broken]))
-    with checkpoint.replacing(run / "evaluation.json") as temporary:
+    with replacing(run / "evaluation.json") as temporary:
         temporary.write_text(report.as_json(found, task.classes))
     report.write(
         run / "report.html",

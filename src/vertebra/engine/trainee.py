@@ -18,6 +18,7 @@ from vertebra.data.batches import Batch, counted_seed
 from vertebra.engine import checkpoint, optim
 from vertebra.engine.settings import Settings
 from vertebra.errors import VertebraError
+from vertebra.files import replacing
 from vertebra.tasks import Task
 
 
@@ -176,7 +177,7 @@ class Average(WeightAveraging):
 def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
     """The run's history, a row per epoch."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with checkpoint.replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)

@@ -78,7 +78,8 @@ class ConvNorm(nn.Module):
 class FoldedConv(nn.Module):
     """A ConvNorm for inference: norm folded into the weights, activation and sum fused where oneDNN can.
 
-    Same shapes and, to rounding, same numbers as the ConvNorm in eval mode that it is made from.
+    Same shapes and, to rounding, same numbers as the ConvNorm in eval mode that it is made from. `residual` may be
+    overwritten: it saves a map's memory, and no family gives a map that it still needs.
     """
 
     def __init__(self, source: ConvNorm) -> None:
@@ -106,9 +107,11 @@ class FoldedConv(nn.Module):
         name = _ONEDNN[self.activation]
         if residual is None:
             return ops._convolution_pointwise(x, self._packed, conv.bias, *geometry, name, [], None)
-        return ops._convolution_pointwise.binary(
-            x, residual, self._packed, conv.bias, *geometry, "add", None, name, [], None
+        after = "relu" if self.activation == "relu" else None  # the one activation that oneDNN takes after a sum
+        y = ops._convolution_pointwise_.binary(
+            residual, x, self._packed, conv.bias, *geometry, "add", None, after, [], None
         )
+        return y if after else ACTIVATIONS[self.activation](y)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedConv:
         self._packed = None  # a move or cast makes the packed copy stale

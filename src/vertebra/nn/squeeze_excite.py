@@ -18,5 +18,11 @@ class SqueezeExcite(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        y = ACTIVATIONS[self.activation](self.reduce(x.mean((2, 3), keepdim=True)))  # [B, reduced, 1, 1]
-        return x * self.expand(y).sigmoid_()
+        y = _linear(self.reduce, x.mean((2, 3)))  # [B, reduced]
+        gate = _linear(self.expand, ACTIVATIONS[self.activation](y)).sigmoid_()[..., None, None]  # [B, C, 1, 1]
+        return x * gate if x.requires_grad else x.mul_(gate)
+
+
+def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution on single cells as the matrix product that it is, which is several times faster."""
+    return nn.functional.linear(x, conv.weight.flatten(1), conv.bias)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import torch
@@ -30,7 +29,7 @@ def classified(picture: Tensor, prediction: Prediction, classes: Sequence[str], 
     for i, (index, probability) in enumerate(top):
         y = image.height + 4 + i * line
         pen.rectangle((0, y + 1, round((image.width - 1) * probability), y + line - 2), fill="#cfe3f7")
-        name = textwrap.shorten(classes[index], 40, placeholder="…")
+        name = classes[index] if len(classes[index]) <= 40 else f"{classes[index][:39]}…"
         pen.text((6, y + line / 2), f"{name}  {probability:.1%}", fill="black", font=font, anchor="lm")
     return canvas
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,8 +17,8 @@ from PIL import Image
 import vertebra
 from vertebra import pictures
 from vertebra.data.readers import Sample
-from vertebra.engine import checkpoint
-from vertebra.engine.evaluate import Evaluation
+from vertebra.files import replacing
+from vertebra.metrics.evaluation import Evaluation
 from vertebra.tasks import Task
 from vertebra.viz.draw import thumbnail
 
@@ -94,7 +95,7 @@ def write(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
-    with checkpoint.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
@@ -136,8 +137,8 @@ def _confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> Figur
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
     if count <= 40:
-        axes.set_xticks(range(count), classes, rotation=90)
-        axes.set_yticks(range(count), classes)
+        axes.set_xticks(range(count), classes, rotation=90, parse_math=False)
+        axes.set_yticks(range(count), classes, parse_math=False)
     if count <= 20:
         for i, row in enumerate(matrix):
             for j, value in enumerate(row):
@@ -154,6 +155,8 @@ def _reliability(evaluation: Evaluation) -> Figure:
     axes = figure.subplots()
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(10)]
     for row in evaluation.rows:
+        if math.isnan(row["probability"]):  # of a model whose weights are
+            continue
         bins[min(9, int(row["probability"] * 10))].append((row["probability"], row["answer"] == row["truth"]))
     full = [entries for entries in bins if entries]
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)

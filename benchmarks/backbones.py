@@ -1,0 +1,185 @@
+"""Our backbones beside timm's and torchvision's: same weights, same input, one process, taking turns.
+
+    python benchmarks/backbones.py                     # the models of the bars
+    python benchmarks/backbones.py resnet50 --batch 8  # others
+
+Per model: forward, training step (forward, backward, SGD) and peak memory of a training step, ours against the faster
+peer; and the prediction path of `vertebra.load` against timm's eager forward. Ratios above 1 are in our favour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.profiler import profile
+
+import vertebra
+from vertebra import backbones, weights
+from vertebra.engine import checkpoint
+from vertebra.ledger.check import fabricate
+
+BARS = ("resnet50", "resnext50_32x4d", "se_resnet50", "efficientnetv2_s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=BARS)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{machine()}; torch {torch.__version__}, timm {timm.__version__}, torchvision {torchvision.__version__}")
+    print(
+        f"batch {options.batch}, {options.size} x {options.size}, float32, {options.threads} threads; medians of "
+        f"{options.repeats}\n"
+    )
+    print("| model | what | ours | timm | torchvision | ratio |")
+    print("|---|---|---:|---:|---:|---:|")
+    gains = []
+    for name in options.models:
+        models = build(name)
+        images = torch.randn(options.batch, 3, options.size, options.size)
+        check(name, models, images)
+        gains.append(compare(name, models, images, options.repeats))
+    gains = [g for g in gains if g]
+    if gains:
+        mean = math.exp(statistics.fmean(math.log(g) for g in gains))
+        print(f"\nprediction path against timm's eager forward, geometric mean of {len(gains)}: {mean:.3f}")
+
+
+def build(name: str) -> dict[str, nn.Module]:
+    """ours, timm and torchvision (where they have the model) with one set of weights, in eval mode."""
+    ours = vertebra.create("classification", backbone=name, classes=1000)
+    state = {k: fabricate(k, v.shape) if v.is_floating_point() else v for k, v in ours.state_dict().items()}
+    ours.load_state_dict(state)
+    tables = ours.backbone.tables()
+    aliases = [name, *(a for a, public in backbones.family(name).ALIASES.items() if public == name)]
+    found: dict[str, nn.Module] = {"ours": ours}
+    for alias in aliases:
+        if timm.is_model(alias) and "timm" not in found:
+            found["timm"] = filled(timm.create_model(alias), tables["timm"], state)
+        if alias in torchvision.models.list_models() and "torchvision" not in found:
+            found["torchvision"] = filled(torchvision.models.get_model(alias), tables["torchvision"], state)
+    return {key: model.eval() for key, model in found.items()}
+
+
+def filled(peer: nn.Module, table: weights.Rules, state: Mapping[str, Tensor]) -> nn.Module:
+    """`peer` with our weights, found through the rules that translate its names to ours."""
+    own = {}
+    for key in peer.state_dict():
+        (translated,), _ = weights.convert({key: torch.empty(0)}, table)
+        own[key] = state[translated if translated.startswith("head.") else f"backbone.{translated}"]
+    peer.load_state_dict(own)
+    return peer
+
+
+def check(name: str, models: Mapping[str, nn.Module], images: Tensor) -> None:
+    """Raises if the answers differ: a benchmark of different models would mean nothing."""
+    with torch.inference_mode():
+        answers = {key: model(images) for key, model in models.items()}
+    for key, answer in answers.items():
+        worst = float((answer - answers["ours"]).abs().max() / answers["ours"].std())
+        if worst > 1e-4:
+            raise SystemExit(f"{name}: {key} differs from ours by {worst:.1e} deviations")
+
+
+def compare(name: str, models: Mapping[str, nn.Module], images: Tensor, repeats: int) -> float | None:
+    """Prints the model's rows; returns the prediction path's gain over timm."""
+
+    def forward(model: nn.Module) -> Callable[[], Any]:
+        def run() -> Any:
+            with torch.inference_mode():
+                return model(images)
+
+        return run
+
+    def step(model: nn.Module) -> Callable[[], Any]:
+        optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+        labels = torch.arange(len(images))
+
+        def run() -> None:
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return run
+
+    row(name, "forward, ms", take_turns({k: forward(m) for k, m in models.items()}, repeats), 1e3)
+    gain = None
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(models["ours"], Path(folder, "best.safetensors"))  # type: ignore[arg-type]
+        predictor = vertebra.load(folder, device="cpu")
+    answer, eager = predictor.raw(images), forward(models["ours"])()
+    apart = float((answer - eager).abs().max())
+    if "timm" in models:
+        times = take_turns({"ours": lambda: predictor.raw(images), "timm": forward(models["timm"])}, repeats)
+        row(name, f"prediction, ms (apart {apart:.0e})", times, 1e3)
+        gain = times["timm"] / times["ours"]
+    for model in models.values():
+        model.train()
+    steps = {k: step(m) for k, m in models.items()}
+    row(name, "training step, ms", take_turns(steps, max(5, repeats // 2)), 1e3)
+    row(name, "training peak, MiB", {k: peak_memory(s) for k, s in steps.items()}, 2**-20)
+    return gain
+
+
+def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each, after two rounds that do not count."""
+    times: dict[str, list[float]] = {key: [] for key in runs}
+    for i in range(repeats + 2):
+        for key in list(runs)[:: 1 if i % 2 else -1]:  # each goes first as often as last
+            start = time.perf_counter()
+            runs[key]()
+            if i >= 2:
+                times[key].append(time.perf_counter() - start)
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+def peak_memory(run: Callable[[], Any]) -> float:
+    """Most bytes of tensors allocated by `run` at once, beyond those alive before it."""
+    with profile(profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        most = max(most, alive)
+    return float(most)
+
+
+def row(name: str, what: str, values: Mapping[str, float], scale: float) -> None:
+    peers = [v for k, v in values.items() if k != "ours"]
+    cells = [f"{values[k] * scale:.0f}" if k in values else "-" for k in ("ours", "timm", "torchvision")]
+    ratio = f"{min(peers) / values['ours']:.3f}" if peers else "-"
+    print(f"| {name} | {what} | {' | '.join(cells)} | {ratio} |", flush=True)
+
+
+def machine() -> str:
+    """Processor and system, in words."""
+    try:
+        model = next(
+            x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x
+        )
+    except (OSError, StopIteration):
+        model = platform.processor()
+    return f"{os.cpu_count()} cores of {model}, {platform.system()}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Writing files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from vertebra.errors import VertebraError
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well; else `path` stays as it was.
+
+    Raises:
+        VertebraError: if it cannot be written, a full disk for example.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
+        kept = " The one saved before is still whole." if path.exists() else ""
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise VertebraError(f"{path} could not be saved ({reason}): free some space and resume.{kept}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

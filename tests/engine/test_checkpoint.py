@@ -1,0 +1,66 @@
+"""The self-describing file, and files that are whole or not there."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import vertebra
+from vertebra import tasks
+from vertebra.engine import checkpoint
+from vertebra.errors import VertebraError
+from vertebra.files import replacing
+from vertebra.structures import Preprocess
+
+
+def test_round_trip(tmp_path):
+    preprocess = Preprocess(size=(32, 48), crop=0.9, resize="squash", mean=(0.4,), std=(0.2,))
+    task = tasks.create(
+        "classification",
+        backbone="resnet18",
+        classes=["cat", "dog"],
+        preprocess=preprocess,
+        dropout=0.1,
+        class_weights=(1.0, 2.0),
+    ).eval()
+    checkpoint.save(task, tmp_path / "best.safetensors", metrics={"top1": 0.5}, epoch=3)
+    loaded, about = checkpoint.load(tmp_path)  # the folder will do
+    assert loaded.classes == ("cat", "dog")
+    assert loaded.preprocess == preprocess
+    assert loaded.config == task.config
+    assert about["metrics"] == {"top1": 0.5}
+    assert about["version"] == vertebra.__version__
+    images = torch.randn(2, 1, 32, 48)
+    with torch.no_grad():
+        assert torch.equal(task(images), loaded(images))
+
+
+def test_a_file_without_description_is_explained(tmp_path):
+    save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(VertebraError, match="not written by Vertebra"):
+        vertebra.load(tmp_path / "other.safetensors")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(VertebraError, match=r"No space left on device.*still whole"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_broken_program_leaves_no_temporary_file(tmp_path):
+    def fail():
+        with replacing(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise KeyError("a bug is not a full disk")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,45 @@
+"""The ledger: our models give the originals' numbers."""
+
+import pytest
+import torch
+
+from vertebra import ledger
+from vertebra.errors import VertebraError
+from vertebra.ledger.check import compare, fabricate, references
+
+SHIPPED = list(references(ledger.FOLDER))
+
+
+@pytest.mark.parametrize("reference", SHIPPED, ids=lambda r: r.path.stem)
+def test_shipped_references(reference):
+    result = compare(reference)
+    assert not result.problems
+    assert set(result.compared) == set(reference.spec["outputs"])
+
+
+def test_official_references(reference_folder):
+    found = list(references(reference_folder))
+    assert len(found) >= 12
+    for reference in found:
+        result = compare(reference)
+        assert not result.problems, (reference.path, result.problems)
+        assert set(result.compared) == set(reference.spec["outputs"])
+
+
+def test_a_wrong_model_is_noticed(monkeypatch):
+    reference = next(r for r in SHIPPED if r.name == "resnet18")
+    monkeypatch.setattr(torch.nn.MaxPool2d, "forward", lambda self, x: torch.nn.functional.avg_pool2d(x, 3, 2, 1))
+    assert compare(reference).problems
+
+
+def test_fabricated_weights_do_not_change():
+    """They are what every stored reference was computed with."""
+    weight = fabricate("conv1.weight", (64, 3, 7, 7))
+    assert weight.flatten()[:3].tolist() == pytest.approx([-0.0458976068, 0.0039480338, 0.0172815975], abs=1e-9)
+    assert float(weight.std()) == pytest.approx((1 / 147) ** 0.5, rel=0.02)
+    assert float(fabricate("bn.running_var", (4096,)).min()) >= 1
+
+
+def test_a_missing_folder_is_explained(tmp_path):
+    with pytest.raises(VertebraError, match="not a folder"):
+        list(references(tmp_path / "nowhere"))
