@@ -18,7 +18,7 @@ $(VENV)/ready: pyproject.toml
 demo: $(VENV)/ready
 	@rm -rf $(DEMO)
 	$(BIN)/vertebra data shapes --save=$(DEMO)/shapes
-	$(BIN)/vertebra train classification --config=demo.yaml --data.path=$(DEMO)/shapes --run=$(DEMO)/run
+	$(BIN)/vertebra train classification --config=demo.yaml --data.path=$(DEMO)/shapes --output=$(DEMO)/run
 	$(BIN)/vertebra evaluate $(DEMO)/run/best.safetensors --data.path=$(DEMO)/shapes
 	$(BIN)/vertebra predict $(DEMO)/run/best.safetensors $(DEMO)/shapes/val/star --save=$(DEMO)/predictions
 	@echo

@@ -17,6 +17,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ import vertebra
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SLOW = ("README.md", "CONTRIBUTING.md", "quickstart.md", "training.md", "predicting.md", "weights.md", "python.md")
+SLOW = ("README.md", "CONTRIBUTING.md", "quickstart.md", "training.md")
+FEW = {"train": 48, "val": 24}  # pictures of the shapes, while pages run
 FENCE = re.compile(r"^```(?P<info>\w[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -74,7 +76,7 @@ def furniture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("furniture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "COUNTS", {"train": 48, "val": 24})
+        patch.setattr(shapes, "COUNTS", FEW)
         shapes.scenes.cache_clear()
         shapes.write_folder(folder / "pictures")
         shapes.scenes.cache_clear()
@@ -91,13 +93,14 @@ def furniture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A furnished working folder; package folders for the page's own families and tasks; a Hub without a network."""
-    import shutil
-
     from vertebra import backbones, tasks
+    from vertebra.data import shapes
     from vertebra.weights import fetch
 
     shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shapes, "COUNTS", FEW)
+    shapes.scenes.cache_clear()
     monkeypatch.setattr(fetch, "_download", lambda repository: furniture / "foreign.safetensors")
     modules = set(sys.modules)
     for package in (backbones, tasks):
@@ -109,12 +112,14 @@ def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> I
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
             parent, _, child = name.rpartition(".")
-            vars(sys.modules.get(parent, object)).pop(child, None) if parent in sys.modules else None
+            if parent in sys.modules:
+                vars(sys.modules[parent]).pop(child, None)
     backbones.families.cache_clear()
+    shapes.scenes.cache_clear()
 
 
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
-    padding = "\n" * block.line  # so that a traceback names the page's own line
+    padding = "\n" * (block.line - 1)  # so that a traceback names the page's own line
     code = compile(padding + block.text, str(page), "exec")
     if not block.title:
         exec(code, namespace)
@@ -248,6 +253,15 @@ def test_every_option_of_training_is_explained() -> None:
         for field in dataclasses.fields(group):
             if f"{prefix}{field.name}" not in ("model", "task", "data", "augment"):
                 assert f"`--{prefix}{field.name}" in text, f"training.md does not explain --{prefix}{field.name}"
+
+
+def test_the_built_in_shapes_are_counted() -> None:
+    from vertebra.data.shapes import CLASSES, COUNTS
+
+    text = " ".join((ROOT / "docs" / "guides" / "data.md").read_text(encoding="utf-8").split())
+    assert f"{COUNTS['train']} to train, {COUNTS['val']} to validate" in text
+    assert f"set of {sum(COUNTS.values())} drawn pictures" in text
+    assert ", ".join(CLASSES) in text
 
 
 def test_pages_name_no_machine() -> None:

@@ -6,10 +6,31 @@ from pathlib import Path
 import vertebra
 
 ROOT = Path(vertebra.__file__).parent
-ORDER = """
-    errors structures files pictures ops weights nn attention backbones necks heads metrics tasks refine data viz
-    engine predict export serve ledger cli __main__
-""".split()
+ORDER = [
+    "errors",
+    "structures",
+    "files",
+    "pictures",
+    "ops",
+    "weights",
+    "nn",
+    "attention",
+    "backbones",
+    "necks",
+    "heads",
+    "metrics",
+    "tasks",
+    "refine",
+    "data",
+    "viz",
+    "engine",
+    "predict",
+    "export",
+    "serve",
+    "ledger",
+    "cli",
+    "__main__",
+]
 
 
 def imports(path: Path) -> set[str]:

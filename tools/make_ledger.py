@@ -24,7 +24,7 @@ from vertebra.ledger import FOLDER
 from vertebra.ledger.check import fabricate_state, fabricated_input
 
 LIMIT = 60_000_000  # parameters of the largest original that is run: what ships stays small
-GAIN = {"resnet": 1.0, "efficientnetv2": 1.25}  # with 1, the signal dies out in EfficientNetV2
+GAIN = {"efficientnetv2": 1.25, "efficientnetv2_rw_m": 1.1}  # by family or name; with 1, the signal dies out there
 
 
 def main() -> None:
@@ -74,14 +74,15 @@ def outputs(name: str, family: str) -> None:
         source, model, features = f"torchvision {version('torchvision')}", torchvision.models.get_model(found), None
         identity = f"tv_{found}"
     state = [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()]
-    filled = fabricate_state(state, GAIN[family])
+    gain = GAIN.get(name, GAIN.get(family, 1.0))
+    filled = fabricate_state(state, gain)
     images = fabricated_input([1, 3, 96, 96], 0)
     model.load_state_dict(filled)
     tensors = {"logits": run(model, images)}
     if features is not None:
         features.load_state_dict(filled, strict=False)
         tensors |= {f"feature{i}": feature for i, feature in enumerate(run(features, images))}
-    spec: dict[str, Any] = {"id": identity, "source": source, "gain": GAIN[family], "norm": 1.0}
+    spec: dict[str, Any] = {"id": identity, "source": source, "gain": gain, "norm": 1.0}
     spec |= {"input": {"shape": list(images.shape), "seed": 0}, "outputs": {}, "state": state}
     arrays = {}
     for key, tensor in tensors.items():

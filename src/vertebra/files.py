@@ -24,6 +24,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors writes for the owner alone
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -24,7 +24,7 @@ TINY = ("--data.image_size=32", "--data.batch_size=60", "--model.backbone=resnet
 def settings(run: Path, *, backbone: str = "resnet18", size: int = 32, **options) -> Settings:
     model = tasks.find("classification").Config(backbone=backbone, **options.pop("model", {}))
     data = Data(image_size=size, batch_size=60, workers=0)
-    return Settings(model=model, data=data, run=str(run), accelerator="cpu", **options)
+    return Settings(model=model, data=data, output=str(run), accelerator="cpu", **options)
 
 
 def command(*words: str) -> list[str]:
@@ -39,12 +39,11 @@ def history(run: Path) -> list[dict[str, float]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnetv2_b0"])
 def test_it_learns_the_shapes(tmp_path, backbone):
-    options = {"epochs": 8, "lr": 0.05} if backbone == "resnet18" else {"epochs": 8, "optimizer": "adamw", "lr": 0.003}
+    options = {"epochs": 4, "lr": 0.03} if backbone == "resnet18" else {"epochs": 4, "optimizer": "adamw", "lr": 0.003}
     run = train(settings(tmp_path / "run", backbone=backbone, augment=Augment(crop=1.0, colour=0), **options))
     rows = history(run)
-    assert rows[0]["train/loss"] > 1.4
-    assert rows[-1]["train/loss"] < 0.75 * rows[0]["train/loss"]
-    assert max(row["val/top1"] for row in rows) > 0.4  # chance is 0.17
+    assert rows[-1]["train/loss"] < 1.0  # log(6) = 1.79 is chance
+    assert max(row["val/top1"] for row in rows) > 0.5  # chance is 0.17
     names = {path.name for path in run.iterdir()}
     assert names >= {"best.safetensors", "last.ckpt", "config.yaml", "metrics.csv", "evaluation.json", "report.html"}
     assert not [name for name in names if name.endswith(".tmp")]
@@ -76,7 +75,7 @@ def test_a_run_is_reproduced_by_its_config(tmp_path):
     from vertebra.cli import main
 
     first = train(settings(tmp_path / "first", epochs=1, model={"dropout": 0.3}))
-    words = ["train", f"--config={first / 'config.yaml'}", f"--run={tmp_path / 'second'}"]
+    words = ["train", f"--config={first / 'config.yaml'}", f"--output={tmp_path / 'second'}"]
     assert main(words) == 0
     a, b = load_file(first / "best.safetensors"), load_file(tmp_path / "second" / "best.safetensors")
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -95,9 +94,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     options += ["--data.workers=1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command(*options, f"--run={whole}"), check=True, env=environment, capture_output=True)
+    subprocess.run(command(*options, f"--output={whole}"), check=True, env=environment, capture_output=True)
     with subprocess.Popen(
-        command(*options, f"--run={killed}"), env=environment, stdout=subprocess.PIPE, text=True
+        command(*options, f"--output={killed}"), env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -132,8 +131,8 @@ def test_two_processes_give_the_metrics_of_one(tmp_path, launch):
     options = ["--epochs=2", "--freeze_backbone", f"--weights={start}", "--lr=0.1", "--augment.colour=0"]
     one, two = tmp_path / "one", tmp_path / "two"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    subprocess.run(command(*options, f"--run={one}"), check=True, env=environment, capture_output=True)
-    words = command(*options, f"--run={two}")
+    subprocess.run(command(*options, f"--output={one}"), check=True, env=environment, capture_output=True)
+    words = command(*options, f"--output={two}")
     if launch == "torchrun":
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words[1:]]
     else:

@@ -165,23 +165,16 @@ VARIANTS |= {
 
 ALIASES = {f"efficientnet_v2_{size}": f"efficientnetv2_{size}" for size in ("s", "m", "l")}
 
-# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv.
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
 WEIGHTS = {
     # timm's repository on the Hub, licence, top-1, size, crop, interpolation
-    "tf_efficientnetv2_b0.in1k": published(
-        "timm/tf_efficientnetv2_b0.in1k", "apache-2.0", 78.38, 224, 0.875, "bicubic"
-    ),
-    "tf_efficientnetv2_b1.in1k": published(
-        "timm/tf_efficientnetv2_b1.in1k", "apache-2.0", 79.518, 240, 0.882, "bicubic"
-    ),
-    "tf_efficientnetv2_b2.in1k": published(
-        "timm/tf_efficientnetv2_b2.in1k", "apache-2.0", 80.226, 260, 0.89, "bicubic"
-    ),
-    "tf_efficientnetv2_b3.in1k": published(
-        "timm/tf_efficientnetv2_b3.in1k", "apache-2.0", 81.96, 300, 0.904, "bicubic"
-    ),
+    "tf_efficientnetv2_b0.in1k": published("tf_efficientnetv2_b0.in1k", "apache-2.0", 78.38, 224, 0.875, "bicubic"),
+    "tf_efficientnetv2_b1.in1k": published("tf_efficientnetv2_b1.in1k", "apache-2.0", 79.518, 240, 0.882, "bicubic"),
+    "tf_efficientnetv2_b2.in1k": published("tf_efficientnetv2_b2.in1k", "apache-2.0", 80.226, 260, 0.89, "bicubic"),
+    "tf_efficientnetv2_b3.in1k": published("tf_efficientnetv2_b3.in1k", "apache-2.0", 81.96, 300, 0.904, "bicubic"),
     "tf_efficientnetv2_b3.in21k_ft_in1k": published(
-        "timm/tf_efficientnetv2_b3.in21k_ft_in1k",
+        "tf_efficientnetv2_b3.in21k_ft_in1k",
         "apache-2.0",
         82.634,
         300,
@@ -192,16 +185,16 @@ WEIGHTS = {
         std=HALF,
     ),
     "tf_efficientnetv2_s.in1k": published(
-        "timm/tf_efficientnetv2_s.in1k", "apache-2.0", 83.896, 384, 1.0, "bicubic", mean=HALF, std=HALF
+        "tf_efficientnetv2_s.in1k", "apache-2.0", 83.896, 384, 1.0, "bicubic", mean=HALF, std=HALF
     ),
     "tf_efficientnetv2_s.in21k_ft_in1k": published(
-        "timm/tf_efficientnetv2_s.in21k_ft_in1k", "apache-2.0", 84.316, 384, 1.0, "bicubic", mean=HALF, std=HALF
+        "tf_efficientnetv2_s.in21k_ft_in1k", "apache-2.0", 84.316, 384, 1.0, "bicubic", mean=HALF, std=HALF
     ),
     "tf_efficientnetv2_m.in1k": published(
-        "timm/tf_efficientnetv2_m.in1k", "apache-2.0", 85.21, 480, 1.0, "bicubic", "squash", mean=HALF, std=HALF
+        "tf_efficientnetv2_m.in1k", "apache-2.0", 85.21, 480, 1.0, "bicubic", "squash", mean=HALF, std=HALF
     ),
     "tf_efficientnetv2_m.in21k_ft_in1k": published(
-        "timm/tf_efficientnetv2_m.in21k_ft_in1k",
+        "tf_efficientnetv2_m.in21k_ft_in1k",
         "apache-2.0",
         86.014,
         480,
@@ -212,10 +205,10 @@ WEIGHTS = {
         std=HALF,
     ),
     "tf_efficientnetv2_l.in1k": published(
-        "timm/tf_efficientnetv2_l.in1k", "apache-2.0", 85.66, 480, 1.0, "bicubic", "squash", mean=HALF, std=HALF
+        "tf_efficientnetv2_l.in1k", "apache-2.0", 85.66, 480, 1.0, "bicubic", "squash", mean=HALF, std=HALF
     ),
     "tf_efficientnetv2_l.in21k_ft_in1k": published(
-        "timm/tf_efficientnetv2_l.in21k_ft_in1k",
+        "tf_efficientnetv2_l.in21k_ft_in1k",
         "apache-2.0",
         86.802,
         480,
@@ -226,7 +219,7 @@ WEIGHTS = {
         std=HALF,
     ),
     "tf_efficientnetv2_xl.in21k_ft_in1k": published(
-        "timm/tf_efficientnetv2_xl.in21k_ft_in1k",
+        "tf_efficientnetv2_xl.in21k_ft_in1k",
         "apache-2.0",
         86.748,
         512,
@@ -237,13 +230,11 @@ WEIGHTS = {
         std=HALF,
     ),
     "efficientnetv2_rw_t.ra2_in1k": published(
-        "timm/efficientnetv2_rw_t.ra2_in1k", "apache-2.0", 82.354, 288, 1.0, "bicubic"
+        "efficientnetv2_rw_t.ra2_in1k", "apache-2.0", 82.354, 288, 1.0, "bicubic"
     ),
-    "efficientnetv2_rw_s.ra2_in1k": published(
-        "timm/efficientnetv2_rw_s.ra2_in1k", "apache-2.0", 83.83, 384, 1.0, "bicubic"
-    ),
+    "efficientnetv2_rw_s.ra2_in1k": published("efficientnetv2_rw_s.ra2_in1k", "apache-2.0", 83.83, 384, 1.0, "bicubic"),
     "efficientnetv2_rw_m.agc_in1k": published(
-        "timm/efficientnetv2_rw_m.agc_in1k", "apache-2.0", 84.824, 416, 1.0, "bicubic"
+        "efficientnetv2_rw_m.agc_in1k", "apache-2.0", 84.824, 416, 1.0, "bicubic"
     ),
 }
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vertebra import weights
 from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.errors import VertebraError
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.squeeze_excite import SqueezeExcite
@@ -31,6 +32,10 @@ class Config(BackboneConfig):
     group_width: int = 64  # channels of each group in the first stage
     deep: bool = False  # the D variant: three 3x3 convolutions as stem, average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
+
+    def __post_init__(self) -> None:
+        if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
+            raise VertebraError("groups and group_width are for bottleneck blocks; basic blocks have neither.")
 
 
 class _Block(nn.Module):
@@ -197,7 +202,8 @@ ALIASES = {
 }
 
 
-# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv.
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
 WEIGHTS = {
     # timm's repository on the Hub, licence, top-1, size, crop, interpolation
     "resnet18.a1_in1k": published("resnet18.a1_in1k", "apache-2.0", 73.164, 288, 1.0, "bicubic"),
@@ -210,13 +216,9 @@ WEIGHTS = {
     "resnet101.tv_in1k": published("resnet101.tv_in1k", "bsd-3-clause", 77.404, 224, 0.875, "bilinear"),
     "resnet152.a1h_in1k": published("resnet152.a1h_in1k", "apache-2.0", 83.494, 288, 1.0, "bicubic"),
     "resnet152.tv_in1k": published("resnet152.tv_in1k", "bsd-3-clause", 78.33, 224, 0.875, "bilinear"),
-    "wide_resnet50_2.racm_in1k": published(
-        "timm/wide_resnet50_2.racm_in1k", "apache-2.0", 82.266, 288, 0.95, "bicubic"
-    ),
+    "wide_resnet50_2.racm_in1k": published("wide_resnet50_2.racm_in1k", "apache-2.0", 82.266, 288, 0.95, "bicubic"),
     "wide_resnet50_2.tv_in1k": published("wide_resnet50_2.tv_in1k", "bsd-3-clause", 78.48, 224, 0.875, "bilinear"),
-    "wide_resnet101_2.tv_in1k": published(
-        "timm/wide_resnet101_2.tv_in1k", "bsd-3-clause", 78.848, 224, 0.875, "bilinear"
-    ),
+    "wide_resnet101_2.tv_in1k": published("wide_resnet101_2.tv_in1k", "bsd-3-clause", 78.848, 224, 0.875, "bilinear"),
     "resnet50_d.ra2_in1k": published("resnet50d.ra2_in1k", "apache-2.0", 81.35, 288, 0.95, "bicubic"),
     "resnet101_d.ra2_in1k": published("resnet101d.ra2_in1k", "apache-2.0", 83.018, 320, 1.0, "bicubic"),
     "resnet152_d.ra2_in1k": published("resnet152d.ra2_in1k", "apache-2.0", 83.684, 320, 1.0, "bicubic"),
@@ -224,30 +226,24 @@ WEIGHTS = {
     "se_resnet50.ra2_in1k": published("seresnet50.ra2_in1k", "apache-2.0", 81.282, 288, 0.95, "bicubic"),
     "se_resnet50.a1_in1k": published("seresnet50.a1_in1k", "apache-2.0", 81.104, 288, 1.0, "bicubic"),
     "se_resnext50_32x4d.racm_in1k": published(
-        "timm/seresnext50_32x4d.racm_in1k", "apache-2.0", 82.186, 288, 0.95, "bicubic"
+        "seresnext50_32x4d.racm_in1k", "apache-2.0", 82.186, 288, 0.95, "bicubic"
     ),
     "resnext50_32x4d.a1h_in1k": published("resnext50_32x4d.a1h_in1k", "apache-2.0", 82.012, 288, 1.0, "bicubic"),
-    "resnext50_32x4d.tv_in1k": published(
-        "timm/resnext50_32x4d.tv_in1k", "bsd-3-clause", 77.632, 224, 0.875, "bilinear"
-    ),
+    "resnext50_32x4d.tv_in1k": published("resnext50_32x4d.tv_in1k", "bsd-3-clause", 77.632, 224, 0.875, "bilinear"),
     "resnext101_32x4d.gluon_in1k": published(
-        "timm/resnext101_32x4d.gluon_in1k", "apache-2.0", 80.336, 224, 0.875, "bicubic"
+        "resnext101_32x4d.gluon_in1k", "apache-2.0", 80.336, 224, 0.875, "bicubic"
     ),
-    "resnext101_32x8d.tv_in1k": published(
-        "timm/resnext101_32x8d.tv_in1k", "bsd-3-clause", 79.314, 224, 0.875, "bilinear"
-    ),
+    "resnext101_32x8d.tv_in1k": published("resnext101_32x8d.tv_in1k", "bsd-3-clause", 79.314, 224, 0.875, "bilinear"),
     "resnext101_32x8d.fb_wsl_ig1b_ft_in1k": published(
-        "timm/resnext101_32x8d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 82.72, 224, 0.875, "bilinear"
+        "resnext101_32x8d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 82.72, 224, 0.875, "bilinear"
     ),
     "resnext101_32x16d.fb_wsl_ig1b_ft_in1k": published(
-        "timm/resnext101_32x16d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 84.164, 224, 0.875, "bilinear"
+        "resnext101_32x16d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 84.164, 224, 0.875, "bilinear"
     ),
     "resnext101_32x32d.fb_wsl_ig1b_ft_in1k": published(
-        "timm/resnext101_32x32d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 85.098, 224, 0.875, "bilinear"
+        "resnext101_32x32d.fb_wsl_ig1b_ft_in1k", "cc-by-nc-4.0", 85.098, 224, 0.875, "bilinear"
     ),
-    "resnext101_64x4d.tv_in1k": published(
-        "timm/resnext101_64x4d.tv_in1k", "bsd-3-clause", 82.978, 224, 0.875, "bilinear"
-    ),
+    "resnext101_64x4d.tv_in1k": published("resnext101_64x4d.tv_in1k", "bsd-3-clause", 82.978, 224, 0.875, "bilinear"),
     "resnext101_64x4d.c1_in1k": published("resnext101_64x4d.c1_in1k", "apache-2.0", 83.158, 288, 1.0, "bicubic"),
 }
 

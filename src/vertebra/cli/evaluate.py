@@ -28,10 +28,10 @@ class Data:
     """Folder, CSV list, IDX folder or `shapes`, as `vertebra train` takes it; the run's own data if not given."""
     split: Literal["train", "val", "test"] = "val"
     """Which part of it."""
-    val_share: float = 0.2
-    """Share that was set apart for validation where the data has no val split, as in training."""
-    seed: int = 0
-    """Of that split, as in training."""
+    val_share: float | None = None
+    """Share set apart for validation where the data has no val split; as in training if not given."""
+    seed: int | None = None
+    """Of that split; as in training if not given."""
     batch_size: int = 32
     """Pictures that go through the network together."""
     workers: int | None = None
@@ -57,10 +57,13 @@ def run(argv: Sequence[str]) -> None:
     chosen = parse(arguments, argv)
     device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
     task, about = checkpoint.load(chosen.checkpoint, device=device)
-    path = chosen.data.path or about.get("data")
+    trained = about.get("data", {})
+    path = chosen.data.path or trained.get("path")
     if not path:
         raise VertebraError("the checkpoint does not say what it was trained on: give --data.path.")
-    catalogue = open_data(path, val_share=chosen.data.val_share, seed=chosen.data.seed)
+    val_share = trained.get("val_share", 0.2) if chosen.data.val_share is None else chosen.data.val_share
+    seed = trained.get("seed", 0) if chosen.data.seed is None else chosen.data.seed
+    catalogue = open_data(path, val_share=val_share, seed=seed)
     samples = restrict(catalogue.split(chosen.data.split), catalogue.classes, task.classes)
     found = evaluate(
         task,

@@ -44,7 +44,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     try:
         return parser.parse_args(arguments)
     except ArgumentError as error:
-        raise VertebraError(_one_sentence(parser, error)) from error
+        raise VertebraError(_one_sentence(parser, error, arguments)) from error
 
 
 def option(words: Sequence[str], name: str) -> str:
@@ -94,9 +94,19 @@ def _is_yes_or_no(action: Any) -> bool:
     return getattr(action, "_typehint", None) is bool or getattr(action, "type", None) is bool
 
 
-def _one_sentence(parser: ArgumentParser, error: ArgumentError) -> str:
+def _one_sentence(parser: ArgumentParser, error: ArgumentError, words: Sequence[str]) -> str:
     text = " ".join(line.strip(" -") for line in str(error.message).strip().splitlines() if line.strip())
     text = re.sub(r"<class '(\w+)'>", r"\1", text.replace("typing.", ""))
     if match := re.match(r"Parser key \"(.+?)\": ?(.*)", text):
-        text = f"--{match[1]}: {match[2]}"
+        text = f"{_origin(match[1], words)}: {match[2]}"
     return f"{text.rstrip('.')}. {parser.prog} --help says what is expected."
+
+
+def _origin(key: str, words: Sequence[str]) -> str:
+    """Where the value of an option stands: on the command line, or in which line of the config."""
+    config = option(words, "config")
+    if config and not option(words, key):
+        lines = dict(_keys(yaml.compose(Path(config).read_text(), yaml.SafeLoader)))
+        if key in lines:
+            return f"config {config}, line {lines[key]}, {key}"
+    return f"--{key}"

@@ -6,6 +6,7 @@ outline's circumscribed circle ahead, to the right, behind and to the left; a da
 
 from __future__ import annotations
 
+import colorsys
 import functools
 import json
 import math
@@ -22,7 +23,7 @@ from vertebra.structures import Target
 CLASSES = ("circle", "cross", "hexagon", "square", "star", "triangle")
 KEYPOINTS = ("ahead", "right", "behind", "left")
 SKELETON = ((1, 2), (2, 3), (3, 4), (4, 1))
-COUNTS = {"train": 360, "val": 120}
+COUNTS = {"train": 960, "val": 240}
 SIZE = 64
 
 
@@ -65,7 +66,7 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = (1,
     """
     random = np.random.Generator(np.random.PCG64([seed, index]))
     sharp = 4  # drawn larger and scaled down, for smooth edges
-    ground = random.uniform(40, 215, 3)
+    ground = random.uniform(70, 185) + random.uniform(-25, 25, 3)
     ramp = np.linspace(-1, 1, size * sharp)
     slope = random.uniform(-30, 30, 2)
     canvas = ground + (slope[0] * ramp[:, None] + slope[1] * ramp[None])[..., None]
@@ -73,15 +74,19 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = (1,
     pen = ImageDraw.Draw(image)
     count = int(random.integers(objects[0], objects[1] + 1))
     labels, points, owner = [], [], np.zeros((size, size), np.int64)
-    largest = 0.36 if count == 1 else 0.27
-    radii = np.sort(random.uniform(0.5 * largest, largest, count))[::-1] * size  # the largest first, so it lies deepest
+    largest = 0.45 if count == 1 else 0.27
+    radii = (
+        np.sort(random.uniform(0.55 * largest, largest, count))[::-1] * size
+    )  # the largest first, so it lies deepest
     for number, radius in enumerate(radii, 1):
         kind = int(random.integers(len(CLASSES)))
         centre = random.uniform(radius, size - radius, 2)
         turn = random.uniform(0, 2 * math.pi)
         rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
         polygon = radius * outline(CLASSES[kind]) @ rotation + centre
-        colour = (ground + random.uniform(70, 128, 3) * random.choice([-1, 1], 3)) % 256
+        # Each kind has a hue that it tends to, near enough to its neighbours' that the outline matters too.
+        hue = (kind / len(CLASSES) + random.normal(0, 0.07)) % 1
+        colour = 255 * np.array(colorsys.hsv_to_rgb(hue, random.uniform(0.55, 1), random.uniform(0.6, 1)))
         pen.polygon([tuple(p) for p in polygon * sharp], fill=tuple(int(c) for c in colour))
         axes = radius * np.array([(0, -1), (1, 0), (0, 1), (-1, 0)]) @ rotation + centre  # [4, 2]
         hand = [tuple(centre * sharp), tuple((0.8 * axes[0] + 0.2 * centre) * sharp)]

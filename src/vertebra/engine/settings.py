@@ -66,7 +66,7 @@ class Settings:
     """Decay of the exponential moving average of the weights, such as 0.999; the average is what is validated and
     kept. 0 is without."""
     accumulate: int = 1
-    """Batches whose gradients are summed before a step."""
+    """Batches whose gradients are averaged before a step."""
     clip: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
     patience: int = 0
@@ -83,7 +83,7 @@ class Settings:
     """Processes, one per device; 0 takes what there is (one on a CPU)."""
     seed: int = 0
     """Of everything random; the same seed gives the same run."""
-    run: str | None = None
+    output: str | None = None
     """Folder for the results; runs/TASK-BACKBONE-NUMBER if not given."""
     resume: str | None = None
     """Run folder (or its last.ckpt) of a stopped run to go on with."""

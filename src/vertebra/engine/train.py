@@ -79,6 +79,8 @@ def train(settings: Settings) -> Path:
         raise VertebraError(
             "the device ran out of memory: lower data.batch_size (and raise accumulate), or set checkpointing."
         ) from error
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # what is left is done by one process alone
     if trainer.interrupted:
         say(f"stopped; go on with: vertebra train {settings.task} --resume={run}")
         return run
@@ -139,19 +141,23 @@ def _check(settings: Settings) -> None:
 
 def _quiet() -> None:
     """Lightning's remarks on hardware and hooks are for its developers, not for ours."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for text in (".*does not have many workers.*", ".*number of training batches.*", ".*Checkpoint directory.*"):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*",
+        ".*Checkpoint directory.*",
+        ".*treespec, LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", text)
 
 
 def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
-    grey = settings.data.channels == 1
-    preprocess = Preprocess(
-        size=(settings.data.image_size, settings.data.image_size),
-        resize=settings.data.resize,
-        mean=(0.449,) if grey else Preprocess.mean,
-        std=(0.226,) if grey else Preprocess.std,
-    )
+    known = tasks.preprocess_of(settings.model.backbone, settings.weights)
+    if len(known.mean) != settings.data.channels:
+        known = Preprocess(mean=(0.449,), std=(0.226,)) if settings.data.channels == 1 else Preprocess()
+    side = settings.data.image_size
+    preprocess = dataclasses.replace(known, size=(side, side), crop=1.0, resize=settings.data.resize)
     model = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(settings.model)}
     if settings.balance:
         counts = catalogue.counts("train")
@@ -171,10 +177,12 @@ def _folder(settings: Settings, *, create: bool) -> Path:
     if settings.resume:
         path = Path(settings.resume)
         return path.parent if path.suffix == ".ckpt" else path
-    if settings.run:
-        run = Path(settings.run)
+    if settings.output:
+        run = Path(settings.output)
         if create and (run / "last.ckpt").exists():
-            raise VertebraError(f"{run} holds a run already: resume it with --resume={run}, or choose another --run.")
+            raise VertebraError(
+                f"{run} holds a run already: resume it with --resume={run}, or choose another --output."
+            )
     else:
         stem = f"{settings.task}-{settings.model.backbone}"
         number = 1

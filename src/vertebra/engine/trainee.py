@@ -124,13 +124,15 @@ class Results(L.Callback):
         values = module.metrics.compute()
         module.metrics.reset()
         scalars = {f"val/{k}": v for k, v in values.items() if isinstance(v, float)}
-        module.log_dict(scalars, prog_bar=False, rank_zero_only=True)
+        module.log_dict(scalars, sync_dist=True)
         score = values[module.task.best]
         trainer.callback_metrics["val/score"] = torch.tensor(score)  # what early stopping watches, on every process
         if self.best is None or score > self.best["score"]:
             self.best = {"score": score, "epoch": trainer.current_epoch + 1, "metrics": values}
             if trainer.is_global_zero:
-                about = {"metrics": values, "epoch": trainer.current_epoch + 1, "data": module.settings.data.path}
+                settings = module.settings
+                data = {"path": settings.data.path, "val_share": settings.data.val_share, "seed": settings.seed}
+                about = {"metrics": values, "epoch": trainer.current_epoch + 1, "data": data}
                 checkpoint.save(module.task, self.run / "best.safetensors", **about)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from vertebra import backbones
 from vertebra.errors import VertebraError, nearest
 from vertebra.structures import Preprocess
 from vertebra.tasks.base import Metrics, Task
+from vertebra.weights import read
 
 __all__ = ["Metrics", "Task", "create", "find", "names"]
 
@@ -27,6 +29,16 @@ def find(name: str) -> Any:
     if name not in names():
         raise VertebraError(f"no task is called {name!r}; there are {', '.join(names())}.{nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def preprocess_of(backbone: str, where: str | Path | None) -> Preprocess:
+    """The preprocessing that a checkpoint was trained with, as far as it is known; else the usual one."""
+    if where is None:
+        return Preprocess()
+    if card := backbones.family(backbone).WEIGHTS.get(str(where)):
+        return card.preprocess
+    about = read(where)[1].get("vertebra") if Path(where).exists() else None
+    return Preprocess.from_dict(json.loads(about)["preprocess"]) if about else Preprocess()
 
 
 def create(
@@ -49,10 +61,7 @@ def create(
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")
     config = module.Config(**options)
-    card = backbones.family(config.backbone).WEIGHTS.get(str(weights))
-    if preprocess is None:
-        preprocess = card.preprocess if card else Preprocess()
-    task: Task = module.TASK(config, labels, preprocess)
+    task: Task = module.TASK(config, labels, preprocess or preprocess_of(config.backbone, weights))
     if weights is not None:
         task.report = task.load(weights, partial=True)
     return task

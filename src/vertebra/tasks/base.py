@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -71,17 +71,19 @@ class Task(nn.Module):
             VertebraError: if one cannot be read.
         """
         many = pictures.listed(images)
-        if not many:
-            return []
-        batch = pictures.prepare_all(many, self.preprocess)
-        training = self.training
+        return self.decode(self.apply_to(many, self)) if many else []
+
+    def apply_to(self, images: Any, function: Callable[[Tensor], Any]) -> Any:
+        """`function` of the prepared pictures, [B, C, H, W], in eval mode and without gradients."""
+        batch = pictures.prepare_all(pictures.listed(images), self.preprocess)
+        modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.inference_mode():
-                found = self.decode(self(batch.to(next(self.parameters()).device)))
+                return function(batch.to(next(self.parameters()).device))
         finally:
-            self.train(training)
-        return found
+            for module, mode in modes.items():
+                module.training = mode
 
     def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
         """Fills the task's model from a checkpoint; arguments, report and errors as `Backbone.load`."""

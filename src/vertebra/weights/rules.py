@@ -145,7 +145,8 @@ def load(
         report: filled and returned.
         first: name of the first convolution, adapted when only its input channels differ.
         unwanted: prefixes of names that the module has no use for, and why; they are listed, not complained of.
-        partial: whether what is missing, unused or misshaped is listed instead of being an error.
+        partial: whether what is missing, unused or misshaped is listed instead of being an error; nine tenths of
+            the tensors outside `head.` must fit all the same, for else it is of another architecture.
 
     Raises:
         VertebraError: naming every tensor that is missing, unused or misshaped, unless `partial`.
@@ -183,8 +184,13 @@ def load(
             f"{report.path} does not fit this model ({report.source} names): {shown}. "
             "Pass partial=True to load what fits and have the rest listed."
         )
-    if not any(name for name in found if not name.endswith("num_batches_tracked")):
-        raise VertebraError(f"{report.path} has no tensor that fits this model ({report.source} names).")
+    body = [name for name in expected if not name.startswith("head.")]
+    fitting = sum(name in found for name in body)
+    if fitting < 0.9 * len(body):
+        raise VertebraError(
+            f"{report.path} is of another architecture: it has only {fitting} of the {len(body)} tensors that this "
+            f"model needs besides its head ({report.source} names)."
+        )
     with torch.no_grad():
         for name, tensor in found.items():
             expected[name].copy_(tensor)

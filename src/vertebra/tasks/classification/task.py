@@ -72,7 +72,7 @@ class Classification(Task):
 
     def embed(self, images: Any) -> Tensor:
         """The pooled features of pictures, as `predict` takes them: -> [B, width]."""
-        raise NotImplementedError
+        return self.apply_to(images, self.backbone.embed)
 
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.classes))

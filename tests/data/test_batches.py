@@ -1,0 +1,232 @@
+"""Batches: the same on every run, for any number of workers, and through broken pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vertebra.data.batches import Batch, Batches, Collate, Pictures, counted_seed, loader
+from vertebra.data.readers import Sample
+from vertebra.data.transforms import Augment
+from vertebra.errors import VertebraError
+from vertebra.structures import Preprocess, Target
+
+PREPROCESS = Preprocess(size=(16, 16))
+
+
+def samples(count: int = 10) -> list[Sample]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        Sample(
+            torch.randint(0, 256, (3, 20, 20), dtype=torch.uint8, generator=generator), Target(label=torch.tensor(i))
+        )
+        for i in range(count)
+    ]
+
+
+def on_disk(folder: Path, count: int, broken: tuple[int, ...] = ()) -> list[Sample]:
+    """Samples of files, the label is the number; the broken ones are empty."""
+    random = np.random.default_rng(0)
+    found = []
+    for i in range(count):
+        path = folder / f"{i}.png"
+        Image.fromarray(random.integers(0, 256, (20, 20, 3), np.uint8)).save(path)
+        if i in broken:
+            path.write_bytes(b"")
+        found.append(Sample(path, Target(label=torch.tensor(i), path=str(path))))
+    return found
+
+
+def training(data: list[Sample], **options):
+    options = {"batch_size": 4, "workers": 0, "augment": Augment(), **options}
+    return loader(data, PREPROCESS, classes=len(data), **options)
+
+
+def epoch(batches) -> list[Batch]:
+    return list(batches)
+
+
+def labels(batches: list[Batch]) -> list[int]:
+    return [int(target.label) for batch in batches for target in batch.targets]
+
+
+def same(first: list[Batch], second: list[Batch]) -> bool:
+    pairs = list(zip(first, second, strict=True))
+    return labels(first) == labels(second) and all(torch.equal(a.images, b.images) for a, b in pairs)
+
+
+# -- training
+
+
+def test_the_workers_change_nothing():
+    alone, together = training(samples()), training(samples(), workers=2)
+    for _ in range(3):
+        assert same(epoch(alone), epoch(together))
+
+
+def test_mixing_does_not_depend_on_the_workers():
+    augment = Augment(mixup=0.2, cutmix=1.0)
+    alone, together = (training(samples(), workers=workers, augment=augment) for workers in (0, 1))
+    for a, b in zip(epoch(alone), epoch(together), strict=True):
+        assert torch.equal(a.images, b.images)
+        for x, y in zip(a.targets, b.targets, strict=True):
+            assert torch.equal(x.label, y.label)
+            assert float(x.label.sum()) == pytest.approx(1)
+
+
+def test_a_run_is_repeated_by_its_seed():
+    assert same(epoch(training(samples())), epoch(training(samples())))
+    assert not same(epoch(training(samples())), epoch(training(samples(), seed=1)))
+
+
+def test_reading_leaves_other_random_numbers_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    epoch(training(samples(), augment=Augment(mixup=0.2)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_epochs_differ():
+    batches = training(samples(), batch_size=10)
+    first, second = epoch(batches), epoch(batches)
+    assert labels(first) != labels(second)
+    assert sorted(labels(first)) == sorted(labels(second)) == list(range(10))
+    a, b = (found[0].images[labels(found).index(3)] for found in (first, second))
+    assert not torch.equal(a, b)  # the same picture, augmented anew
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_epoch_is_the_one_that_would_have_come(workers):
+    going_on = training(samples(), workers=workers)
+    epochs = [epoch(going_on) for _ in range(3)]
+    resumed = training(samples(), workers=workers)
+    resumed.sampler.set_epoch(2)
+    assert same(epoch(resumed), epochs[2])
+    again = training(samples(), workers=workers)
+    again.set_epoch(1)
+    assert same(epoch(again), epochs[1])
+    assert same(epoch(again), epochs[2])  # and on from there
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_that_was_broken_off_begins_again(workers):
+    want = epoch(training(samples(), workers=workers))
+    batches = training(samples(), workers=workers)
+    part = iter(batches)
+    next(part)
+    del part
+    assert same(epoch(batches), want)
+
+
+def test_a_last_batch_that_is_not_full_is_left_out():
+    assert [len(batch.targets) for batch in epoch(training(samples(10)))] == [4, 4]
+    assert len(training(samples(10))) == 2
+    assert [len(batch.targets) for batch in epoch(training(samples(3)))] == [3]  # unless there is no other
+
+
+def test_a_broken_picture_is_replaced_in_training(tmp_path):
+    data = on_disk(tmp_path, 8, broken=(2, 3))
+    batches = epoch(training(data))
+    assert [len(batch.targets) for batch in batches] == [4, 4]
+    assert sorted(labels(batches)) == [0, 1, 4, 4, 4, 5, 6, 7]  # the next readable one
+    sentences = {sentence for batch in batches for sentence in batch.broken}
+    assert sentences == {f"{tmp_path / f'{i}.png'}: the file is empty (0 bytes)." for i in (2, 3)}
+
+
+def test_the_last_picture_is_replaced_by_the_first(tmp_path):
+    assert sorted(labels(epoch(training(on_disk(tmp_path, 4, broken=(3,)))))) == [0, 0, 1, 2]
+
+
+def test_a_picture_that_vanishes_is_replaced_in_training(tmp_path):
+    data = on_disk(tmp_path, 4)
+    (tmp_path / "1.png").unlink()
+    (batch,) = epoch(training(data, workers=1))
+    assert len(batch.targets) == 4
+    assert batch.broken == [f"{tmp_path / '1.png'}: there is no such file."]
+
+
+def test_nothing_but_broken_pictures(tmp_path):
+    (batch,) = epoch(training(on_disk(tmp_path, 4, broken=(0, 1, 2, 3))))
+    assert batch.targets == []
+    assert len(set(batch.broken)) == 4
+
+
+# -- evaluation
+
+
+def test_evaluation_goes_through_all_in_order():
+    batches = loader(samples(10), PREPROCESS, classes=10, batch_size=4, workers=0)
+    assert len(batches) == 3
+    for _ in range(2):
+        found = epoch(batches)
+        assert labels(found) == list(range(10))
+        assert [len(batch.images) for batch in found] == [4, 4, 2]
+
+
+def test_evaluation_does_not_depend_on_the_workers():
+    alone, together = (
+        epoch(loader(samples(10), PREPROCESS, classes=10, batch_size=4, workers=workers)) for workers in (0, 2)
+    )
+    assert same(alone, together)
+
+
+def test_a_broken_picture_is_left_out_in_evaluation(tmp_path):
+    data = on_disk(tmp_path, 8, broken=(1, 4, 5, 6, 7))
+    first, second = epoch(loader(data, PREPROCESS, classes=8, batch_size=4, workers=0))
+    assert labels([first]) == [0, 2, 3]
+    assert first.images.shape == (3, 3, 16, 16)
+    assert len(first.broken) == 1
+    assert second.targets == []
+    assert len(second.broken) == 4
+    assert all(sentence.startswith(str(tmp_path)) for sentence in first.broken + second.broken)
+
+
+# -- parts
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_processes_share_every_batch(monkeypatch, train):
+    whole = list(Batches(10, 4, seed=0, training=False)) if not train else None
+    if train:
+        endless = iter(Batches(10, 4, seed=0, training=True))
+        whole = [next(endless) for _ in range(2)]
+    parts = []
+    for rank in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.distributed, "is_initialized", lambda: True)
+            patch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+            patch.setattr(torch.distributed, "get_world_size", lambda: 2)
+            batches = iter(Batches(10, 4, seed=0, training=train))
+            parts.append([next(batches) for _ in range(len(whole))])
+    for want, first, second in zip(whole, *parts, strict=True):
+        assert sorted(first + second) == sorted(want)
+        assert abs(len(first) - len(second)) <= 1
+
+
+def test_counted_seed():
+    assert counted_seed(1, 2, 3) == counted_seed(1, 2, 3)
+    assert len({counted_seed(a, b) for a in range(20) for b in range(20)}) == 400
+    assert all(0 <= counted_seed(i) < 2**63 for i in range(50))
+
+
+def test_pictures_by_key():
+    data = Pictures(samples(3), lambda picture: picture + torch.randint(0, 9, ()), 3, training=True)
+    assert len(data) == 3
+    image, target, broken, seed = data[1, 7]
+    assert torch.equal(image, data[1, 7][0])
+    assert (int(target.label), broken, seed) == (1, [], 7)
+
+
+def test_collate_keeps_paths_when_it_mixes():
+    items = [(torch.full((3, 4, 4), i), Target(label=torch.tensor(i), path=str(i)), [], i) for i in (0, 1)]
+    items = [(image.float(), target, broken, seed) for image, target, broken, seed in items]
+    batch = Collate(2, Augment(mixup=1.0))(items)
+    assert [target.path for target in batch.targets] == ["0", "1"]
+    assert torch.stack([target.label for target in batch.targets]).sum(1).tolist() == pytest.approx([1, 1])
+
+
+def test_a_batch_of_none():
+    with pytest.raises(VertebraError, match="batch_size is 0; it must be 1 or more"):
+        training(samples(), batch_size=0)

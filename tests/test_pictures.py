@@ -1,0 +1,349 @@
+"""Reading pictures of every kind, good and bad."""
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vertebra import pictures
+from vertebra.errors import VertebraError
+from vertebra.pictures import BrokenPicture
+from vertebra.structures import Preprocess
+
+WIDE = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)  # [2, 3]
+HIGH = [[0, 0, 1], [128, 255, 255]]  # the upper eight bits of WIDE
+
+
+def colours() -> np.ndarray:
+    """[4, 6, 3] uint8: four rows of one colour each, so that a turned picture shows which way it was turned."""
+    rows = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250], [250, 250, 10]], np.uint8)
+    return np.repeat(rows[:, None], 6, axis=1)
+
+
+def png(width: int, height: int, *, bits: int = 8, colour: int = 0, rows: bytes = b"") -> bytes:
+    """A PNG file by hand, so that its header may claim what its data do not hold."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+# -- good pictures of every kind
+
+
+def test_rgb(tmp_path):
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    found = pictures.read(tmp_path / "a.png")
+    assert found.dtype == torch.uint8
+    assert found.is_contiguous()
+    assert np.array_equal(found.permute(1, 2, 0), colours())
+    assert torch.equal(pictures.read(str(tmp_path / "a.png")), found)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_sixteen_bits_keep_their_upper_eight(tmp_path, suffix):
+    Image.fromarray(WIDE).save(tmp_path / f"wide{suffix}")
+    for channels in (1, 3):
+        assert pictures.read(tmp_path / f"wide{suffix}", channels).tolist() == [HIGH] * channels
+
+
+def test_sixteen_bits_per_colour(tmp_path):
+    pixels = np.stack([WIDE, WIDE[::-1], WIDE[:, ::-1]], -1).astype(">u2")  # [2, 3, 3]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # 0: the filter that changes nothing
+    (tmp_path / "wide.png").write_bytes(png(3, 2, bits=16, colour=2, rows=rows))
+    assert np.array_equal(pictures.read(tmp_path / "wide.png").permute(1, 2, 0), pixels >> 8)
+
+
+def test_big_endian_sixteen_bits():
+    image = Image.frombytes("I;16B", (3, 2), WIDE.astype(">u2").tobytes())
+    assert pictures.read(image, 1).tolist() == [HIGH]
+
+
+def test_more_than_sixteen_bits_and_floats_are_refused(tmp_path):
+    Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "deep.tif")
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(BrokenPicture, match=r"deep\.tif: holds values beyond 16 bits; convert"):
+        pictures.read(tmp_path / "deep.tif")
+    with pytest.raises(BrokenPicture, match=r"float\.tif: holds floating-point values; convert"):
+        pictures.read(tmp_path / "float.tif")
+
+
+def test_cmyk(tmp_path):
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    red.save(tmp_path / "red.jpg", quality=100)
+    r, g, b = pictures.read(tmp_path / "red.jpg")[:, 4, 4].tolist()
+    assert r > 245
+    assert max(g, b) < 10
+
+
+@pytest.mark.parametrize("transparency", [None, 0])
+def test_palette(tmp_path, transparency):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 100, 50, 1, 2, 3])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", **({} if transparency is None else {"transparency": transparency}))
+    assert pictures.read(tmp_path / "a.png")[:, 0].T.tolist() == [[200, 100, 50], [1, 2, 3]]
+
+
+def test_black_and_white(tmp_path):
+    Image.new("1", (2, 2), 1).save(tmp_path / "a.png")
+    assert pictures.read(tmp_path / "a.png").unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(
+    ("tag", "turn"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).swapaxes(0, 1)),
+        (8, lambda a: np.rot90(a)),
+    ],
+)
+def test_exif_rotation(tmp_path, tag, turn):
+    stored = colours()
+    stored[:, 0] = 128  # a mark at the left edge
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(pictures.read(tmp_path / "a.png").permute(1, 2, 0), turn(stored))
+
+
+def test_grey(tmp_path):
+    Image.fromarray(np.array([[0, 128, 255]], np.uint8)).save(tmp_path / "a.png")
+    assert pictures.read(tmp_path / "a.png", 1).tolist() == [[[0, 128, 255]]]
+    assert pictures.read(tmp_path / "a.png", 3).tolist() == [[[0, 128, 255]]] * 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_dropped(tmp_path, mode):
+    value = (10, 20, 30, 0) if mode == "RGBA" else (10, 0)
+    Image.new(mode, (2, 2), value).save(tmp_path / "a.png")
+    assert pictures.read(tmp_path / "a.png")[:, 0, 0].tolist() == ([10, 20, 30] if mode == "RGBA" else [10] * 3)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("white", "black")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert pictures.read(tmp_path / "a.gif").min() == 255
+
+
+def test_other_sources():
+    array = colours()
+    want = torch.from_numpy(array).permute(2, 0, 1)
+    sources = {
+        "PIL": Image.fromarray(array),
+        "array": array,
+        "tensor": want,
+        "reversed view": array[::-1].copy()[::-1],
+        "floats": want / 255,
+        "16 bits": (want.to(torch.int32) * 257).to(torch.uint16),
+        "alpha": np.concatenate([array, array[..., :1]], -1),
+    }
+    for name, source in sources.items():
+        assert torch.equal(pictures.read(source), want), name
+    assert torch.equal(pictures.read(array[..., 0]), want[:1].expand(3, -1, -1))
+    assert pictures.read(torch.zeros(5, 2, 2, dtype=torch.uint8), 5).shape == (5, 2, 2)
+
+
+def test_colour_becomes_grey_as_from_a_file():
+    array = colours()
+    from_file = pictures.read(Image.fromarray(array), 1).int()
+    for source in (array, torch.from_numpy(array).permute(2, 0, 1) / 255):
+        assert (pictures.read(source, 1).int() - from_file).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (np.zeros((2, 2, 2, 2), np.uint8), r"\[H, W\] or \[H, W, C\]; this one is \[2, 2, 2, 2\]"),
+        (torch.zeros(4, 4), r"is \[C, H, W\] with pixels in it; this one is \[4, 4\]"),
+        (torch.zeros(3, 0, 4), r"with pixels in it"),
+        (torch.zeros(2, 4, 4), r"takes 3 channels, the picture has 2"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), r"uint8, uint16 or floats in 0\.\.1, not torch\.int64"),
+        (torch.full((3, 4, 4), 255.0), r"values in 0\.\.1; this one's go from 255 to 255"),
+        (torch.full((3, 4, 4), float("nan")), r"values in 0\.\.1"),
+        (17, r"path, PIL image, array or tensor, not int"),
+    ],
+)
+def test_sources_of_no_use_are_explained(source, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        pictures.read(source)
+
+
+def test_a_file_has_one_or_three_channels(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    with pytest.raises(VertebraError, match="1 or 3 channels, not 5"):
+        pictures.read(tmp_path / "a.png", 5)
+
+
+# -- broken pictures
+
+
+def encoded(kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    Image.fromarray(noise).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM"])
+def test_truncated(tmp_path, kind):
+    whole = encoded(kind)
+    path = tmp_path / "half.jpg"
+    for share in (0.02, 0.5, 0.9):
+        path.write_bytes(whole[: round(len(whole) * share)])
+        with pytest.raises(BrokenPicture, match=r"half\.jpg: "):
+            pictures.read(path)
+
+
+def test_zero_bytes(tmp_path):
+    (tmp_path / "nothing.jpg").touch()
+    with pytest.raises(BrokenPicture, match=r"nothing\.jpg: the file is empty \(0 bytes\)"):
+        pictures.read(tmp_path / "nothing.jpg")
+
+
+def test_only_zeros_inside(tmp_path):
+    (tmp_path / "zeros.png").write_bytes(bytes(4096))
+    with pytest.raises(BrokenPicture, match=r"zeros\.png: not a picture in any known format"):
+        pictures.read(tmp_path / "zeros.png")
+
+
+def test_no_pixels(tmp_path):
+    (tmp_path / "flat.png").write_bytes(png(0, 5))
+    with pytest.raises(BrokenPicture, match=r"flat\.png: "):
+        pictures.read(tmp_path / "flat.png")
+    with pytest.raises(VertebraError):
+        pictures.read(np.zeros((0, 5, 3), np.uint8))
+
+
+def test_text_by_the_name_of_a_picture(tmp_path):
+    (tmp_path / "letter.jpg").write_text("Dear reader,\n" * 50)
+    with pytest.raises(BrokenPicture, match=r"letter\.jpg: not a picture in any known format, whatever its name"):
+        pictures.read(tmp_path / "letter.jpg")
+
+
+def test_a_missing_file_is_a_broken_picture(tmp_path):
+    """One that is deleted while a run goes on must not end it."""
+    with pytest.raises(BrokenPicture, match=r"gone\.jpg: there is no such file"):
+        pictures.read(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (13_400, 13_400)])
+def test_decompression_bomb(tmp_path, width, height):
+    assert width * height > pictures.MAX_PIXELS
+    (tmp_path / "bomb.png").write_bytes(png(width, height, rows=bytes(1000)))
+    with pytest.raises(BrokenPicture, match=r"bomb\.png: .*more than 178,956,970 pixels"):
+        pictures.read(tmp_path / "bomb.png")
+
+
+def test_the_limit_does_not_depend_on_pillows(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))
+    with pytest.raises(BrokenPicture, match="60000 x 60000 is more than"):
+        pictures.read(tmp_path / "bomb.png")
+
+
+def test_random_damage_never_gives_another_error(tmp_path):
+    path = tmp_path / "damaged"
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
+        whole = encoded(kind, **({"exif": exif} if kind in ("JPEG", "PNG") else {}))
+        for _ in range(60):
+            content = np.frombuffer(whole, np.uint8).copy()
+            places = random.integers(0, min(len(content), 300), 4)
+            content[places] = random.integers(0, 256, 4)
+            path.write_bytes(content.tobytes())
+            with contextlib.suppress(BrokenPicture):
+                assert pictures.read(path).ndim == 3
+
+
+# -- finding
+
+
+def test_find(tmp_path):
+    names = ["b.PNG", "a.jpg", "deep/er/c.tif", "notes.txt", ".hidden.jpg", ".cache/d.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    assert [str(p.relative_to(tmp_path)) for p in pictures.find(tmp_path)] == ["a.jpg", "b.PNG", "deep/er/c.tif"]
+
+
+def test_find_below_a_hidden_folder(tmp_path):
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "a.jpg").touch()
+    assert len(pictures.find(tmp_path / ".data")) == 1
+
+
+def test_listed():
+    picture = torch.zeros(3, 4, 4)
+    assert len(pictures.listed(picture)) == 1
+    assert len(pictures.listed(picture.expand(5, -1, -1, -1))) == 5
+    assert pictures.listed(["a", "b"]) == ["a", "b"]
+    assert pictures.listed("a.jpg") == ["a.jpg"]
+
+
+# -- preparing
+
+
+def test_resize_keeps_the_centre():
+    picture = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    picture[..., 10:30] = 200  # the middle square
+    found = pictures.resize(picture, Preprocess(size=(20, 20)))
+    assert found.shape == (3, 20, 20)
+    assert found.min() == 200
+    squashed = pictures.resize(picture, Preprocess(size=(20, 20), resize="squash"))
+    assert squashed.shape == (3, 20, 20)
+    assert squashed[0, 0, 0] == 0
+
+
+def test_resize_crops_by_the_share():
+    """crop = 0.5 scales the short side to twice the input, and keeps the middle."""
+    picture = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    picture[..., 10:30, 10:30] = 200
+    found = pictures.resize(picture, Preprocess(size=(20, 20), crop=0.5, mean=(0.0,), std=(1.0,)))
+    assert found.min() == 200
+
+
+def test_any_size_gives_the_input_size():
+    for height, width in ((1, 1), (1, 64), (64, 1), (7, 13), (33, 32)):
+        picture = torch.zeros(3, height, width, dtype=torch.uint8)
+        for crop in (1.0, 0.875):
+            assert pictures.resize(picture, Preprocess(size=(32, 24), crop=crop)).shape == (3, 32, 24)
+
+
+def test_a_long_strip_is_not_scaled_to_gigabytes():
+    picture = torch.zeros(3, 1, 100_000, dtype=torch.uint8)
+    picture[..., 49_999:50_001] = 200
+    found = pictures.resize(picture, Preprocess(size=(64, 64)))  # whole, it would be 64 x 6,400,000
+    assert found.shape == (3, 64, 64)
+    assert found.max() == 200
+
+
+def test_normalise():
+    picture = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 2)
+    found = pictures.normalise(picture, Preprocess(mean=(0.5,), std=(0.25,)))
+    assert found.dtype == torch.float32
+    assert found.flatten().tolist() == [-2.0, 2.0]
+
+
+def test_prepare_all(tmp_path):
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    preprocess = Preprocess(size=(8, 8))
+    batch = pictures.prepare_all([tmp_path / "a.png", colours()], preprocess)
+    assert batch.shape == (2, 3, 8, 8)
+    assert torch.equal(batch[0], batch[1])
+    assert torch.equal(batch[0], pictures.prepare(pictures.read(colours()), preprocess))

@@ -1,0 +1,261 @@
+"""Rule tables, strict loading, and reading files without running them."""
+
+import http.server
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import vertebra
+from vertebra import backbones, tasks, weights
+from vertebra.errors import VertebraError
+from vertebra.ledger.check import fabricate_state, references
+from vertebra.weights import Drop, Fix, Rename, convert
+from vertebra.weights.rules import adapt_channels
+
+
+@pytest.fixture(scope="module")
+def timm_state():
+    """A timm ResNet-18's tensors, fabricated."""
+    reference = next(r for r in references(vertebra.ledger.FOLDER) if r.path.stem == "timm_resnet18")
+    return fabricate_state(reference.spec["state"])
+
+
+def classifier(**options):
+    return tasks.create("classification", backbone="resnet18", **({"classes": 1000} | options))
+
+
+def test_rules_rename_fix_and_drop_by_name():
+    state = {"layer1.weight": torch.ones(2, 1), "old": torch.zeros(1), "mask": torch.zeros(3)}
+    rules = (
+        Rename(r"^layer(\d)\.", r"stages.\1."),
+        Fix(r"stages", torch.flatten, "[C, 1] -> [C]"),
+        Drop("mask", "computed"),
+    )
+    converted, dropped = convert(state, rules)
+    assert list(converted) == ["stages.1.weight", "old"]
+    assert list(converted["stages.1.weight"].shape) == [2]
+    assert dropped == {"mask": "computed"}
+
+
+def test_two_tensors_of_one_name_are_refused():
+    with pytest.raises(VertebraError, match="both a.x and b.x"):
+        convert({"a.x": torch.zeros(1), "b.x": torch.zeros(1)}, (Rename(r"^[ab]\.", ""),))
+
+
+def test_the_source_is_found_out(tmp_path, timm_state):
+    torch.save({"state_dict": {f"module.{k}": v for k, v in timm_state.items()}, "epoch": 3}, tmp_path / "a.pth")
+    report = classifier().load(tmp_path / "a.pth")
+    assert report.source == "timm"
+    assert len(report.used) == 122
+    assert not report.left_out
+    assert not report.new
+
+
+@pytest.mark.parametrize("name", ["efficientnetv2_b0", "resnet50_d"])
+def test_sources_do_not_mix_up(name):
+    """Every table, run backwards, fits its own source and no tensor is lost."""
+    model = backbones.create(name, embedding=True)
+    for source, rules in model.tables().items():
+        fitting = [r for r in references(vertebra.ledger.FOLDER) if r.name == name and r.source == source]
+        for reference in fitting:
+            converted, dropped = convert(fabricate_state(reference.spec["state"]), rules)
+            assert not dropped
+            assert {k for k in converted if not k.startswith("head.")} == set(model.state_dict())
+
+
+def test_strict_loading_names_what_is_wrong(tmp_path, timm_state):
+    broken = dict(timm_state)
+    del broken["layer1.0.conv1.weight"]
+    broken["extra"] = torch.zeros(1)
+    broken["fc.weight"] = torch.zeros(5, 512)
+    save_file(broken, tmp_path / "broken.safetensors")
+    task = classifier()
+    before = {k: v.clone() for k, v in task.state_dict().items()}
+    with pytest.raises(VertebraError) as caught:
+        task.load(tmp_path / "broken.safetensors", source="timm")
+    text = str(caught.value)
+    assert "backbone.stages.0.0.conv1.conv.weight: missing" in text
+    assert "extra: the model has no such tensor" in text
+    assert "head.weight: its shape is [5, 512], the model's [1000, 512]" in text
+    assert "partial=True" in text
+    assert all(torch.equal(before[k], v) for k, v in task.state_dict().items()), "a failed load changed the model"
+
+
+def test_partial_loading_lists_what_was_left_out(tmp_path, timm_state):
+    save_file(timm_state, tmp_path / "model.safetensors")
+    task = classifier(classes=5)
+    report = task.load(tmp_path, partial=True)  # the folder will do
+    assert set(report.left_out) == {"head.weight", "head.bias"}
+    assert set(report.new) == {"head.weight", "head.bias"}
+    assert len(report.used) == 120
+    assert "left out head.weight: its shape is [1000, 512], the model's [5, 512]" in str(report)
+    assert torch.equal(task.backbone.stem[0].conv.weight, timm_state["conv1.weight"])
+
+
+def test_a_bare_backbone_leaves_the_classifier(tmp_path, timm_state):
+    save_file(timm_state, tmp_path / "model.safetensors")
+    report = vertebra.backbone("resnet18").load(tmp_path, source="torchvision")
+    assert set(report.left_out) == {"head.weight", "head.bias"}
+    assert not report.new
+
+
+def test_another_architecture_is_refused_even_partially(tmp_path, timm_state):
+    save_file(timm_state, tmp_path / "model.safetensors")
+    with pytest.raises(VertebraError, match="another architecture"):
+        tasks.create("classification", backbone="resnet50", classes=3).load(tmp_path, partial=True)
+
+
+def test_the_first_convolution_adapts(tmp_path, timm_state):
+    save_file(timm_state, tmp_path / "model.safetensors")
+    kernel = timm_state["conv1.weight"]
+    grey = vertebra.backbone("resnet18", channels=1)
+    report = grey.load(tmp_path)
+    assert report.adapted == {"stem.0.conv.weight": "3 input channels -> 1"}
+    torch.testing.assert_close(grey.stem[0].conv.weight, kernel.sum(1, keepdim=True))
+    assert list(adapt_channels(kernel, 5).shape) == [64, 5, 7, 7]
+    torch.testing.assert_close(adapt_channels(kernel, 6).sum(1), kernel.sum(1))
+
+
+def test_unknown_sources_are_explained(tmp_path, timm_state):
+    save_file(timm_state, tmp_path / "model.safetensors")
+    with pytest.raises(VertebraError, match=r"no rules for source 'tim'.*Did you mean 'timm'"):
+        classifier().load(tmp_path, source="tim")
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.system, ("touch exploded",)
+
+
+def test_code_in_a_pickle_does_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "bomb": Bomb()}, tmp_path / "new.pth")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps(Bomb()))
+    for name in ("new.pth", "old.pth"):
+        with pytest.raises(VertebraError, match="could run code"):
+            weights.read(tmp_path / name)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_damaged_and_foreign_files_are_explained(tmp_path, timm_state):
+    buffer = io.BytesIO()
+    torch.save(timm_state, buffer)
+    (tmp_path / "half.pth").write_bytes(buffer.getvalue()[:5000])
+    save_file(timm_state, tmp_path / "whole.safetensors")
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:5000])
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "empty").mkdir()
+    for name, text in {
+        "half.pth": "not a whole PyTorch checkpoint",
+        "half.safetensors": "not a whole safetensors file",
+        "text.pth": "not a checkpoint",
+        "list.pth": "no tensors by name",
+        "empty": "holds no checkpoint",
+        "nowhere.pth": "neither a file, a folder nor a Hub name",
+    }.items():
+        with pytest.raises(VertebraError, match=text) as caught:
+            weights.read(tmp_path / name)
+        assert name in str(caught.value)
+
+
+def test_a_licence_that_forbids_commerce_is_named_before_use(monkeypatch, tmp_path, timm_state):
+    monkeypatch.setattr(weights, "read", lambda where: (_ for _ in ()).throw(VertebraError("stop here")))
+    model = backbones.create("resnet18")
+    name = "resnext101_32x8d.fb_wsl_ig1b_ft_in1k"
+    with pytest.warns(UserWarning, match="not for commercial use"), pytest.raises(VertebraError):
+        model.load(name)
+
+
+def test_published_names_bring_their_preprocessing(monkeypatch, tmp_path, timm_state):
+    save_file(timm_state, tmp_path / "model.safetensors")
+    asked = []
+    monkeypatch.setattr(weights.fetch, "_download", lambda name: asked.append(name) or tmp_path / "model.safetensors")
+    task = vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in1k")
+    assert asked == ["timm/resnet18.a1_in1k"]
+    assert task.preprocess.size == (288, 288)
+    assert task.preprocess.interpolation == "bicubic"
+    assert len(task.report.used) == 122
+    with pytest.raises(VertebraError, match="Did you mean 'resnet18.a1_in1k'"):
+        vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in2k")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the Hub as a download needs, serving `files`."""
+
+    files: dict[str, bytes] = {}  # noqa: RUF012
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        content = self.files.get(self.path.partition("?")[0])
+        self.send_response(404 if content is None else 200)
+        if content is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", '"0123456789abcdef"')
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+        if body and content:
+            self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_hub_names_are_fetched_and_cached(tmp_path, timm_state):
+    """From a stand-in for the Hub on this machine; the second time from the cache, with the Hub gone."""
+    save_file(timm_state, tmp_path / "model.safetensors")
+    Hub.files = {"/someone/resnet18.mine/resolve/main/model.safetensors": (tmp_path / "model.safetensors").read_bytes()}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "import json, vertebra, vertebra.errors\n"
+        "try:\n"
+        "    t = vertebra.create('classification', backbone='resnet18', weights=NAME)\n"
+        "    print(json.dumps([len(t.report.used), t.report.source]))\n"
+        "except vertebra.errors.VertebraError as e:\n"
+        "    print(json.dumps(str(e)))\n"
+    )
+    environment = os.environ | {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "no_proxy": "127.0.0.1",
+    }
+
+    def ask(name: str):
+        script = code.replace("NAME", repr(name))
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    assert ask("someone/resnet18.mine") == [122, "timm"]
+    assert "someone/other" in ask("someone/other")
+    server.shutdown()
+    server.server_close()
+    assert ask("someone/resnet18.mine") == [122, "timm"]
+    assert "the Hub does not answer" in ask("someone/third")
+
+
+def test_paths_go_before_hub_names(tmp_path, monkeypatch, timm_state):
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    save_file(timm_state, "a/model")  # no suffix: told by its content, not by its name
+    with pytest.raises(VertebraError, match="a/model"):
+        weights.read("a/model")
