@@ -1,5 +1,6 @@
 """Batches: the same on every run, for any number of workers, and through broken pictures."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from vertebra.data.batches import Batch, Batches, Collate, Pictures, counted_seed, loader
 from vertebra.data.readers import Sample
-from vertebra.data.transforms import Augment
+from vertebra.data.transforms import Augment, TrainTransform
 from vertebra.errors import VertebraError
 from vertebra.structures import Preprocess, Target
 
@@ -81,11 +82,30 @@ def test_a_run_is_repeated_by_its_seed():
     assert not same(epoch(training(samples())), epoch(training(samples(), seed=1)))
 
 
-def test_reading_leaves_other_random_numbers_alone():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    epoch(training(samples(), augment=Augment(mixup=0.2)))
-    assert torch.equal(torch.get_rng_state(), before)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_end_when_told_to(workers):
+    batches = training(samples(), workers=workers)
+    first = epoch(batches)
+    iterator = batches.loader._iterator
+    processes = iterator._workers if workers else []
+    assert all(process.is_alive() for process in processes)
+    batches.close()
+    assert not any(process.is_alive() for process in processes)
+    batches.set_epoch(0)
+    assert same(epoch(batches), first)  # it can be opened again
+
+
+def test_workers_end_at_once_when_nobody_needs_them():
+    """A cycle of references would leave them to the garbage collector, which keeps them for seconds."""
+    batches = training(samples(), workers=1)
+    epoch(batches)
+    (process,) = batches.loader._iterator._workers
+    gc.disable()
+    try:
+        del batches
+        assert not process.is_alive()
+    finally:
+        gc.enable()
 
 
 def test_epochs_differ():
@@ -209,6 +229,15 @@ def test_counted_seed():
     assert counted_seed(1, 2, 3) == counted_seed(1, 2, 3)
     assert len({counted_seed(a, b) for a in range(20) for b in range(20)}) == 400
     assert all(0 <= counted_seed(i) < 2**63 for i in range(50))
+
+
+def test_reading_leaves_other_random_numbers_alone():
+    """Augmentation and mixing have seeds of their own."""
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    items = [Pictures(samples(2), TrainTransform(Augment(), PREPROCESS), 3, training=True)[i, i] for i in range(2)]
+    Collate(2, Augment(mixup=0.2))(items)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_pictures_by_key():

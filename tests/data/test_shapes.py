@@ -93,18 +93,33 @@ def test_the_label_is_the_largest_objects():
 
 
 def test_the_mask_is_where_the_object_was_drawn():
-    for i in range(10):
+    """Pixels of the object's colour are its mask, but for the hand, the smoothed rim, and ground of that colour."""
+    shares, shifts = [], []
+    for i in range(30):
         scene = shapes.draw(2, i)
-        mask = scene.target.masks[0].numpy()
-        inside = np.median(scene.picture[mask], axis=0)
-        distance = np.abs(scene.picture.astype(float) - inside).sum(-1)
-        found = distance < np.abs(np.median(scene.picture[~mask], axis=0) - inside).sum() / 2
-        # All but the hand, the antialiased rim, the noise and the ground's own slope.
-        assert (found & mask).sum() / (found | mask).sum() > 0.6
+        mask, picture = scene.target.masks[0].numpy(), scene.picture.astype(float)
+        own, ground = (np.median(picture[part], axis=0) for part in (mask, ~mask))
+        found = np.abs(picture - own).sum(-1) < np.abs(picture - ground).sum(-1)
+        shares.append((found & mask).sum() / (found | mask).sum())
+        shifts.append(np.subtract(*(np.mean(np.nonzero(m), axis=1) for m in (found, mask))))
+    assert np.median(shares) > 0.85
+    assert np.abs(np.median(shifts, axis=0)).max() < 0.2
+
+
+def test_the_mask_is_centred_on_its_object():
+    """A regular outline's centre of mass is the centre of its keypoints; none leans towards a corner."""
+    shifts = []
+    for i in range(60):
+        target = shapes.draw(4, i).target
+        if shapes.CLASSES[int(target.label)] != "triangle":
+            rows, columns = torch.where(target.masks[0])
+            mass = torch.stack([columns, rows], 1).float().mean(0) + 0.5  # a pixel's centre lies at .5
+            shifts.append(mass - target.keypoints[0, :, :2].mean(0))
+    assert torch.stack(shifts).mean(0).abs().max() < 0.1
 
 
 def test_keypoints_stand_around_the_centre():
-    """Ahead and behind, right and left are opposite, at one distance, and right is a quarter turn clockwise of ahead."""
+    """At one distance, ahead and behind opposite, right and left opposite, right a quarter turn clockwise of ahead."""
     for scene in CROWD:
         for points in scene.target.keypoints[..., :2].double():
             ahead, right, behind, left = points

@@ -47,7 +47,7 @@ def test_rules_rename_fix_and_drop_by_name():
 
 
 def test_two_tensors_of_one_name_are_refused():
-    with pytest.raises(VertebraError, match="both a.x and b.x"):
+    with pytest.raises(VertebraError, match=r"both a.x and b.x"):
         convert({"a.x": torch.zeros(1), "b.x": torch.zeros(1)}, (Rename(r"^[ab]\.", ""),))
 
 
@@ -185,7 +185,7 @@ def test_published_names_bring_their_preprocessing(monkeypatch, tmp_path, timm_s
     assert task.preprocess.size == (288, 288)
     assert task.preprocess.interpolation == "bicubic"
     assert len(task.report.used) == 122
-    with pytest.raises(VertebraError, match="Did you mean 'resnet18.a1_in1k'"):
+    with pytest.raises(VertebraError, match=r"Did you mean 'resnet18.a1_in1k'"):
         vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in2k")
 
 

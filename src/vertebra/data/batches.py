@@ -138,10 +138,14 @@ class Endless:
     def __init__(self, loader: DataLoader, batches: Batches) -> None:
         self.loader = loader
         self.batches = batches
-        self.sampler = self  # where Lightning looks for set_epoch
         self.wanted = 0  # the epoch that the next pass is to be
         self.coming = -1  # the epoch that the open iterator comes to next
         self.iterator: Iterator[Batch] = iter(())
+
+    @property
+    def sampler(self) -> Endless:
+        """Where Lightning looks for set_epoch; a stored reference would be a cycle, and workers in one end slowly."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         self.wanted = epoch
@@ -158,6 +162,14 @@ class Endless:
             yield next(self.iterator)
         self.wanted += 1
         self.coming = self.wanted
+
+    def close(self) -> None:
+        """Ends the workers now; left to the garbage collector, each can take five seconds."""
+        workers = self.loader._iterator  # None without persistent workers
+        self.coming, self.iterator = -1, iter(())
+        if workers is not None:
+            workers._shutdown_workers()  # type: ignore[attr-defined]
+            self.loader._iterator = None
 
 
 def loader(

@@ -91,9 +91,9 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = (1,
         axes = radius * np.array([(0, -1), (1, 0), (0, 1), (-1, 0)]) @ rotation + centre  # [4, 2]
         hand = [tuple(centre * sharp), tuple((0.8 * axes[0] + 0.2 * centre) * sharp)]
         pen.line(hand, fill=tuple(int(c) for c in colour * 0.35), width=max(2, int(radius * sharp * 0.09)))
-        mask = Image.new("1", (size, size))
-        ImageDraw.Draw(mask).polygon([tuple(p - 0.5) for p in polygon], fill=1)  # pixel centres lie at .5
-        owner[np.asarray(mask)] = number
+        mask = Image.new("L", image.size)  # drawn and scaled down as the picture is, so that it lies on the object
+        ImageDraw.Draw(mask).polygon([tuple(p) for p in polygon * sharp], fill=255)
+        owner[np.asarray(mask.resize((size, size), Image.Resampling.BOX)) >= 128] = number
         labels.append(kind)
         points.append(axes)
     noise = random.normal(0, 8, (size, size, 3))

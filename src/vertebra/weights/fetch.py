@@ -53,13 +53,16 @@ def _find(where: str | Path) -> Path:
 
 
 def _download(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     for name in FILES:
         try:
             return Path(hf_hub_download(repository, name))
         except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: no network, and not in the cache
+            cached = [path for other in FILES if isinstance(path := try_to_load_from_cache(repository, other), str)]
+            if cached:
+                return Path(cached[0])
             raise VertebraError(
                 f"{repository} is neither a path here nor in the cache, and the Hub does not answer: "
                 "check the spelling and the network, or give the path of a downloaded file."
