@@ -67,24 +67,29 @@ def build(name: str) -> dict[str, nn.Module]:
     ours = vertebra.create("classification", backbone=name, classes=1000)
     state = {k: fabricate(k, v.shape) if v.is_floating_point() else v for k, v in ours.state_dict().items()}
     ours.load_state_dict(state)
+    eps = next(m.eps for m in ours.modules() if isinstance(m, nn.BatchNorm2d))
     tables = ours.backbone.tables()
     aliases = [name, *(a for a, public in backbones.family(name).ALIASES.items() if public == name)]
     found: dict[str, nn.Module] = {"ours": ours}
     for alias in aliases:
         if timm.is_model(alias) and "timm" not in found:
-            found["timm"] = filled(timm.create_model(alias), tables["timm"], state)
+            found["timm"] = filled(timm.create_model(alias), tables["timm"], state, eps)
         if alias in torchvision.models.list_models() and "torchvision" not in found:
-            found["torchvision"] = filled(torchvision.models.get_model(alias), tables["torchvision"], state)
+            found["torchvision"] = filled(torchvision.models.get_model(alias), tables["torchvision"], state, eps)
     return {key: model.eval() for key, model in found.items()}
 
 
-def filled(peer: nn.Module, table: weights.Rules, state: Mapping[str, Tensor]) -> nn.Module:
-    """`peer` with our weights, found through the rules that translate its names to ours."""
+def filled(peer: nn.Module, table: weights.Rules, state: Mapping[str, Tensor], eps: float) -> nn.Module:
+    """`peer` with our weights, found through the rules that translate its names to ours, and our batch norm's eps
+    (timm's own efficientnetv2_s, which has no published weights, has another)."""
     own = {}
     for key in peer.state_dict():
         (translated,), _ = weights.convert({key: torch.empty(0)}, table)
         own[key] = state[translated if translated.startswith("head.") else f"backbone.{translated}"]
     peer.load_state_dict(own)
+    for module in peer.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = eps
     return peer
 
 

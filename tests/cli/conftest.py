@@ -1,6 +1,6 @@
 """What the tests of the command line share: a way to run it, and one tiny trained model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vertebra.cli import main
+from vertebra.data import shapes
 
 TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--accelerator=cpu", "--epochs=1")
 
@@ -27,6 +28,15 @@ def write_pictures(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), coun
 def photos(tmp_path) -> Path:
     """Five pictures of each of two classes."""
     return write_pictures(tmp_path / "photos")
+
+
+@pytest.fixture
+def few_shapes(monkeypatch) -> Iterator[None]:
+    """A small built-in set."""
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 12, "val": 6})
+    shapes.scenes.cache_clear()
+    yield
+    shapes.scenes.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,18 +12,8 @@ from PIL import Image
 
 import vertebra
 from vertebra.cli import VERBS, main
-from vertebra.data import shapes
 
 TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--accelerator=cpu", "--epochs=1")
-
-
-@pytest.fixture
-def few_shapes(monkeypatch):
-    """A small built-in set."""
-    monkeypatch.setattr(shapes, "COUNTS", {"train": 12, "val": 6})
-    shapes.scenes.cache_clear()
-    yield
-    shapes.scenes.cache_clear()
 
 
 # -- no verb

@@ -6,6 +6,7 @@ Shapes: B batch, C channels, H x W feature cells.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -123,19 +124,24 @@ class EfficientNetV2(Backbone):
             self.final = ConvNorm(inputs, config.final, activation="silu", eps=config.eps)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = []
+        self.walk(images, maps.append)
+        return maps
+
+    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+        """Shows every map of the pyramid to `keep` and returns the last; what nobody keeps is freed at once."""
         x = self.stem(images)  # [B, stem, H / 2, W / 2]
-        maps = []
         for i, stage in enumerate(self.stages):
             for block in stage.children():
                 x = self.run(block, x)
             if i in self.last:
-                maps.append(x)
-        return maps
+                keep(x)
+        return x
 
     def embed(self, images: Tensor) -> Tensor:
         if not self.config.embedding:
             raise VertebraError("this backbone was built without its embedding layer: pass embedding=True.")
-        return self.final(self(images)[-1]).mean((2, 3))
+        return self.final(self.walk(images, lambda _: None)).mean((2, 3))
 
     def layers(self) -> list[nn.Module]:
         final = [self.final] if self.config.embedding else []

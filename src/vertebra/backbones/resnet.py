@@ -9,6 +9,7 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -137,17 +138,23 @@ class ResNet(Backbone):
         self.levels, self.width = tuple(levels), inputs
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = []
+        self.walk(images, maps.append)
+        return maps
+
+    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+        """Shows every map of the pyramid to `keep` and returns the last; what nobody keeps is freed at once."""
         x = self.stem(images)  # [B, 64, H / 2, W / 2]
-        maps = [x]
+        keep(x)
         x = self.pool(x)
         for stage in self.stages:
             for block in stage.children():
                 x = self.run(block, x)
-            maps.append(x)
-        return maps
+            keep(x)
+        return x
 
     def embed(self, images: Tensor) -> Tensor:
-        return self(images)[-1].mean((2, 3))
+        return self.walk(images, lambda _: None).mean((2, 3))
 
     def layers(self) -> list[nn.Module]:
         return [self.stem, *(block for stage in self.stages for block in stage.children())]
