@@ -85,7 +85,7 @@ def furniture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     task = vertebra.create(
         "classification", backbone="resnet18", classes=shapes.CLASSES, preprocess=Preprocess((64, 64))
     )
-    checkpoint.save(task, folder / "best.safetensors", data="pictures", epoch=1)
+    checkpoint.save(task, folder / "best.safetensors", data={"path": "pictures"}, epoch=1)
     save_file(timm.create_model("resnet18").state_dict(), folder / "foreign.safetensors")
     return folder
 

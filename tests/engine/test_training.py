@@ -42,7 +42,7 @@ def test_it_learns_the_shapes(tmp_path, backbone):
     options = {"epochs": 4, "lr": 0.03} if backbone == "resnet18" else {"epochs": 4, "optimizer": "adamw", "lr": 0.003}
     run = train(settings(tmp_path / "run", backbone=backbone, augment=Augment(crop=1.0, colour=0), **options))
     rows = history(run)
-    assert rows[-1]["train/loss"] < 1.0  # log(6) = 1.79 is chance
+    assert rows[-1]["train/loss"] < 1.3  # log(6) = 1.79 is chance
     assert max(row["val/top1"] for row in rows) > 0.5  # chance is 0.17
     names = {path.name for path in run.iterdir()}
     assert names >= {"best.safetensors", "last.ckpt", "config.yaml", "metrics.csv", "evaluation.json", "report.html"}

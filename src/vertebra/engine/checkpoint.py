@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,18 @@ class SafeCheckpointIO(CheckpointIO):
             torch.save(dict(checkpoint), temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise VertebraError(
+                f"{path} holds Python objects that Vertebra did not write, and unpickling those could run code, so it "
+                "was not loaded: start a new run, with --weights=best.safetensors if that is whole."
+            ) from error
+        except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+            raise VertebraError(
+                f"{path} is damaged ({str(error).splitlines()[0]}): start a new run, with --weights=best.safetensors "
+                "if that is whole."
+            ) from error
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from vertebra import tasks
 from vertebra.data import Catalogue, open_data
-from vertebra.data.batches import loader
+from vertebra.data.batches import Endless, loader
 from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import evaluate
 from vertebra.engine.settings import Settings
@@ -55,6 +55,7 @@ def train(settings: Settings) -> Path:
         "seed": settings.seed,
     }
     training = loader(catalogue.split("train"), task.preprocess, augment=settings.augment, **common)
+    assert isinstance(training, Endless)
     validation = loader(catalogue.split("val"), task.preprocess, **common)
     _announce(settings, catalogue, task, run, say)
     terminal = sys.stdout.isatty()
@@ -79,6 +80,8 @@ def train(settings: Settings) -> Path:
         raise VertebraError(
             "the device ran out of memory: lower data.batch_size (and raise accumulate), or set checkpointing."
         ) from error
+    finally:
+        training.close()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # what is left is done by one process alone
     if trainer.interrupted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,10 +64,7 @@ class Trainee(L.LightningModule):
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             named = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items())
-            raise VertebraError(
-                f"the loss is not finite at epoch {self.current_epoch + 1}, step {batch_idx + 1} ({named}): "
-                f"lower lr (now {self.settings.peak_lr:g}), set clip, or lengthen warmup. What was saved is kept."
-            )
+            raise self.diverged(f"at epoch {self.current_epoch + 1}, step {batch_idx + 1} ({named})")
         size = len(batch.targets)
         logged = {f"train/{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
         logged["train/loss"] = total
@@ -77,6 +75,12 @@ class Trainee(L.LightningModule):
         self.note_broken(batch)
         if batch.targets:
             self.metrics.update(self.task.decode(self.task(batch.images)), batch.targets)
+
+    def diverged(self, where: str) -> VertebraError:
+        return VertebraError(
+            f"the loss is not finite {where}: lower lr (now {self.settings.peak_lr:g}), set clip, or lengthen warmup. "
+            "What was saved is kept."
+        )
 
     def note_broken(self, batch: Batch) -> None:
         for sentence in batch.broken:
@@ -125,6 +129,8 @@ class Results(L.Callback):
         module.metrics.reset()
         scalars = {f"val/{k}": v for k, v in values.items() if isinstance(v, float)}
         module.log_dict(scalars, sync_dist=True)
+        if not all(math.isfinite(value) for value in scalars.values()):
+            raise module.diverged(f"in the validation of epoch {trainer.current_epoch + 1}")
         score = values[module.task.best]
         trainer.callback_metrics["val/score"] = torch.tensor(score)  # what early stopping watches, on every process
         if self.best is None or score > self.best["score"]:
