@@ -17,7 +17,6 @@ from vertebra.data.readers import restrict
 from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import evaluate
 from vertebra.errors import VertebraError
-from vertebra.files import replacing
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.viz import report
 
@@ -77,10 +76,8 @@ def run(argv: Sequence[str]) -> None:
     if chosen.save:
         folder = Path(chosen.save)
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / "evaluation.json") as temporary:
-            temporary.write_text(report.as_json(found, task.classes))
-        report.write(
-            folder / "report.html",
+        report.save(
+            folder,
             title=f"{chosen.checkpoint} on {path}",
             task=task,
             evaluation=found,

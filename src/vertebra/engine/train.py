@@ -226,10 +226,8 @@ def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Result
     samples = catalogue.split("val")
     found = evaluate(task, samples, batch_size=settings.data.batch_size, workers=settings.data.workers)
     broken = list(dict.fromkeys([*broken, *found.broken]))
-    with replacing(run / "evaluation.json") as temporary:
-        temporary.write_text(report.as_json(found, task.classes))
-    report.write(
-        run / "report.html",
+    report.save(
+        run,
         title=f"{settings.model.backbone} on {catalogue.path}",
         task=task,
         evaluation=found,

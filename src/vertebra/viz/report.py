@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -51,6 +52,13 @@ def as_json(evaluation: Evaluation, classes: Sequence[str]) -> str:
     rows = [{**row, "truth": classes[row["truth"]], "answer": classes[row["answer"]]} for row in evaluation.rows]
     content = {"metrics": evaluation.metrics, "classes": list(classes), "answers": rows, "broken": evaluation.broken}
     return json.dumps(content, indent=1)
+
+
+def save(folder: Path, *, task: Task, evaluation: Evaluation, **more: Any) -> None:
+    """Writes evaluation.json and report.html into `folder`; the other arguments are those of `write`."""
+    with replacing(folder / "evaluation.json") as temporary:
+        temporary.write_text(as_json(evaluation, task.classes))
+    write(folder / "report.html", task=task, evaluation=evaluation, **more)
 
 
 def write(
