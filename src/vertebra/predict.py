@@ -38,7 +38,10 @@ class Predictor:
     def raw(self, images: Tensor) -> Any:
         """What the task's `forward` gives for a batch that is already normalised: [B, C, H, W] float32."""
         with torch.inference_mode():
-            return self.task(images.to(self.device).contiguous(memory_format=torch.channels_last))
+            return self.task(self._place(images))
+
+    def _place(self, images: Tensor) -> Tensor:
+        return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def predict(self, images: Any, *, batch_size: int = 16) -> list[Prediction]:
         """Predictions for one picture or a sequence of them, in their order.
@@ -74,11 +77,7 @@ class Predictor:
         batches = (many[i : i + batch_size] for i in range(0, len(many), batch_size))
         with torch.inference_mode():
             found = [
-                self.task.backbone.embed(
-                    pictures.prepare_all(batch, self.task.preprocess)
-                    .to(self.device)
-                    .contiguous(memory_format=torch.channels_last)
-                ).cpu()
+                self.task.backbone.embed(self._place(pictures.prepare_all(batch, self.task.preprocess))).cpu()
                 for batch in batches
             ]
         return torch.cat(found)
