@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,7 +33,7 @@ class BackboneConfig:
 class Backbone(nn.Module):
     """Pictures to a pyramid of feature maps: [B, channels, H, W] -> list of [B, C, h, w], finest first.
 
-    A family sets `levels` and `width`, and writes `forward`, `embed` and `layers`.
+    A family sets `levels` and `width`, and writes `walk`, `layers` and, unless it is a mean, `summary`.
     """
 
     levels: tuple[Level, ...]
@@ -55,9 +55,24 @@ class Backbone(nn.Module):
         self.config = config
         self.checkpointing = False  # set True to recompute each block in the backward pass instead of storing it
 
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = []
+        self.walk(images, maps.append)
+        return maps
+
     def embed(self, images: Tensor) -> Tensor:
         """Pooled features for classification: [B, channels, H, W] -> [B, width]."""
+        if self.embedding_only and not self.config.embedding:
+            raise VertebraError("this backbone was built without its embedding layers: pass embedding=True.")
+        return self.summary(self.walk(images, lambda _: None))
+
+    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+        """Shows every map of the pyramid to `keep`, and returns the last features; what nobody keeps is freed at once."""
         raise NotImplementedError
+
+    def summary(self, x: Tensor) -> Tensor:
+        """What `embed` makes of the features that `walk` returns: -> [B, width]."""
+        return x.mean((2, 3))
 
     def layers(self) -> list[nn.Module]:
         """Every part that holds parameters, input first, one entry per depth of layer-wise decay."""

@@ -123,13 +123,7 @@ class EfficientNetV2(Backbone):
         if config.embedding:
             self.final = ConvNorm(inputs, config.final, activation="silu", eps=config.eps)
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = []
-        self.walk(images, maps.append)
-        return maps
-
     def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
-        """Shows every map of the pyramid to `keep` and returns the last; what nobody keeps is freed at once."""
         x = self.stem(images)  # [B, stem, H / 2, W / 2]
         for i, stage in enumerate(self.stages):
             for block in stage.children():
@@ -138,10 +132,8 @@ class EfficientNetV2(Backbone):
                 keep(x)
         return x
 
-    def embed(self, images: Tensor) -> Tensor:
-        if not self.config.embedding:
-            raise VertebraError("this backbone was built without its embedding layer: pass embedding=True.")
-        return self.final(self.walk(images, lambda _: None)).mean((2, 3))
+    def summary(self, x: Tensor) -> Tensor:
+        return self.final(x).mean((2, 3))
 
     def layers(self) -> list[nn.Module]:
         final = [self.final] if self.config.embedding else []

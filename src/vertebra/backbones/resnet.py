@@ -9,19 +9,16 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vertebra import weights
-from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.backbones.base import BackboneConfig
+from vertebra.backbones.residual import Residual, ResidualNetwork, residual_names, shortcut_pool
 from vertebra.errors import VertebraError
 from vertebra.nn.conv import ConvNorm
-from vertebra.nn.drop import DropPath, drop_path_rates
-from vertebra.nn.squeeze_excite import SqueezeExcite
-from vertebra.structures import Level
-from vertebra.weights import Rename
 from vertebra.weights.card import published
 
 
@@ -39,41 +36,7 @@ class Config(BackboneConfig):
             raise VertebraError("groups and group_width are for bottleneck blocks; basic blocks have neither.")
 
 
-class _Block(nn.Module):
-    """What both blocks share: the shortcut, and the way it is joined with the residual branch."""
-
-    def __init__(self, config: Config, inputs: int, outputs: int, stride: int, drop_path: float) -> None:
-        super().__init__()
-        gate: list[nn.Module] = [SqueezeExcite(outputs, outputs // config.se)] if config.se else []
-        if drop_path:
-            gate.append(DropPath(drop_path))
-        self.gate = nn.Sequential(*gate) if gate else None
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            pool = config.deep and stride == 2
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if pool else nn.Identity(),
-                ConvNorm(inputs, outputs, stride=1 if pool else stride, activation="none"),
-            )
-
-    def last(self, inputs: int, outputs: int, kernel: int) -> ConvNorm:
-        """The last convolution; without a gate it does the sum and the ReLU too, so that they can be fused with it."""
-        conv = ConvNorm(inputs, outputs, kernel, activation="none" if self.gate else "relu")
-        nn.init.zeros_(conv.norm.weight)  # each block starts as the identity: arXiv:1706.02677, section 5.1
-        return conv
-
-    def join(self, last: nn.Module, y: Tensor, x: Tensor) -> Tensor:
-        """relu(gate(last(y)) + shortcut(x))."""
-        shortcut = self.shortcut(x)  # [B, outputs, H / stride, W / stride]
-        if self.gate is None:
-            joined: Tensor = last(y, shortcut)
-            return joined
-        y = self.gate(last(y))
-        y += shortcut
-        return y.relu_()
-
-
-class Basic(_Block):
+class Basic(Residual):
     """Two 3x3 convolutions: [B, C, H, W] -> [B, width, H / stride, W / stride].
 
     Source: arXiv:1512.03385, figure 5, left.
@@ -82,7 +45,8 @@ class Basic(_Block):
     expansion = 1
 
     def __init__(self, config: Config, inputs: int, width: int, stride: int, drop_path: float) -> None:
-        super().__init__(config, inputs, width, stride, drop_path)
+        pool = shortcut_pool(stride) if config.deep else None
+        super().__init__(inputs, width, stride, drop_path=drop_path, se=config.se, pool=pool)
         self.conv1 = ConvNorm(inputs, width, 3, stride)
         self.conv2 = self.last(width, width, 3)
 
@@ -90,7 +54,7 @@ class Basic(_Block):
         return self.join(self.conv2, self.conv1(x), x)
 
 
-class Bottleneck(_Block):
+class Bottleneck(Residual):
     """1x1, grouped 3x3 with the stride, 1x1: [B, C, H, W] -> [B, 4 width, H / stride, W / stride].
 
     Source: arXiv:1512.03385, figure 5, right, with the stride where torchvision and timm have it;
@@ -100,7 +64,8 @@ class Bottleneck(_Block):
     expansion = 4
 
     def __init__(self, config: Config, inputs: int, width: int, stride: int, drop_path: float) -> None:
-        super().__init__(config, inputs, 4 * width, stride, drop_path)
+        pool = shortcut_pool(stride) if config.deep else None
+        super().__init__(inputs, 4 * width, stride, drop_path=drop_path, se=config.se, pool=pool)
         inside = width * config.group_width // 64 * config.groups
         self.conv1 = ConvNorm(inputs, inside)
         self.conv2 = ConvNorm(inside, inside, 3, stride, groups=config.groups)
@@ -110,54 +75,12 @@ class Bottleneck(_Block):
         return self.join(self.conv3, self.conv2(self.conv1(x)), x)
 
 
-class ResNet(Backbone):
+class ResNet(ResidualNetwork):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
 
-    first = "stem.0.conv.weight"
-
     def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        if config.deep:
-            widths = (config.channels, 32, 32, 64)
-            self.stem = nn.Sequential(*(ConvNorm(widths[i], widths[i + 1], 3, 2 if i == 0 else 1) for i in range(3)))
-        else:
-            self.stem = nn.Sequential(ConvNorm(config.channels, 64, 7, 2))
-        self.pool = nn.MaxPool2d(3, 2, 1)
         block = Bottleneck if config.bottleneck else Basic
-        rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
-        levels, inputs = [Level(2, 64)], 64
-        self.stages = nn.ModuleList()
-        for stage, depth in enumerate(config.depths):
-            width, blocks = 64 * 2**stage, []
-            for i in range(depth):
-                stride = 2 if stage > 0 and i == 0 else 1
-                blocks.append(block(config, inputs, width, stride, next(rates)))
-                inputs = width * block.expansion
-            self.stages.append(nn.ModuleList(blocks))
-            levels.append(Level(4 * 2**stage, inputs))
-        self.levels, self.width = tuple(levels), inputs
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = []
-        self.walk(images, maps.append)
-        return maps
-
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
-        """Shows every map of the pyramid to `keep` and returns the last; what nobody keeps is freed at once."""
-        x = self.stem(images)  # [B, 64, H / 2, W / 2]
-        keep(x)
-        x = self.pool(x)
-        for stage in self.stages:
-            for block in stage.children():
-                x = self.run(block, x)
-            keep(x)
-        return x
-
-    def embed(self, images: Tensor) -> Tensor:
-        return self.walk(images, lambda _: None).mean((2, 3))
-
-    def layers(self) -> list[nn.Module]:
-        return [self.stem, *(block for stage in self.stages for block in stage.children())]
+        super().__init__(config, config.depths, config.deep, partial(block, config), block.expansion)
 
 
 MODEL = ResNet
@@ -256,23 +179,7 @@ WEIGHTS = {
 
 
 def _rules(config: Config) -> weights.Rules:
-    """timm's and torchvision's names, which agree on everything these variants have in common."""
-    conv, norm = (1, 2) if config.deep else (0, 1)  # the D variant's shortcut begins with the pool
-    return (
-        # The deep stem is a Sequential: conv, norm, ReLU, conv, norm, ReLU, conv; its last norm is bn1.
-        Rename(r"^conv1\.([036])\.", lambda m: f"stem.{int(m[1]) // 3}.conv."),
-        Rename(r"^conv1\.([14])\.", lambda m: f"stem.{int(m[1]) // 3}.norm."),
-        Rename(r"^conv1\.", "stem.0.conv."),
-        Rename(r"^bn1\.", "stem.2.norm." if config.deep else "stem.0.norm."),
-        Rename(r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}."),
-        Rename(r"^(stages.*)\.conv(\d)\.", r"\1.conv\2.conv."),
-        Rename(r"^(stages.*)\.bn(\d)\.", r"\1.conv\2.norm."),
-        Rename(rf"\.downsample\.{conv}\.", ".shortcut.1.conv."),
-        Rename(rf"\.downsample\.{norm}\.", ".shortcut.1.norm."),
-        Rename(r"\.se\.fc1\.", ".gate.0.reduce."),
-        Rename(r"\.se\.fc2\.", ".gate.0.expand."),
-        Rename(r"^fc\.", "head."),
-    )
+    return residual_names(config.deep)
 
 
 RULES = {"timm": _rules, "torchvision": _rules, "official": _rules}  # the WSL models bear torchvision's names too

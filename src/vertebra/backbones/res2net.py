@@ -1,0 +1,107 @@
+"""Res2Net: residual blocks whose 3x3 convolution is a hierarchy of smaller ones.
+
+Sources: Res2Net, arXiv:1904.01169; v1b is the authors' later release with ResNet-D's stem and shortcut
+(arXiv:1812.01187); Res2NeXt is section 3.2's cardinality, SE-Res2Net its squeeze-and-excitation.
+The Res2Net blocks inside DLA and bLNet are variants of those families.
+
+A variant's name says the width of a group at 64 planes and the number of groups: 26w4s is 26 channels by 4.
+
+Shapes: B batch, C channels, H x W feature cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from vertebra import weights
+from vertebra.backbones.base import BackboneConfig
+from vertebra.backbones.residual import Residual, ResidualNetwork, residual_names, shortcut_pool
+from vertebra.nn.conv import ConvNorm
+from vertebra.nn.res2 import Res2Conv
+from vertebra.weights import Rename
+from vertebra.weights.card import published
+
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    depths: tuple[int, int, int, int]  # blocks per stage
+    group_width: int  # channels of each group in the first stage, per `groups`
+    scale: int  # groups that see one another in turn
+    groups: int = 1  # of each 3x3 convolution: cardinality
+    deep: bool = False  # v1b and vd: three 3x3 convolutions as stem, average-pooled shortcuts
+    se: int = 0  # squeeze-and-excitation's reduction; 0 is without
+
+
+class Bottle2neck(Residual):
+    """1x1, hierarchical 3x3 with the stride, 1x1: [B, C, H, W] -> [B, 4 width, H / stride, W / stride].
+
+    Source: arXiv:1904.01169, figure 2b.
+    """
+
+    def __init__(self, config: Config, inputs: int, width: int, stride: int, drop_path: float) -> None:
+        pool = shortcut_pool(stride) if config.deep else None
+        super().__init__(inputs, 4 * width, stride, drop_path=drop_path, se=config.se, pool=pool)
+        group = width * config.group_width // 64 * config.groups
+        first = inputs != 4 * width  # of its stage
+        self.conv1 = ConvNorm(inputs, group * config.scale)
+        self.conv2 = Res2Conv(group, config.scale, stride, first=first, groups=config.groups)
+        self.conv3 = self.last(group * config.scale, 4 * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.conv3, self.conv2(self.conv1(x)), x)
+
+
+class Res2Net(ResidualNetwork):
+    """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, config.depths, config.deep, partial(Bottle2neck, config), expansion=4)
+
+
+MODEL = Res2Net
+
+_50, _101 = (3, 4, 6, 3), (3, 4, 23, 3)
+
+VARIANTS = {
+    "res2net50_14w8s": Config(_50, 14, 8),
+    "res2net50_26w4s": Config(_50, 26, 4),
+    "res2net50_26w6s": Config(_50, 26, 6),
+    "res2net50_26w8s": Config(_50, 26, 8),
+    "res2net50_48w2s": Config(_50, 48, 2),
+    "res2net101_26w4s": Config(_101, 26, 4),
+    "res2net50_v1b": Config(_50, 26, 4, deep=True),
+    "res2net101_v1b": Config(_101, 26, 4, deep=True),
+    "res2net200_vd": Config((3, 12, 48, 3), 26, 4, deep=True),  # PaddleClas's depths
+    "res2next50": Config(_50, 4, 4, groups=8),
+    "se_res2net50": Config(_50, 26, 4, se=16),
+}
+
+ALIASES = {
+    "res2net50_14w_8s": "res2net50_14w8s",
+    "res2net50_26w_4s": "res2net50_26w4s",
+    "res2net50_26w_6s": "res2net50_26w6s",
+    "res2net50_26w_8s": "res2net50_26w8s",
+    "res2net50_48w_2s": "res2net50_48w2s",
+    "res2net101_26w_4s": "res2net101_26w4s",
+    "res2net50d": "res2net50_v1b",
+    "res2net101d": "res2net101_v1b",
+    "res2net200_vd_26w_4s": "res2net200_vd",
+}
+
+WEIGHTS: dict[str, weights.Weights] = {}
+
+
+def _rules(config: Config) -> weights.Rules:
+    return (
+        *residual_names(config.deep),
+        Rename(r"\.convs\.(\d)\.", r".conv2.convs.\1.conv."),
+        Rename(r"\.bns\.(\d)\.", r".conv2.convs.\1.norm."),
+    )
+
+
+RULES = {"timm": _rules, "official": _rules}
+Res2Net.rules = RULES
+Res2Net.published = WEIGHTS

@@ -1,0 +1,140 @@
+"""What the families of residual networks share: stem, shortcut, sum, the walk over stages, and their names elsewhere.
+
+Shapes: B batch, C channels, H x W feature cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.nn.conv import ConvNorm
+from vertebra.nn.drop import DropPath, drop_path_rates
+from vertebra.nn.squeeze_excite import SqueezeExcite
+from vertebra.structures import Level
+from vertebra.weights import Rename
+
+
+class Residual(nn.Module):
+    """A block's shortcut, and the way it is joined with the residual branch, which the block adds.
+
+    Source: arXiv:1512.03385, section 3; the pooled shortcut is arXiv:1812.01187, figure 2c.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        *,
+        drop_path: float = 0.0,
+        se: int = 0,
+        pool: nn.Module | None = None,
+        activation: str = "relu",
+    ) -> None:
+        """`se` is squeeze-and-excitation's reduction, 0 without; `pool` strides the shortcut instead of its
+        convolution, and without one if the channels stay; `activation` follows the sum."""
+        super().__init__()
+        gate: list[nn.Module] = [SqueezeExcite(outputs, outputs // se)] if se else []
+        if drop_path:
+            gate.append(DropPath(drop_path))
+        self.gate = nn.Sequential(*gate) if gate else None
+        self.activation = activation
+        self.shortcut: nn.Module = nn.Identity()
+        if pool and inputs == outputs:
+            self.shortcut = pool
+        elif stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                pool or nn.Identity(), ConvNorm(inputs, outputs, stride=1 if pool else stride, activation="none")
+            )
+
+    def last(self, inputs: int, outputs: int, kernel: int) -> ConvNorm:
+        """The last convolution; without a gate it does the sum and the activation too, so they can be fused with it."""
+        conv = ConvNorm(inputs, outputs, kernel, activation="none" if self.gate else self.activation)
+        nn.init.zeros_(conv.norm.weight)  # each block starts as the identity: arXiv:1706.02677, section 5.1
+        return conv
+
+    def join(self, last: nn.Module, y: Tensor, x: Tensor) -> Tensor:
+        """activation(gate(last(y)) + shortcut(x))."""
+        shortcut = self.shortcut(x)  # [B, outputs, H / stride, W / stride]
+        if self.gate is None:
+            joined: Tensor = last(y, shortcut)
+            return joined
+        y = self.gate(last(y))
+        y += shortcut
+        return y.relu_() if self.activation == "relu" else y
+
+
+class ResidualNetwork(Backbone):
+    """Stem, max pool and four stages: [B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
+
+    first = "stem.0.conv.weight"
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        depths: Sequence[int],
+        deep: bool,
+        block: Callable[[int, int, int, float], nn.Module],
+        expansion: int,
+    ) -> None:
+        """`block(inputs, width, stride, drop_path)` makes one with `expansion * width` outputs."""
+        super().__init__(config)
+        if deep:
+            widths = (config.channels, 32, 32, 64)
+            self.stem = nn.Sequential(*(ConvNorm(widths[i], widths[i + 1], 3, 2 if i == 0 else 1) for i in range(3)))
+        else:
+            self.stem = nn.Sequential(ConvNorm(config.channels, 64, 7, 2))
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        rates = iter(drop_path_rates(config.drop_path, sum(depths)))
+        levels, inputs = [Level(2, 64)], 64
+        self.stages = nn.ModuleList()
+        for stage, depth in enumerate(depths):
+            width, blocks = 64 * 2**stage, []
+            for i in range(depth):
+                blocks.append(block(inputs, width, 2 if stage > 0 and i == 0 else 1, next(rates)))
+                inputs = width * expansion
+            self.stages.append(nn.ModuleList(blocks))
+            levels.append(Level(4 * 2**stage, inputs))
+        self.levels, self.width = tuple(levels), inputs
+
+    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+        x = self.stem(images)  # [B, 64, H / 2, W / 2]
+        keep(x)
+        x = self.pool(x)
+        for stage in self.stages:
+            for block in stage.children():
+                x = self.run(block, x)
+            keep(x)
+        return x
+
+    def layers(self) -> list[nn.Module]:
+        return [self.stem, *(block for stage in self.stages for block in stage.children())]
+
+
+def shortcut_pool(stride: int) -> nn.Module | None:
+    """The D variant's pool before the shortcut's convolution."""
+    return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else None
+
+
+def residual_names(deep: bool) -> weights.Rules:
+    """timm's, torchvision's and the official repositories' names, which agree on what these families share."""
+    conv, norm = (1, 2) if deep else (0, 1)  # the D variant's shortcut begins with the pool
+    return (
+        # The deep stem is a Sequential: conv, norm, ReLU, conv, norm, ReLU, conv; its last norm is bn1.
+        Rename(r"^conv1\.([036])\.", lambda m: f"stem.{int(m[1]) // 3}.conv."),
+        Rename(r"^conv1\.([14])\.", lambda m: f"stem.{int(m[1]) // 3}.norm."),
+        Rename(r"^conv1\.", "stem.0.conv."),
+        Rename(r"^bn1\.", "stem.2.norm." if deep else "stem.0.norm."),
+        Rename(r"^layer(\d)\.", lambda m: f"stages.{int(m[1]) - 1}."),
+        Rename(r"^(stages.*)\.conv(\d)\.", r"\1.conv\2.conv."),
+        Rename(r"^(stages.*)\.bn(\d)\.", r"\1.conv\2.norm."),
+        Rename(rf"\.downsample\.{conv}\.", ".shortcut.1.conv."),
+        Rename(rf"\.downsample\.{norm}\.", ".shortcut.1.norm."),
+        Rename(r"\.se\.fc1\.", ".gate.0.reduce."),
+        Rename(r"\.se\.fc2\.", ".gate.0.expand."),
+        Rename(r"^fc\.", "head."),
+    )

@@ -1,0 +1,31 @@
+"""Res2Net's hierarchical convolution."""
+
+import torch
+from torch import Tensor, nn
+
+from vertebra.nn.conv import ConvNorm
+
+
+class Res2Conv(nn.Module):
+    """3x3 convolutions on `scale` groups in turn, each also seeing the group before: [B, C, H, W] -> [B, C, H', W'].
+
+    The last group passes as it is, average-pooled (zeros of the padding counted) in the first block of a stage, whose
+    groups do not see each other either.
+
+    Source: Res2Net, arXiv:1904.01169, section 3.1 and figure 2b, with the first blocks as in the authors' code.
+    """
+
+    def __init__(self, width: int, scale: int, stride: int = 1, *, first: bool, groups: int = 1) -> None:
+        """`width` is the channels of one group: C = scale * width."""
+        super().__init__()
+        self.width, self.first = width, first
+        self.convs = nn.ModuleList(ConvNorm(width, width, 3, stride, groups) for _ in range(scale - 1))
+        self.pool = nn.AvgPool2d(3, stride, 1) if first else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        *groups, last = x.split(self.width, 1)
+        outputs: list[Tensor] = []
+        for i, conv in enumerate(self.convs):
+            seen = groups[i] if self.first or i == 0 else groups[i] + outputs[-1]
+            outputs.append(conv(seen))
+        return torch.cat((*outputs, self.pool(last)), 1)
