@@ -67,7 +67,8 @@ def create(name: str, *, weights: str | Path | None = None, **overrides: Any) ->
             raise VertebraError(
                 f"{name} has no option {key!r}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
             )
-    model: Backbone = module.MODEL(dataclasses.replace(config, **overrides))
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}  # as they come from JSON
+    model: Backbone = module.MODEL(dataclasses.replace(config, **plain))
     if weights is not None:
         model.load(weights)
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,6 +28,10 @@ class BackboneConfig:
     """Stochastic depth rate of the last block; it rises linearly from 0 at the first."""
     embedding: bool = False
     """Whether the layers that only `embed` needs are built, in families that have such."""
+    level_norms: bool = False
+    """Whether each map is normalised, in families whose stages end without a norm; detectors are trained with it."""
+    image_size: tuple[int, int] = (224, 224)
+    """Input (height, width) in pixels that tables of positions are made for, in families that have such."""
 
 
 class Backbone(nn.Module):
@@ -44,6 +48,12 @@ class Backbone(nn.Module):
     """Name of the first convolution's weight, adapted when a checkpoint has another number of input channels."""
     embedding_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the parameters that exist only with `config.embedding`."""
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of tables and tokens, which weight decay leaves alone as it does biases."""
+    norm_eps: ClassVar[Mapping[str, float]] = {}
+    """The layer norms' eps in the checkpoints of a source, where it is not the config's."""
+    parts: int = 1
+    """Equal parts of the embedding that have a classifier each, whose logits are averaged."""
     rules: ClassVar[Mapping[str, Any]]
     """The family's RULES: by source, a table or a function from the config to one."""
 
@@ -78,16 +88,32 @@ class Backbone(nn.Module):
         """Every part that holds parameters, input first, one entry per depth of layer-wise decay."""
         raise NotImplementedError
 
-    def run(self, block: nn.Module, x: Tensor) -> Tensor:
-        """`block(x)`, recomputed in the backward pass when `checkpointing` is set."""
+    def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+        """A checkpoint's `tensor` for parameter `name` of another `shape`, and what was done; None if it does not fit."""
+        if name == self.first and tensor.shape[0::2] == shape[0::2]:
+            return weights.adapt_channels(tensor, shape[1]), f"{tensor.shape[1]} input channels -> {shape[1]}"
+        return None
+
+    def settle(self, report: weights.Report) -> dict[str, Any]:
+        """Computes with the eps of the source that was loaded; the fields of the config that this changes."""
+        eps = self.norm_eps.get(report.source)
+        if eps is None:
+            return {}
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
+        self.config = replace(self.config, eps=eps)
+        report.adapted["eps"] = f"that of {report.source}, {eps:g}"
+        return {"eps": eps}
+
+    def run(self, block: nn.Module, *x: Any) -> Any:
+        """`block(*x)`, recomputed in the backward pass when `checkpointing` is set."""
         if not (self.checkpointing and torch.is_grad_enabled()):
-            return block(x)
+            return block(*x)
         # The second pass must not move batch norm's running statistics once more.
-        result = checkpoint(
-            block, x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_frozen(block))
+        return checkpoint(
+            block, *x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_frozen(block))
         )
-        assert isinstance(result, Tensor)
-        return result
 
     def tables(self) -> dict[str, weights.Rules]:
         """The family's rule tables for this config."""
@@ -131,7 +157,9 @@ class Backbone(nn.Module):
         unwanted = {"head.": "belongs to the classifier, not to the backbone"}
         if not self.config.embedding:
             unwanted |= dict.fromkeys(self.embedding_only, "only `embed` needs it: pass embedding=True to have it")
-        return weights.load(self, state, report, first=self.first, unwanted=unwanted, partial=partial)
+        weights.load(self, state, report, adapt=self.adapt, unwanted=unwanted, partial=partial)
+        self.settle(report)
+        return report
 
 
 @contextlib.contextmanager

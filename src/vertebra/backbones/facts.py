@@ -30,20 +30,21 @@ class Facts:
     """Known checkpoints."""
 
 
-def facts(name: str, size: int = 224) -> Facts:
-    """Counts backbone `name` on the meta device; raises as `backbones.create`."""
+def facts(name: str, size: int | None = None) -> Facts:
+    """Counts backbone `name` on the meta device, at its own input size if none is given; raises as `backbones.create`."""
     public = backbones.public_name(name)
     module = backbones.family(public)
+    size = size or module.VARIANTS[public].image_size[0]
     with torch.device("meta"):
-        model = backbones.create(public, embedding=True).eval()
+        model = backbones.create(public, embedding=True, image_size=(size, size)).eval()
         images = torch.empty(1, 3, size, size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.embed(images)
-    head = model.width * CLASSES
+    head = model.width * CLASSES  # of all parts together
     return Facts(
         name=public,
         family=module.__name__.rpartition(".")[2],
-        parameters=sum(p.numel() for p in model.parameters()) + head + CLASSES,
+        parameters=sum(p.numel() for p in model.parameters()) + head + CLASSES * model.parts,
         macs=counter.get_total_flops() // 2 + head,
         size=size,
         levels=model.levels,

@@ -18,15 +18,16 @@ def parameter_groups(task: Task, *, lr: float, weight_decay: float, layer_decay:
     """Trainable parameters by learning rate and weight decay.
 
     Layer `i` of the backbone's n gets lr * layer_decay ** (n - i); the head gets lr. Biases, norms and all else of
-    fewer than two dimensions are not decayed (Bag of Tricks, arXiv:1812.01187, section 3.1).
+    fewer than two dimensions are not decayed, nor the backbone's `undecayed` (Bag of Tricks, arXiv:1812.01187, section 3.1).
     """
     layers = task.backbone.layers()
     depth = {id(p): i for i, layer in enumerate(layers) for p in layer.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for parameter in task.parameters():
+    for name, parameter in task.named_parameters():
         if parameter.requires_grad:
             scale = layer_decay ** (len(layers) - depth.get(id(parameter), len(layers)))
-            groups[lr * scale, weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+            decayed = parameter.ndim > 1 and name.rpartition(".")[2] not in task.backbone.undecayed
+            groups[lr * scale, weight_decay if decayed else 0.0].append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 

@@ -128,7 +128,7 @@ def _check(settings: Settings) -> None:
     for name in ("clip", "warmup", "ema", "patience", "peak_lr", "decay"):
         if getattr(settings, name) < 0:
             raise VertebraError(f"{name} is {getattr(settings, name)}; it cannot be negative.")
-    if settings.data.image_size < 1:
+    if settings.data.image_size is not None and settings.data.image_size < 1:
         raise VertebraError(f"data.image_size is {settings.data.image_size}; it must be 1 or more.")
     if not 0 < settings.data.val_share < 1:
         raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
@@ -159,7 +159,7 @@ def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
     known = tasks.preprocess_of(settings.model.backbone, settings.weights)
     if len(known.mean) != settings.data.channels:
         known = Preprocess(mean=(0.449,), std=(0.226,)) if settings.data.channels == 1 else Preprocess()
-    side = settings.data.image_size
+    side = settings.data.image_size or tasks.preprocess_of(settings.model.backbone, None).size[0]
     preprocess = dataclasses.replace(known, size=(side, side), crop=1.0, resize=settings.data.resize)
     model = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(settings.model)}
     if settings.balance:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,11 @@ class Reference:
     """Whose names the tensors bear."""
     spec: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it is of a whole classifier; else of a backbone with normalised maps."""
+        return "logits" in self.spec["outputs"]
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -93,21 +98,26 @@ class Comparison:
     """One entry per output that is beyond the tolerance or has another shape; empty when all agree."""
 
 
+_SOURCES = {"timm": "timm", "tv": "torchvision", "hf": "transformers"}  # others are the official repositories
+_NAME = re.compile(r"(?:(timm|tv|hf|wzm|ms|res2net_official|hrnet_cls)_)?(.+?)(?:_eps|_feat|_det_backbone|_a2_b4)?")
+
+
 def references(folder: Path) -> Iterator[Reference]:
-    """The references of classifiers in `folder` whose backbone we have."""
+    """The references in `folder` of classifiers and backbones that we have."""
     if not folder.is_dir():
         raise VertebraError(f"{folder} is not a folder of reference files.")
     for path in sorted(folder.glob("*.json")):
         if not path.with_suffix(".npz").is_file():
             continue  # facts.json
         spec = json.loads(path.read_text())
-        match = re.match(r"(timm|tv|wzm)_(.+?)(_eps)?$", spec["id"])
-        if match and "logits" in spec["outputs"]:
+        match = _NAME.fullmatch(spec["id"])
+        maps = all(re.fullmatch(r"feature\d", key) for key in spec["outputs"])
+        if match and (maps or "logits" in spec["outputs"]):
             try:
-                name = backbones.public_name(match[2])
+                name = backbones.public_name(("hrnet_" if match[1] == "hrnet_cls" else "") + match[2])
             except VertebraError:
                 continue
-            yield Reference(path, name, {"tv": "torchvision", "wzm": "official"}.get(match[1], match[1]), spec)
+            yield Reference(path, name, _SOURCES.get(match[1], "official"), spec)
 
 
 def compare(reference: Reference, rtol: float = 1e-4, atol: float = 1e-4) -> Comparison:
@@ -116,20 +126,28 @@ def compare(reference: Reference, rtol: float = 1e-4, atol: float = 1e-4) -> Com
     An element agrees when |ours - theirs| <= rtol * |theirs| + atol * (deviation of the whole output).
     """
     spec = reference.spec
-    task = tasks.create("classification", backbone=reference.name, classes=1000).eval()
     state = fabricate_state(spec["state"], spec["gain"], spec["norm"])
-    table = task.backbone.tables()[reference.source]
-    converted, dropped = weights.convert(state, table)
-    own = {name if name.startswith("head.") else f"backbone.{name}": t for name, t in converted.items()}
-    weights.load(task, own, weights.Report(str(reference.path), reference.source, left_out=dropped))
-    outputs = _outputs(task, table, fabricated_input(spec["input"]["shape"], spec["input"]["seed"]), spec["outputs"])
+    model: nn.Module
+    if reference.classifies:
+        model = tasks.create("classification", backbone=reference.name, classes=1000).eval()
+        backbone = model.backbone
+    else:
+        model = backbone = backbones.create(reference.name, level_norms=True).eval()
+    report = weights.Report(str(reference.path), reference.source)
+    converted, report.left_out = weights.convert(state, backbone.tables()[reference.source])
+    if reference.classifies:
+        converted = {k if k.startswith("head.") else f"backbone.{k}": t for k, t in converted.items()}
+    weights.load(model, converted, report)
+    backbone.settle(report)
+    images = fabricated_input(spec["input"]["shape"], spec["input"]["seed"])
+    outputs = _outputs(reference, model, backbone, images)
     arrays = np.load(reference.path.with_suffix(".npz"), allow_pickle=False)
     largest, compared, problems = 0.0, [], []
     for key, row in spec["outputs"].items():
         if key not in outputs:
             problems.append(f"{key}: no output of ours stands for it")
             continue
-        ours, theirs = outputs[key], torch.from_numpy(arrays[row["array"]]).reshape(-1).double()
+        ours, theirs = _laid_out(outputs[key], row["shape"]), torch.from_numpy(arrays[row["array"]]).reshape(-1).double()
         if list(ours.shape) != row["shape"]:
             problems.append(f"{key}: shape {list(ours.shape)}, expected {row['shape']}")
             continue
@@ -141,34 +159,74 @@ def compare(reference: Reference, rtol: float = 1e-4, atol: float = 1e-4) -> Com
     return Comparison(reference, largest, compared, problems)
 
 
-def _outputs(task: tasks.Task, table: weights.Rules, images: Tensor, wanted: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Our tensors under the reference's keys: `logits`, `featureN` and `layerN` by place in the pyramid, and names of
-    the original's modules, which the rules translate."""
+# What the originals call a place inside the network, as the module of ours that ends there: a pattern for the key, and
+# its replacement. A list of blocks stands for its last.
+_PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
+    "resnet": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
+    "res2net": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
+    "biglittle": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
+    "dla": ((r"level(\d)", r"stages.\1"),),
+    "efficientnetv2": ((r"features\.(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
+    "vit": (
+        (r"patch_embed", "stem.patches"),
+        (r"encoder\.layers\.encoder_layer_(\d+)", r"blocks.\1"),
+        (r"hidden_states\[(\d+)\]", lambda m: f"blocks.{int(m[1]) - 1}"),
+    ),
+}
+
+
+def _outputs(
+    reference: Reference, model: nn.Module, backbone: backbones.Backbone, images: Tensor
+) -> dict[str, Tensor]:
+    """Our tensors under the reference's keys: `logits`, `featureN` by place in the pyramid, and places inside."""
     found: dict[str, Tensor] = {}
-    modules = dict(task.backbone.named_modules())
+    modules = dict(backbone.named_modules())
+    family = backbones.family(reference.name).__name__.rpartition(".")[2]
+    table = [rule for rule in backbone.tables()[reference.source] if isinstance(rule, weights.Rename)]
     hooks = []
-    for key in wanted:
-        renamed, _ = weights.convert({f"{key}.": images}, [rule for rule in table if isinstance(rule, weights.Rename)])
-        ours = next(iter(renamed)).rstrip(".")
-        stage = re.fullmatch(r"features\.(\d)", key)  # torchvision's stages; ours are lists of blocks
-        if stage and f"stages.{int(stage[1]) - 1}" in modules:
-            blocks = modules[f"stages.{int(stage[1]) - 1}"]
-            assert isinstance(blocks, nn.ModuleList)
-            target: nn.Module | None = blocks[len(blocks) - 1]
+    for key in reference.spec["outputs"]:
+        place = key
+        for pattern, to in _PLACES.get(family, ()):
+            if re.fullmatch(pattern, place):
+                place = re.sub(pattern, to, place)
+                break
         else:
-            target = modules.get(ours)
-        if target is not None:
+            place = next(iter(weights.convert({f"{key}.": images}, table)[0])).rstrip(".")
+        if match := re.fullmatch(r"feature(\d)", key):
+            if len(backbone.levels) > 1:
+                continue
+            place = f"blocks.{len(modules['blocks']) - 3 + int(match[1])}"  # timm gives the last three blocks
+        target = modules.get(place)
+        if place == "norm":  # ours norms only what it needs
+            with torch.no_grad():
+                found[key] = target(backbone.walk(images, lambda _: None))
+        elif target is not None:
 
-            def keep(_: nn.Module, __: Any, output: Tensor, key: str = key) -> None:
-                found[key] = output.detach().clone()
+            def keep(_: nn.Module, __: Any, output: Any, key: str = key) -> None:
+                found[key] = (output[0] if isinstance(output, tuple) else output).detach().clone()
 
-            hooks.append(target.register_forward_hook(keep))
+            hooks.append((target[-1] if isinstance(target, nn.ModuleList) else target).register_forward_hook(keep))
     with torch.no_grad():
-        found["logits"] = task(images)
+        if reference.classifies:
+            found["logits"] = model(images)
         for hook in hooks:
             hook.remove()
-        maps = task.backbone(images)
-    for i, feature in enumerate(maps):
-        found.setdefault(f"feature{i}", feature)
-        found.setdefault(f"layer{i}", feature)  # the stem is the first map, layer1 the second
+        for i, feature in enumerate(backbone(images)):
+            found.setdefault(f"feature{i}", feature)
+        if backbone.parts == 2:  # DeiT: the class token's logits and the distillation token's
+            first, second = model.head.each(backbone.embed(images)).unbind(1)
+            found |= {"logits_cls": first, "cls_logits": first, "logits_dist": second, "distillation_logits": second}
     return found
+
+
+def _laid_out(ours: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same numbers in the original's layout: tokens [B, N, C], [B, H, W, C] or [B, C, H, W]."""
+    if list(ours.shape) == list(shape) or ours.ndim < 3:
+        return ours
+    channels = ours.shape[1] if ours.ndim == 4 and ours.shape[1] in shape[1:] else ours.shape[-1]
+    rows = ours.flatten(2).transpose(1, 2) if ours.ndim == 4 and ours.shape[1] == channels else ours.flatten(1, -2)
+    if len(shape) == 3:
+        return rows
+    cells = shape[1] * shape[2] if shape[3] == channels else shape[2] * shape[3]
+    rows = rows[:, -cells:]  # without the tokens before the patches
+    return rows.reshape(tuple(shape)) if shape[3] == channels else rows.transpose(1, 2).reshape(tuple(shape))

@@ -32,13 +32,15 @@ def find(name: str) -> Any:
 
 
 def preprocess_of(backbone: str, where: str | Path | None) -> Preprocess:
-    """The preprocessing that a checkpoint was trained with, as far as it is known; else the usual one."""
+    """The preprocessing that a checkpoint was trained with, as far as it is known; else the usual one at the backbone's
+    own input size."""
+    usual = Preprocess(size=backbones.family(backbone).VARIANTS[backbones.public_name(backbone)].image_size)
     if where is None:
-        return Preprocess()
+        return usual
     if card := backbones.family(backbone).WEIGHTS.get(str(where)):
         return card.preprocess
     about = read(where)[1].get("vertebra") if Path(where).exists() else None
-    return Preprocess.from_dict(json.loads(about)["preprocess"]) if about else Preprocess()
+    return Preprocess.from_dict(json.loads(about)["preprocess"]) if about else usual
 
 
 def create(

@@ -90,8 +90,15 @@ class Task(nn.Module):
         state, report = self.backbone.read(where, source)
         own = self.state_dict()
         state = {k if k in own or k.startswith("head.") else f"backbone.{k}": v for k, v in state.items()}
-        first = f"backbone.{self.backbone.first}"
-        return weights.load(self, state, report, first=first, partial=partial)
+
+        def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+            return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
+
+        weights.load(self, state, report, adapt=adapt, partial=partial)
+        if changed := self.backbone.settle(report):
+            options = {**self.config.backbone_options, **changed}
+            self.config = dataclasses.replace(self.config, backbone_options=options)
+        return report
 
     def describe(self) -> Mapping[str, Any]:
         """Everything besides the weights that `vertebra.load` needs to build the task again; plain JSON."""

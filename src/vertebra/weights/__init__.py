@@ -2,6 +2,6 @@
 
 from vertebra.weights.card import Weights
 from vertebra.weights.fetch import read
-from vertebra.weights.rules import Drop, Fix, Rename, Report, Rules, convert, load
+from vertebra.weights.rules import Drop, Fix, Join, Rename, Report, Rules, adapt_channels, convert, load
 
-__all__ = ["Drop", "Fix", "Rename", "Report", "Rules", "Weights", "convert", "load", "read"]
+__all__ = ["Drop", "Fix", "Join", "Rename", "Report", "Rules", "Weights", "adapt_channels", "convert", "load", "read"]

@@ -37,7 +37,17 @@ class Drop:
     why: str
 
 
-Rule = Rename | Fix | Drop
+@dataclass(frozen=True)
+class Join:
+    """Concatenates, along dimension 0 and in the order of `parts`, the tensors whose names differ only in which of
+    them stands where `pattern`'s group is; `to` takes its place."""
+
+    pattern: str
+    parts: tuple[str, ...]
+    to: str
+
+
+Rule = Rename | Fix | Drop | Join
 Rules = Sequence[Rule]
 
 
@@ -71,25 +81,37 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor
         The tensors under their new names, and the old names of those dropped with the reason.
 
     Raises:
-        VertebraError: if two tensors end up under one name.
+        VertebraError: if two tensors end up under one name, or one of those to be joined is missing.
     """
     converted: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     dropped: dict[str, str] = {}
+    joined: dict[str, tuple[Join, dict[str, Tensor]]] = {}
     for old, tensor in state.items():
-        name = old
+        name, part, join = old, "", None
         for rule in rules:
             if isinstance(rule, Rename):
                 name = re.sub(rule.pattern, rule.to, name)
+            elif isinstance(rule, Join):
+                if match := re.search(rule.pattern, name):
+                    part, join = match[1], rule
+                    name = name[: match.start(1)] + rule.to + name[match.end(1) :]
             elif re.search(rule.pattern, name):
                 if isinstance(rule, Drop):
                     dropped[old] = rule.why
                     break
                 tensor = rule.function(tensor)
         else:
+            if join is not None:
+                joined.setdefault(name, (join, {}))[1][part] = tensor
+                continue
             if name in converted:
                 raise VertebraError(f"both {origin[name]} and {old} of the checkpoint are named {name} here.")
             converted[name], origin[name] = tensor, old
+    for name, (join, found) in joined.items():
+        if missing := [part for part in join.parts if part not in found]:
+            raise VertebraError(f"{name} is joined from {', '.join(join.parts)}; the checkpoint lacks {missing[0]}.")
+        converted[name] = torch.cat([found[part] for part in join.parts])
     return converted, dropped
 
 
@@ -133,7 +155,7 @@ def load(
     state: Mapping[str, Tensor],
     report: Report,
     *,
-    first: str | None = None,
+    adapt: Callable[[str, Tensor, torch.Size], tuple[Tensor, str] | None] = lambda *_: None,
     unwanted: Mapping[str, str] | None = None,
     partial: bool = False,
 ) -> Report:
@@ -143,7 +165,7 @@ def load(
         module: on any device but `meta`.
         state: tensors under the module's own names.
         report: filled and returned.
-        first: name of the first convolution, adapted when only its input channels differ.
+        adapt: given the name, tensor and wanted shape of what is misshaped, the tensor made to fit and how, or None.
         unwanted: prefixes of names that the module has no use for, and why; they are listed, not complained of.
         partial: whether what is missing, unused or misshaped is listed instead of being an error; nine tenths of
             the tensors outside `head.` must fit all the same, for else it is of another architecture.
@@ -157,9 +179,8 @@ def load(
     for name, tensor in state.items():
         if name in expected:
             want = expected[name].shape
-            if name == first and tensor.shape != want and tensor.shape[0::2] == want[0::2]:
-                report.adapted[name] = f"{tensor.shape[1]} input channels -> {want[1]}"
-                tensor = adapt_channels(tensor, want[1])
+            if tensor.shape != want and (adapted := adapt(name, tensor, want)) is not None:
+                tensor, report.adapted[name] = adapted
             if tensor.shape == want:
                 found[name] = tensor
                 continue

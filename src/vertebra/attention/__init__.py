@@ -1,0 +1,7 @@
+"""Attention mechanisms, on sequences and on windows, and a look at what they attend to."""
+
+from vertebra.attention.maps import maps
+from vertebra.attention.multi_head import SelfAttention
+from vertebra.attention.window import WindowAttention
+
+__all__ = ["SelfAttention", "WindowAttention", "maps"]

@@ -1,0 +1,43 @@
+"""Attention that can be seen, at no cost to the path that is not looked at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vertebra.errors import VertebraError
+
+
+def maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The attention weights of every attention inside `model`, in order, by the module's name.
+
+    Args:
+        model: a backbone or a task's model; its mode and weights stay as they are.
+        images: [B, C, H, W], normalised.
+
+    Returns:
+        [B, heads, queries, keys] each, rows summing to 1; for windows, B is pictures times windows.
+
+    Raises:
+        VertebraError: if the model attends to nothing.
+    """
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if hasattr(module, "weights") and callable(module.weights):
+
+            def look(module: nn.Module, arguments: Any, name: str = name) -> None:
+                found[name] = module.weights(*arguments)  # type: ignore[operator]
+
+            hooks.append(module.register_forward_pre_hook(look))
+    if not hooks:
+        raise VertebraError(f"{type(model).__name__} has no attention to look at; ViT, DeiT and Swin have.")
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

@@ -1,0 +1,250 @@
+"""Vision transformers: ViT and DeiT.
+
+Sources: An Image is Worth 16x16 Words, arXiv:2010.11929; Training data-efficient image transformers (DeiT and its
+distillation token), arXiv:2012.12877; mean pooling instead of a class token's head, arXiv:2106.04560, section 3.1.
+
+Shapes: B batch, N patches, P tokens before them, C width, h x w the grid of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.attention import SelfAttention
+from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.nn.drop import DropPath, drop_path_rates
+from vertebra.nn.mlp import Mlp
+from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
+from vertebra.structures import Level
+from vertebra.weights import Drop, Fix, Join, Rename
+
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    patch: int  # side in pixels
+    width: int
+    depth: int
+    heads: int
+    distilled: bool = False  # a second token, taught by a teacher; each token has a classifier
+    pool: str = "token"  # what `embed` returns: the class `token`, or the `mean` of the patches
+    gelu: str = "none"  # its form: `none` (exact) or `tanh`
+    dropout: float = 0.0  # after the position embedding
+    eps: float = 1e-6  # of the layer norms
+
+
+class Embedding(nn.Module):
+    """Patches and tokens with their positions: [B, channels, H, W] -> [B, P + N, C] and the grid (h, w).
+
+    On another grid than the one it was made for, the positions of the patches are resampled.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.patches = PatchEmbed(config.channels, config.width, config.patch)
+        self.grid = (-(-config.image_size[0] // config.patch), -(-config.image_size[1] // config.patch))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.distill_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.distilled else None
+        self.before = 2 if config.distilled else 1  # P
+        self.position = nn.Parameter(torch.zeros(1, self.before + self.grid[0] * self.grid[1], config.width))
+        self.dropout = nn.Dropout(config.dropout)
+        for parameter in (self.class_token, self.distill_token, self.position):
+            if parameter is not None:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        x = self.patches(images)  # [B, C, h, w]
+        grid = (x.shape[2], x.shape[3])
+        before = [t.expand(len(x), -1, -1) for t in (self.class_token, self.distill_token) if t is not None]
+        position = self.resized(self.position, grid, self.grid)
+        return self.dropout(torch.cat((*before, tokens(x)), 1) + position), grid
+
+    def resized(self, position: Tensor, grid: tuple[int, int], old: tuple[int, int]) -> Tensor:
+        """`position` of grid `old` for another: [1, P + N, C] -> [1, P + N', C]."""
+        if grid == old:
+            return position
+        return torch.cat((position[:, : self.before], resize_grid(position[:, self.before :], grid, old)), 1)
+
+
+class Block(nn.Module):
+    """Attention and perceptron, each after a norm and added to its input: [B, N, C] -> same.
+
+    Source: arXiv:2010.11929, equations 2 and 3.
+    """
+
+    def __init__(self, config: Config, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, config.eps)
+        self.attention = SelfAttention(config.width, config.heads)
+        self.norm2 = nn.LayerNorm(config.width, config.eps)
+        self.mlp = Mlp(config.width, 4 * config.width, config.gelu)
+        self.drop = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attention(self.norm1(x)))
+        y: Tensor = x + self.drop(self.mlp(self.norm2(x)))
+        return y
+
+
+class ViT(Backbone):
+    """[B, channels, H, W] -> one map [B, C, h, w] at the patch's stride."""
+
+    first = "stem.patches.weight"
+    embedding_only = ("norm.",)
+    norm_eps: ClassVar[Mapping[str, float]] = {"transformers": 1e-12}
+    undecayed = ("class_token", "distill_token", "position")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.stem = Embedding(config)
+        rates = drop_path_rates(config.drop_path, config.depth)
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        if config.embedding:
+            self.norm = nn.LayerNorm(config.width, config.eps)
+        self.levels = (Level(config.patch, config.width),)
+        self.parts = 2 if config.distilled else 1
+        self.width = config.width * self.parts
+        init_linear(self)
+
+    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+        x, grid = self.stem(images)
+        for block in self.blocks:
+            x = self.run(block, x)
+        keep(grid_map(x[:, self.stem.before :], grid))
+        return x
+
+    def summary(self, x: Tensor) -> Tensor:
+        if self.config.pool == "mean":
+            return self.norm(x[:, self.stem.before :].mean(1))
+        return self.norm(x[:, : self.parts]).flatten(1)
+
+    def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+        if name == "stem.position" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:
+            side = round((tensor.shape[1] - self.stem.before) ** 0.5)
+            if side**2 == tensor.shape[1] - self.stem.before:
+                grid = self.stem.grid
+                how = f"positions of a grid of {side} x {side} -> {grid[0]} x {grid[1]}"
+                return self.stem.resized(tensor, grid, (side, side)), how
+        return super().adapt(name, tensor, shape)
+
+    def layers(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks, *([self.norm] if self.config.embedding else [])]
+
+
+MODEL = ViT
+
+#                       width depth heads
+_SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+    "huge": (1280, 32, 16),
+}
+_PATCHES = {"tiny": (16,), "small": (16, 32), "base": (16, 32), "large": (16, 32), "huge": (14,)}
+
+VARIANTS = {
+    f"vit_{size}_{patch}": Config(patch, *_SIZES[size]) for size, patches in _PATCHES.items() for patch in patches
+}
+VARIANTS |= {
+    f"{name}_384": replace(VARIANTS[name], image_size=(384, 384))
+    for name in ("vit_tiny_16", "vit_small_16", "vit_small_32", "vit_base_16", "vit_base_32", "vit_large_16", "vit_large_32")
+}
+VARIANTS |= {f"deit_{size}_16": Config(16, *_SIZES[size]) for size in ("tiny", "small", "base")}
+VARIANTS |= {f"deit_{size}_16_distilled": Config(16, *_SIZES[size], distilled=True) for size in ("tiny", "small", "base")}
+VARIANTS |= {
+    name.replace("16", "16_384") if "distilled" not in name else f"{name}_384": replace(
+        VARIANTS[name], image_size=(384, 384)
+    )
+    for name in ("deit_base_16", "deit_base_16_distilled")
+}
+
+ALIASES = {f"vit_{name[0]}_{patch}": f"vit_{name}_{patch}" for name in ("base", "large", "huge") for patch in _PATCHES[name]}
+for _name, _config in VARIANTS.items():  # timm's: vit_base_patch16_224, deit_base_distilled_patch16_224
+    _kind, _size = _name.split("_")[:2]
+    _distilled = "_distilled" if _config.distilled else ""
+    ALIASES[f"{_kind}_{_size}{_distilled}_patch{_config.patch}_{_config.image_size[0]}"] = _name
+
+WEIGHTS: dict[str, weights.Weights] = {}
+
+
+def _heads(config: Config) -> weights.Rules:
+    if not config.distilled:
+        return ()
+    return (Rename(r"^head\.(weight|bias)$", r"head.0.\1"), Rename(r"^head_dist\.", "head.1."))
+
+
+def _timm(config: Config) -> weights.Rules:
+    """timm's names, which are those of DeiT's authors too."""
+    return (
+        Rename(r"^cls_token$", "stem.class_token"),
+        Rename(r"^dist_token$", "stem.distill_token"),
+        Rename(r"^pos_embed$", "stem.position"),
+        Rename(r"^patch_embed\.proj\.", "stem.patches."),
+        Rename(r"\.attn\.qkv\.", ".attention.qkv."),
+        Rename(r"\.attn\.proj\.", ".attention.project."),
+        Rename(r"\.mlp\.fc1\.", ".mlp.expand."),
+        Rename(r"\.mlp\.fc2\.", ".mlp.project."),
+        Rename(r"^fc_norm\.", "norm."),
+        *_heads(config),
+    )
+
+
+_torchvision = (
+    Rename(r"^class_token$", "stem.class_token"),
+    Rename(r"^encoder\.pos_embedding$", "stem.position"),
+    Rename(r"^conv_proj\.", "stem.patches."),
+    Rename(r"^encoder\.layers\.encoder_layer_(\d+)", r"blocks.\1"),
+    Rename(r"\.ln_(\d)\.", r".norm\1."),
+    Rename(r"\.self_attention\.in_proj_", ".attention.qkv."),
+    Rename(r"\.self_attention\.out_proj\.", ".attention.project."),
+    Rename(r"\.mlp\.(0|linear_1)\.", ".mlp.expand."),
+    Rename(r"\.mlp\.(3|linear_2)\.", ".mlp.project."),
+    Rename(r"^encoder\.ln\.", "norm."),
+    Rename(r"^heads\.head\.", "head."),
+)
+
+
+def _transformers(config: Config) -> weights.Rules:
+    return (
+        Rename(r"^(vit|deit)\.", ""),
+        Drop(r"^pooler\.", "the pooler is of the bare model, which has no classifier"),
+        Rename(r"^embeddings\.cls_token$", "stem.class_token"),
+        Rename(r"^embeddings\.distillation_token$", "stem.distill_token"),
+        Rename(r"^embeddings\.position_embeddings$", "stem.position"),
+        Rename(r"^embeddings\.patch_embeddings\.projection\.", "stem.patches."),
+        Rename(r"^encoder\.layer\.(\d+)", r"blocks.\1"),
+        Join(r"\.attention\.attention\.(query|key|value)\.", ("query", "key", "value"), "qkv"),
+        Rename(r"\.attention\.attention\.qkv\.", ".attention.qkv."),
+        Rename(r"\.attention\.output\.dense\.", ".attention.project."),
+        Rename(r"\.intermediate\.dense\.", ".mlp.expand."),
+        Rename(r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.project."),
+        Rename(r"\.layernorm_before\.", ".norm1."),
+        Rename(r"\.layernorm_after\.", ".norm2."),
+        Rename(r"^layernorm\.", "norm."),
+        Rename(r"^(cls_)?classifier\.", "head.0." if config.distilled else "head."),
+        Rename(r"^distillation_classifier\.", "head.1."),
+    )
+
+
+def _paddle(config: Config) -> weights.Rules:
+    return (
+        Fix(r"\.(qkv|proj|fc1|fc2)\.weight$|^head(_dist)?\.weight$", torch.t, "[in, out] -> [out, in]"),
+        *_timm(config),
+    )
+
+
+RULES = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "transformers": _transformers,
+    "official": _timm,
+    "paddle": _paddle,
+}
+ViT.rules = RULES
+ViT.published = WEIGHTS
