@@ -50,8 +50,9 @@ class Backbone(nn.Module):
     """Prefixes of the parameters that exist only with `config.embedding`."""
     undecayed: ClassVar[tuple[str, ...]] = ()
     """Last parts of the names of tables and tokens, which weight decay leaves alone as it does biases."""
-    norm_eps: ClassVar[Mapping[str, float]] = {}
-    """The layer norms' eps in the checkpoints of a source, where it is not the config's."""
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """By source, the fields of the config in which its models compute otherwise; modules that depend on such a field
+    have an attribute of its name."""
     parts: int = 1
     """Equal parts of the embedding that have a classifier each, whose logits are averaged."""
     rules: ClassVar[Mapping[str, Any]]
@@ -94,17 +95,16 @@ class Backbone(nn.Module):
             return weights.adapt_channels(tensor, shape[1]), f"{tensor.shape[1]} input channels -> {shape[1]}"
         return None
 
-    def settle(self, report: weights.Report) -> dict[str, Any]:
-        """Computes with the eps of the source that was loaded; the fields of the config that this changes."""
-        eps = self.norm_eps.get(report.source)
-        if eps is None:
-            return {}
-        for module in self.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.eps = eps
-        self.config = replace(self.config, eps=eps)
-        report.adapted["eps"] = f"that of {report.source}, {eps:g}"
-        return {"eps": eps}
+    def settle(self, report: weights.Report) -> Mapping[str, Any]:
+        """Computes as the source that was loaded does; the fields of the config that this changes."""
+        changed = self.differences.get(report.source, {})
+        for field, value in changed.items():
+            for module in self.modules():
+                if hasattr(module, field):
+                    setattr(module, field, value)
+            report.adapted[field] = f"{value}, as {report.source} has it"
+        self.config = replace(self.config, **changed)
+        return changed
 
     def run(self, block: nn.Module, *x: Any) -> Any:
         """`block(*x)`, recomputed in the backward pass when `checkpointing` is set."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class ViT(Backbone):
 
     first = "stem.patches.weight"
     embedding_only = ("norm.",)
-    norm_eps: ClassVar[Mapping[str, float]] = {"transformers": 1e-12}
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {"transformers": {"eps": 1e-12}}
     undecayed = ("class_token", "distill_token", "position")
 
     def __init__(self, config: Config) -> None:

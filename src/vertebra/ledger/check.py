@@ -167,6 +167,14 @@ _PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]]
     "biglittle": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
     "dla": ((r"level(\d)", r"stages.\1"),),
     "efficientnetv2": ((r"features\.(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
+    "swin": (
+        (r"patch_embed|features\.0|reshaped_hidden_states\[0\]", "stem"),
+        (r"features\.([1357])", lambda m: f"stages.{int(m[1]) // 2}"),
+        # The official stages end with the merging that ours begin with.
+        (r"layers\.(3)|reshaped_hidden_states\[4\]", "stages.3"),
+        (r"layers\.(\d)", r"merges.\1"),
+        (r"reshaped_hidden_states\[(\d)\]", lambda m: f"merges.{int(m[1]) - 1}"),
+    ),
     "vit": (
         (r"patch_embed", "stem.patches"),
         (r"encoder\.layers\.encoder_layer_(\d+)", r"blocks.\1"),
@@ -223,10 +231,13 @@ def _laid_out(ours: Tensor, shape: Sequence[int]) -> Tensor:
     """The same numbers in the original's layout: tokens [B, N, C], [B, H, W, C] or [B, C, H, W]."""
     if list(ours.shape) == list(shape) or ours.ndim < 3:
         return ours
-    channels = ours.shape[1] if ours.ndim == 4 and ours.shape[1] in shape[1:] else ours.shape[-1]
-    rows = ours.flatten(2).transpose(1, 2) if ours.ndim == 4 and ours.shape[1] == channels else ours.flatten(1, -2)
-    if len(shape) == 3:
-        return rows
-    cells = shape[1] * shape[2] if shape[3] == channels else shape[2] * shape[3]
-    rows = rows[:, -cells:]  # without the tokens before the patches
-    return rows.reshape(tuple(shape)) if shape[3] == channels else rows.transpose(1, 2).reshape(tuple(shape))
+    if ours.ndim == 3:  # to a map, without the tokens before the patches
+        last = ours.shape[2] == shape[3]
+        grid = shape[1:3] if last else shape[2:]
+        cells = ours[:, -math.prod(grid) :].unflatten(1, tuple(grid))
+        return cells if last else cells.permute(0, 3, 1, 2)
+    for order in ((0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)):
+        turned = ours.permute(order)
+        if list((turned.flatten(1, 2) if len(shape) == 3 else turned).shape) == list(shape):
+            return turned.reshape(tuple(shape))
+    return ours

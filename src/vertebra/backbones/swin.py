@@ -1,0 +1,304 @@
+"""Swin Transformer: attention inside windows that shift from block to block.
+
+Source: Swin Transformer, arXiv:2103.14030.
+
+Shapes: B batch, H x W feature cells, C channels, M side of a window in cells. Inside, maps are [B, H, W, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.attention import WindowAttention
+from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.nn.drop import DropPath, drop_path_rates
+from vertebra.nn.mlp import Mlp
+from vertebra.nn.patch import PatchEmbed, init_linear, resize_grid
+from vertebra.structures import Level
+from vertebra.weights import Drop, Fix, Join, Rename
+
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    width: int  # channels of the first stage; they double with each
+    depths: tuple[int, int, int, int]  # blocks per stage
+    heads: tuple[int, int, int, int]  # per stage
+    window: int = 7  # M
+    absolute: bool = False  # whether a learned position embedding is added to the patches
+    always_shift: bool = False  # also where the whole map is one window, as MMDetection does
+
+
+class Stem(nn.Module):
+    """Patches of 4 x 4 pixels, normed: [B, channels, H, W] -> [B, ceil(H / 4), ceil(W / 4), C]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.patches = PatchEmbed(config.channels, config.width, 4)
+        self.norm = nn.LayerNorm(config.width)
+        self.grid = (-(-config.image_size[0] // 4), -(-config.image_size[1] // 4))
+        self.position = None
+        if config.absolute:
+            self.position = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], config.width))
+            nn.init.trunc_normal_(self.position, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x: Tensor = self.norm(self.patches(images).permute(0, 2, 3, 1))
+        if self.position is not None:
+            grid = (x.shape[1], x.shape[2])
+            x = x + resize_grid(self.position, grid, self.grid).unflatten(1, grid)
+        return x
+
+
+class Block(nn.Module):
+    """Window attention and perceptron, each after a norm and added to its input: [B, H, W, C] -> same.
+
+    Source: arXiv:2103.14030, equation 3.
+    """
+
+    def __init__(self, config: Config, width: int, heads: int, shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        self.window, self.shift = config.window, config.window // 2 if shifted else 0
+        self.always_shift = config.always_shift
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = WindowAttention(width, heads, config.window)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+        self.drop = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`mask` is what `shift_mask` gives for a map of this size."""
+        x = x + self.drop(self.attend(self.norm1(x), mask))
+        y: Tensor = x + self.drop(self.mlp(self.norm2(x)))
+        return y
+
+    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        side, shift = self.window, self.shift
+        if max(height, width) <= side and not self.always_shift:
+            shift = 0  # the whole map is one window
+        down, right = -height % side, -width % side
+        if down or right:
+            x = nn.functional.pad(x, (0, 0, 0, right, 0, down))
+        if shift:
+            x = x.roll((-shift, -shift), (1, 2))
+        rows, columns = (height + down) // side, (width + right) // side
+        x = x.view(batch, rows, side, columns, side, channels).transpose(2, 3)
+        x = self.attention(x.reshape(-1, side**2, channels), mask if shift else None)
+        x = x.view(batch, rows, columns, side, side, channels).transpose(2, 3)
+        x = x.reshape(batch, rows * side, columns * side, channels)
+        if shift:
+            x = x.roll((shift, shift), (1, 2))
+        return x[:, :height, :width]
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours to one cell of twice the channels: [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), 2C].
+
+    Source: arXiv:2103.14030, section 3.1, neighbours in the order (0, 0), (1, 0), (0, 1), (1, 1) of (row, column).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        if height % 2 or width % 2:
+            x = nn.functional.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        x = x.view(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        y: Tensor = self.reduction(self.norm(x))
+        return y
+
+
+def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
+    """-100 between cells that the shift has made neighbours though they are none: [windows, M * M, M * M].
+
+    Source: arXiv:2103.14030, section 3.2 and figure 4.
+    """
+    shift = window // 2
+
+    def labels(size: int) -> Tensor:
+        place = torch.arange(-(-size // window) * window, device=like.device)
+        return (place >= len(place) - window).long() + (place >= len(place) - shift)
+
+    regions = labels(height)[:, None] * 3 + labels(width)  # [H', W']
+    windows = regions.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).flatten(2).flatten(0, 1)
+    return torch.where(windows[:, :, None] == windows[:, None], 0.0, -100.0).to(like.dtype)
+
+
+class Swin(Backbone):
+    """[B, channels, H, W] -> maps at strides 4, 8, 16, 32."""
+
+    first = "stem.patches.weight"
+    embedding_only = ("norm.",)
+    undecayed = ("position", "bias_table")
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mmdet": {"always_shift": True},
+        "mmseg": {"always_shift": True},
+    }
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.stem = Stem(config)
+        rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
+        self.stages, self.merges, levels = nn.ModuleList(), nn.ModuleList(), []
+        for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
+            width = config.width * 2**i
+            if i:
+                self.merges.append(PatchMerging(width // 2))
+            self.stages.append(
+                nn.ModuleList(Block(config, width, heads, bool(j % 2), next(rates)) for j in range(depth))
+            )
+            levels.append(Level(4 * 2**i, width))
+        self.levels, self.width = tuple(levels), levels[-1].channels
+        if config.level_norms:
+            self.norms = nn.ModuleList(nn.LayerNorm(level.channels) for level in levels)
+        if config.embedding:
+            self.norm = nn.LayerNorm(self.width)
+        init_linear(self)
+
+    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+        x = self.stem(images)  # [B, H / 4, W / 4, C]
+        for i, stage in enumerate(self.stages):
+            if i:
+                x = self.run(self.merges[i - 1], x)
+            mask = shift_mask(x.shape[1], x.shape[2], self.config.window, x)
+            for block in stage.children():
+                x = self.run(block, x, mask)
+            keep((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
+        return x
+
+    def summary(self, x: Tensor) -> Tensor:
+        return self.norm(x).mean((1, 2))
+
+    def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+        if name.endswith(".bias_table") and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
+            old, new = round(tensor.shape[0] ** 0.5), round(shape[0] ** 0.5)
+            how = f"biases of windows of {(old + 1) // 2} -> {(new + 1) // 2} cells"
+            return resize_grid(tensor[None], (new, new), (old, old))[0], how
+        if name == "stem.position" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:
+            side = round(tensor.shape[1] ** 0.5)
+            how = f"positions of a grid of {side} x {side} -> {self.stem.grid[0]} x {self.stem.grid[1]}"
+            return resize_grid(tensor, self.stem.grid, (side, side)), how
+        return super().adapt(name, tensor, shape)
+
+    def layers(self) -> list[nn.Module]:
+        parts: list[nn.Module] = [self.stem]
+        for i, stage in enumerate(self.stages):
+            parts += [*self.merges[i - 1 : i], *stage.children()]
+        return parts + [getattr(self, name) for name in ("norms", "norm") if hasattr(self, name)]
+
+
+MODEL = Swin
+
+VARIANTS = {
+    #                 width  depths         heads
+    "swin_tiny": Config(96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin_small": Config(96, (2, 2, 18, 2), (3, 6, 12, 24)),
+    "swin_base": Config(128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "swin_large": Config(192, (2, 2, 18, 2), (6, 12, 24, 48)),
+    "swin_base_384": Config(128, (2, 2, 18, 2), (4, 8, 16, 32), 12, image_size=(384, 384)),
+    "swin_large_384": Config(192, (2, 2, 18, 2), (6, 12, 24, 48), 12, image_size=(384, 384)),
+}
+
+ALIASES = {
+    f"{name.removesuffix('_384')}_patch4_window{config.window}_{config.image_size[0]}": name
+    for name, config in VARIANTS.items()
+} | {"swin_t": "swin_tiny", "swin_s": "swin_small", "swin_b": "swin_base"}
+
+WEIGHTS: dict[str, weights.Weights] = {}
+
+_DERIVED = Drop(r"\.(relative_position_index|attn_mask)$", "computed from the sizes")
+_BLOCK = (
+    Rename(r"\.attn\.relative_position_bias_table$", ".attention.bias_table"),
+    Rename(r"\.attn\.qkv\.", ".attention.qkv."),
+    Rename(r"\.attn\.proj\.", ".attention.project."),
+    Rename(r"\.mlp\.(fc1|0)\.", ".mlp.expand."),
+    Rename(r"\.mlp\.(fc2|3)\.", ".mlp.project."),
+)
+_official = (
+    _DERIVED,
+    *_BLOCK,
+    Rename(r"^absolute_pos_embed$", "stem.position"),
+    Rename(r"^patch_embed\.proj\.", "stem.patches."),
+    Rename(r"^patch_embed\.norm\.", "stem.norm."),
+    Rename(r"^layers\.(\d)\.downsample\.", r"merges.\1."),
+    Rename(r"^layers\.(\d)\.blocks\.", r"stages.\1."),
+    Rename(r"^norm(\d)\.", r"norms.\1."),
+)
+_timm = (
+    # timm merges at the beginning of a stage, the others at the end of the one before.
+    Rename(r"^layers\.(\d)\.downsample\.", lambda m: f"merges.{int(m[1]) - 1}."),
+    Rename(r"^head\.fc\.", "head."),
+    *_official,
+)
+_torchvision = (
+    _DERIVED,
+    *_BLOCK,
+    Rename(r"^features\.0\.0\.", "stem.patches."),
+    Rename(r"^features\.0\.2\.", "stem.norm."),
+    Rename(r"^features\.([246])\.", lambda m: f"merges.{int(m[1]) // 2 - 1}."),
+    Rename(r"^features\.([1357])\.", lambda m: f"stages.{int(m[1]) // 2}."),
+)
+_transformers = (
+    _DERIVED,
+    Rename(r"^(swin|backbone)\.", ""),
+    Drop(r"^pooler\.", "the pooler has no parameters of use"),
+    Rename(r"^embeddings\.patch_embeddings\.projection\.", "stem.patches."),
+    Rename(r"^embeddings\.norm\.", "stem.norm."),
+    Rename(r"^embeddings\.position_embeddings$", "stem.position"),
+    Join(r"\.attention\.self\.(query|key|value)\.", ("query", "key", "value"), "qkv"),
+    Rename(r"\.attention\.self\.qkv\.", ".attention.qkv."),
+    Rename(r"\.attention\.self\.relative_position_bias_table$", ".attention.bias_table"),
+    Rename(r"\.attention\.output\.dense\.", ".attention.project."),
+    Rename(r"\.intermediate\.dense\.", ".mlp.expand."),
+    Rename(r"\.output\.dense\.", ".mlp.project."),
+    Rename(r"\.layernorm_before\.", ".norm1."),
+    Rename(r"\.layernorm_after\.", ".norm2."),
+    Rename(r"^encoder\.layers\.(\d)\.blocks\.", r"stages.\1."),
+    Rename(r"^encoder\.layers\.(\d)\.downsample\.", r"merges.\1."),
+    Rename(r"^hidden_states_norms\.stage(\d)\.", lambda m: f"norms.{int(m[1]) - 1}."),
+    Rename(r"^layernorm\.", "norm."),
+    Rename(r"^classifier\.", "head."),
+)
+
+
+def _unfolded(tensor: Tensor) -> Tensor:
+    """MMDetection's neighbours, channel by channel in the order (0, 0), (0, 1), (1, 0), (1, 1), in Swin's order."""
+    return tensor.unflatten(-1, (-1, 4))[..., [0, 2, 1, 3]].transpose(-1, -2).flatten(-2)
+
+
+_mmdet = (
+    Rename(r"^backbone\.", ""),
+    Rename(r"\.attn\.w_msa\.", ".attn."),
+    Rename(r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    Rename(r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+    Rename(r"^patch_embed\.projection\.", "stem.patches."),
+    Rename(r"^stages\.(\d)\.blocks\.", r"layers.\1.blocks."),
+    Rename(r"^stages\.(\d)\.downsample\.", r"merges.\1."),
+    Fix(r"^merges\.\d\.", _unfolded, "the order of the merged neighbours"),
+    *_official,
+)
+_paddle = (
+    Fix(r"\.(qkv|proj|fc1|fc2|reduction)\.weight$|^head\.weight$", torch.t, "[in, out] -> [out, in]"),
+    *_official,
+)
+
+RULES = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "transformers": _transformers,
+    "official": _official,
+    "mmdet": _mmdet,
+    "mmseg": _mmdet,
+    "paddle": _paddle,
+}
+Swin.rules = RULES
+Swin.published = WEIGHTS
