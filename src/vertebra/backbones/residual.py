@@ -68,6 +68,59 @@ class Residual(nn.Module):
         return y.relu_() if self.activation == "relu" else y
 
 
+class Basic(Residual):
+    """Two 3x3 convolutions: [B, C, H, W] -> [B, width, H / stride, W / stride].
+
+    Source: arXiv:1512.03385, figure 5, left.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self, inputs: int, width: int, stride: int = 1, drop_path: float = 0.0, *, deep: bool = False, se: int = 0
+    ) -> None:
+        pool = shortcut_pool(stride) if deep else None
+        super().__init__(inputs, width, stride, drop_path=drop_path, se=se, pool=pool)
+        self.conv1 = ConvNorm(inputs, width, 3, stride)
+        self.conv2 = self.last(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.conv2, self.conv1(x), x)
+
+
+class Bottleneck(Residual):
+    """1x1, grouped 3x3 with the stride, 1x1: [B, C, H, W] -> [B, 4 width, H / stride, W / stride].
+
+    Source: arXiv:1512.03385, figure 5, right, with the stride where torchvision and timm have it;
+    groups as in arXiv:1611.05431, figure 3c.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int = 1,
+        drop_path: float = 0.0,
+        *,
+        groups: int = 1,
+        group_width: int = 64,
+        deep: bool = False,
+        se: int = 0,
+    ) -> None:
+        """`group_width` is the channels of each group at 64 planes."""
+        pool = shortcut_pool(stride) if deep else None
+        super().__init__(inputs, 4 * width, stride, drop_path=drop_path, se=se, pool=pool)
+        inside = width * group_width // 64 * groups
+        self.conv1 = ConvNorm(inputs, inside)
+        self.conv2 = ConvNorm(inside, inside, 3, stride, groups=groups)
+        self.conv3 = self.last(inside, 4 * width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.conv3, self.conv2(self.conv1(x)), x)
+
+
 class ResidualNetwork(Backbone):
     """Stem, max pool and four stages: [B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
 

@@ -12,13 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
-
 from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.residual import Residual, ResidualNetwork, residual_names, shortcut_pool
+from vertebra.backbones.residual import Basic, Bottleneck, ResidualNetwork, residual_names
 from vertebra.errors import VertebraError
-from vertebra.nn.conv import ConvNorm
 from vertebra.weights.card import published
 
 
@@ -36,51 +33,17 @@ class Config(BackboneConfig):
             raise VertebraError("groups and group_width are for bottleneck blocks; basic blocks have neither.")
 
 
-class Basic(Residual):
-    """Two 3x3 convolutions: [B, C, H, W] -> [B, width, H / stride, W / stride].
-
-    Source: arXiv:1512.03385, figure 5, left.
-    """
-
-    expansion = 1
-
-    def __init__(self, config: Config, inputs: int, width: int, stride: int, drop_path: float) -> None:
-        pool = shortcut_pool(stride) if config.deep else None
-        super().__init__(inputs, width, stride, drop_path=drop_path, se=config.se, pool=pool)
-        self.conv1 = ConvNorm(inputs, width, 3, stride)
-        self.conv2 = self.last(width, width, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.join(self.conv2, self.conv1(x), x)
-
-
-class Bottleneck(Residual):
-    """1x1, grouped 3x3 with the stride, 1x1: [B, C, H, W] -> [B, 4 width, H / stride, W / stride].
-
-    Source: arXiv:1512.03385, figure 5, right, with the stride where torchvision and timm have it;
-    groups as in arXiv:1611.05431, figure 3c.
-    """
-
-    expansion = 4
-
-    def __init__(self, config: Config, inputs: int, width: int, stride: int, drop_path: float) -> None:
-        pool = shortcut_pool(stride) if config.deep else None
-        super().__init__(inputs, 4 * width, stride, drop_path=drop_path, se=config.se, pool=pool)
-        inside = width * config.group_width // 64 * config.groups
-        self.conv1 = ConvNorm(inputs, inside)
-        self.conv2 = ConvNorm(inside, inside, 3, stride, groups=config.groups)
-        self.conv3 = self.last(inside, 4 * width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.join(self.conv3, self.conv2(self.conv1(x)), x)
-
-
 class ResNet(ResidualNetwork):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
 
     def __init__(self, config: Config) -> None:
-        block = Bottleneck if config.bottleneck else Basic
-        super().__init__(config, config.depths, config.deep, partial(block, config), block.expansion)
+        common = {"deep": config.deep, "se": config.se}
+        block = (
+            partial(Bottleneck, groups=config.groups, group_width=config.group_width, **common)
+            if config.bottleneck
+            else partial(Basic, **common)
+        )
+        super().__init__(config, config.depths, config.deep, block, block.func.expansion)
 
 
 MODEL = ResNet

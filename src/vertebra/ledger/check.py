@@ -167,6 +167,13 @@ _PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]]
     "biglittle": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
     "dla": ((r"level(\d)", r"stages.\1"),),
     "efficientnetv2": ((r"features\.(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
+    "hrnet": (
+        (r"layer1", "stage1"),
+        (r"stage(\d)\[(\d)\]", lambda m: f"stages.{int(m[1]) - 2}[{m[2]}]"),
+        (r"final_layer", "final"),
+        (r"feature0", "stem.0"),
+        (r"feature(\d)", lambda m: f"increase.{int(m[1]) - 1}"),
+    ),
     "swin": (
         (r"patch_embed|features\.0|reshaped_hidden_states\[0\]", "stem"),
         (r"features\.([1357])", lambda m: f"stages.{int(m[1]) // 2}"),
@@ -200,20 +207,19 @@ def _outputs(
                 break
         else:
             place = next(iter(weights.convert({f"{key}.": images}, table)[0])).rstrip(".")
-        if match := re.fullmatch(r"feature(\d)", key):
-            if len(backbone.levels) > 1:
-                continue
+        if (match := re.fullmatch(r"feature(\d)", place)) and len(backbone.levels) == 1:
             place = f"blocks.{len(modules['blocks']) - 3 + int(match[1])}"  # timm gives the last three blocks
-        target = modules.get(place)
+        name, _, item = place.rstrip("]").partition("[")
+        target = modules.get(name)
         if place == "norm":  # ours norms only what it needs
             with torch.no_grad():
                 found[key] = target(backbone.walk(images, lambda _: None))
         elif target is not None:
 
-            def keep(_: nn.Module, __: Any, output: Any, key: str = key) -> None:
-                found[key] = (output[0] if isinstance(output, tuple) else output).detach().clone()
+            def keep(_: nn.Module, __: Any, output: Any, key: str = key, item: str = item) -> None:
+                found[key] = (output[int(item)] if item else output).detach().clone()
 
-            hooks.append((target[-1] if isinstance(target, nn.ModuleList) else target).register_forward_hook(keep))
+            hooks.append((target[-1] if isinstance(target, nn.ModuleList | nn.Sequential) else target).register_forward_hook(keep))
     with torch.no_grad():
         if reference.classifies:
             found["logits"] = model(images)

@@ -54,13 +54,14 @@ class ConvNorm(nn.Module):
         activation: str = "relu",
         eps: float = 1e-5,
         same: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         # At stride 1 an odd kernel's "same" padding is the symmetric one, which convolution does for free.
         if same and stride > 1:
-            self.conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, 0, groups=groups, bias=False)
+            self.conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, 0, groups=groups, bias=bias)
         else:
-            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.norm = nn.BatchNorm2d(outputs, eps)
         self.activation = activation
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")

@@ -1,0 +1,238 @@
+"""HRNet: branches of several resolutions side by side, exchanging what they see.
+
+Source: Deep High-Resolution Representation Learning for Visual Recognition, arXiv:1908.07919.
+
+Shapes: B batch, H x W the picture, C the width of the highest branch; branch i is [B, 2^i C, H / (4 * 2^i), W / (4 * 2^i)].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.backbones.residual import Basic, Bottleneck
+from vertebra.errors import VertebraError, nearest
+from vertebra.nn.conv import ConvNorm
+from vertebra.nn.drop import drop_path_rates
+from vertebra.structures import Level
+from vertebra.weights import Rename
+
+VIEWS = ("branches", "v1", "v2", "increased")
+INCREASED = (32, 64, 128, 256)  # inside the blocks that prepare the branches for classification; four times that outside
+
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    width: int  # C
+    first: tuple[int, int] = (4, 64)  # blocks of the first stage, and channels inside them
+    modules: tuple[int, int, int] = (1, 4, 3)  # of stages 2, 3, 4
+    blocks: int = 4  # per branch and module
+    view: str = "branches"
+    """The pyramid: the four `branches`; the highest alone (`v1`); all resized to it and concatenated (`v2`); or the
+    branches `increased` to 128, 256, 512 and 1024 channels, as they go into classification."""
+    upsample: str = "nearest"  # or `bilinear`, as the segmentation models exchange
+    align_corners: bool = False  # of `bilinear`
+
+    def __post_init__(self) -> None:
+        if self.view not in VIEWS:
+            raise VertebraError(f"no view is called {self.view!r}; there are {', '.join(VIEWS)}.{nearest(self.view, VIEWS)}")
+        if self.view == "v1" and self.embedding:
+            raise VertebraError("the v1 view has only the highest branch, and classification needs all four.")
+
+
+def resize(x: Tensor, size: Sequence[int], config: Config) -> Tensor:
+    """`x` at another (height, width), the way the config says."""
+    if config.upsample == "nearest":
+        return nn.functional.interpolate(x, tuple(size), mode="nearest")
+    return nn.functional.interpolate(x, tuple(size), mode="bilinear", align_corners=config.align_corners)
+
+
+class Exchange(nn.Module):
+    """Every branch receives the sum of all, each brought to its resolution and width: branches -> branches.
+
+    Source: arXiv:1908.07919, section 3.2 and figure 3.
+    """
+
+    def __init__(self, config: Config, widths: Sequence[int], outputs: int) -> None:
+        """`outputs` is how many branches are made, from the highest on."""
+        super().__init__()
+        self.config = config
+        self.paths = nn.ModuleList(
+            nn.ModuleList(_path(widths, source, target) for source in range(len(widths))) for target in range(outputs)
+        )
+
+    def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
+        results = []
+        for i, paths in enumerate(self.paths):
+            total: Tensor | None = None
+            for j, path in enumerate(paths.children()):
+                x = branches[j]
+                if j < i:  # down: the last convolution adds what there is already
+                    *before, last = path.children()
+                    for step in before:
+                        x = step(x)
+                    total = last(x, total)
+                elif total is None:
+                    total = x
+                else:
+                    x = resize(path(x), branches[i].shape[2:], self.config) if j > i else x
+                    # A branch itself is still needed by the others.
+                    total = total + x if total is branches[i] else total.add_(x)
+            assert total is not None
+            results.append(total.relu_() if total is not branches[i] else total.relu())
+        return results
+
+
+def _path(widths: Sequence[int], source: int, target: int) -> nn.Module:
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return ConvNorm(widths[source], widths[target], activation="none")
+    steps = target - source
+    return nn.Sequential(
+        *(ConvNorm(widths[source], widths[source], 3, 2) for _ in range(steps - 1)),
+        ConvNorm(widths[source], widths[target], 3, 2, activation="none"),
+    )
+
+
+class Module(nn.Module):
+    """Residual blocks on each branch, then an exchange: branches -> branches."""
+
+    def __init__(self, config: Config, widths: Sequence[int], rates: Sequence[float], outputs: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*(Basic(width, width, 1, rate) for rate in rates)) for width in widths)
+        self.exchange = Exchange(config, widths, outputs)
+
+    def forward(self, *branches: Tensor) -> list[Tensor]:
+        deeper = [blocks(x) for blocks, x in zip(self.branches, branches, strict=True)]
+        exchanged: list[Tensor] = self.exchange(deeper)
+        return exchanged
+
+
+class HRNet(Backbone):
+    """[B, channels, H, W] -> the maps of the config's view."""
+
+    first = "stem.0.conv.weight"
+    embedding_only = ("increase.", "down.", "final.")
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        depth, inside = config.first
+        self.stem = nn.Sequential(ConvNorm(config.channels, 64, 3, 2), ConvNorm(64, 64, 3, 2))
+        rates = iter(drop_path_rates(config.drop_path, depth + config.blocks * sum(config.modules)))
+        self.stage1 = nn.Sequential(*(Bottleneck(64 if i == 0 else 4 * inside, inside, 1, next(rates)) for i in range(depth)))
+        widths = [4 * inside]
+        self.transitions, self.stages = nn.ModuleList(), nn.ModuleList()
+        for i, modules in enumerate(config.modules):
+            new = [config.width * 2**k for k in range(i + 2)]
+            self.transitions.append(nn.ModuleList(_transition(widths, new, k) for k in range(len(new))))
+            widths = new
+            self.stages.append(nn.ModuleList(self._stage(config, widths, modules, rates)))
+        if config.embedding or config.view == "increased":
+            self.increase = nn.ModuleList(Bottleneck(w, out) for w, out in zip(widths, INCREASED, strict=True))
+        self.width = 2048
+        if config.embedding:
+            outs = [4 * width for width in INCREASED]
+            self.down = nn.ModuleList(ConvNorm(outs[i], outs[i + 1], 3, 2, bias=True) for i in range(3))
+            self.final = ConvNorm(outs[-1], self.width, bias=True)
+        channels = {"v1": widths[:1], "v2": [sum(widths)], "increased": [4 * width for width in INCREASED]}
+        self.levels = tuple(Level(4 * 2**i, c) for i, c in enumerate(channels.get(config.view, widths)))
+
+    def _stage(self, config: Config, widths: list[int], count: int, rates: Iterator[float]) -> Iterator[Module]:
+        for i in range(count):
+            last = len(widths) == 4 and i == count - 1
+            outputs = 1 if last and config.view == "v1" else len(widths)
+            yield Module(config, widths, [next(rates) for _ in range(config.blocks)], outputs)
+
+    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Any:
+        x = self.stem(images)
+        for block in self.stage1:
+            x = self.run(block, x)
+        branches = [x]
+        for transition, stage in zip(self.transitions, self.stages, strict=True):
+            # A new branch starts from the lowest there is.
+            branches = [step(branches[min(i, len(branches) - 1)]) for i, step in enumerate(transition.children())]
+            for module in stage.children():
+                branches = self.run(module, *branches)
+        view = self.config.view
+        if view == "increased":
+            branches = [block(branch) for block, branch in zip(self.increase, branches, strict=True)]
+        if view == "v2":
+            size = branches[0].shape[2:]
+            keep(torch.cat([branches[0], *(resize(branch, size, self.config) for branch in branches[1:])], 1))
+        else:
+            for branch in branches:
+                keep(branch)
+        return branches
+
+    def summary(self, x: Any) -> Tensor:
+        if self.config.view != "increased":
+            x = [block(branch) for block, branch in zip(self.increase, x, strict=True)]
+        y = x[0]
+        for down, branch in zip(self.down, x[1:], strict=True):
+            y = branch + down(y)
+        final: Tensor = self.final(y)
+        return final.mean((2, 3))
+
+    def layers(self) -> list[nn.Module]:
+        parts: list[nn.Module] = [self.stem, *self.stage1]
+        for transition, stage in zip(self.transitions, self.stages, strict=True):
+            parts += [transition, *stage.children()]
+        return parts + [getattr(self, name) for name in ("increase", "down", "final") if hasattr(self, name)]
+
+
+def _transition(old: Sequence[int], new: Sequence[int], i: int) -> nn.Module:
+    """From the branches of one stage to branch `i` of the next."""
+    if i < len(old):
+        return nn.Identity() if old[i] == new[i] else ConvNorm(old[i], new[i], 3)
+    return ConvNorm(old[-1], new[i], 3, 2)
+
+
+MODEL = HRNet
+
+VARIANTS = {
+    "hrnet_w18_small_v1": Config(16, (1, 32), (1, 1, 1), 2),
+    "hrnet_w18_small_v2": Config(18, (2, 64), (1, 3, 2), 2),
+    "hrnet_w18": Config(18),
+    "hrnet_w30": Config(30),
+    "hrnet_w32": Config(32),
+    "hrnet_w40": Config(40),
+    "hrnet_w44": Config(44),
+    "hrnet_w48": Config(48),
+    "hrnet_w64": Config(64),
+}
+
+ALIASES = {"hrnet_w18_small": "hrnet_w18_small_v1"}
+
+WEIGHTS: dict[str, weights.Weights] = {}
+
+_PARTS = ("conv", "norm")
+
+_names = (
+    Rename(r"^backbone\.", ""),
+    Rename(r"^conv([12])\.", lambda m: f"stem.{int(m[1]) - 1}.conv."),
+    Rename(r"^bn([12])\.", lambda m: f"stem.{int(m[1]) - 1}.norm."),
+    Rename(r"^layer1\.", "stage1."),
+    Rename(r"^transition(\d)\.(\d)\.(?:0\.)?([01])\.", lambda m: f"transitions.{int(m[1]) - 1}.{m[2]}.{_PARTS[int(m[3])]}."),
+    Rename(r"^stage([234])\.", lambda m: f"stages.{int(m[1]) - 2}."),
+    Rename(r"\.fuse_layers\.(\d)\.(\d)\.(\d)\.([01])\.", lambda m: f".exchange.paths.{m[1]}.{m[2]}.{m[3]}.{_PARTS[int(m[4])]}."),
+    Rename(r"\.fuse_layers\.(\d)\.(\d)\.([01])\.", lambda m: f".exchange.paths.{m[1]}.{m[2]}.{_PARTS[int(m[3])]}."),
+    Rename(r"^incre_modules\.(\d)\.0\.", r"increase.\1."),
+    Rename(r"^downsamp_modules\.(\d)\.([01])\.", lambda m: f"down.{m[1]}.{_PARTS[int(m[2])]}."),
+    Rename(r"^final_layer\.([01])\.", lambda m: f"final.{_PARTS[int(m[1])]}."),
+    Rename(r"^((?:stage|increase).*)\.conv(\d)\.", r"\1.conv\2.conv."),
+    Rename(r"^((?:stage|increase).*)\.bn(\d)\.", r"\1.conv\2.norm."),
+    Rename(r"\.downsample\.0\.", ".shortcut.1.conv."),
+    Rename(r"\.downsample\.1\.", ".shortcut.1.norm."),
+    Rename(r"^classifier\.", "head."),
+)
+
+RULES = {"timm": _names, "official": _names, "mmdet": _names, "mmseg": _names, "mmpose": _names}
+HRNet.rules = RULES
+HRNet.published = WEIGHTS
