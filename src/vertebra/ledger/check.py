@@ -167,6 +167,11 @@ _PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]]
     "biglittle": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
     "dla": ((r"level(\d)", r"stages.\1"),),
     "efficientnetv2": ((r"features\.(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
+    "cyclemlp": (
+        (r"network\.([135])", lambda m: f"steps.{(int(m[1]) + 1) // 2}"),
+        (r"network\.([0246])", lambda m: f"stages.{int(m[1]) // 2}"),
+    ),
+    "asmlp": ((r"patch_embed", "patch_norm"), (r"layers\.3", "stages.3"), (r"layers\.(\d)", r"merges.\1")),
     "hrnet": (
         (r"layer1", "stage1"),
         (r"stage(\d)\[(\d)\]", lambda m: f"stages.{int(m[1]) - 2}[{m[2]}]"),
