@@ -39,10 +39,10 @@ class AxialShift(nn.Module):
         super().__init__()
         size = -(-width // groups)
         # Group g moves by g - groups // 2 cells, so each cell reads from as many cells before.
-        offsets = [groups // 2 - i // size for i in range(width)]
+        moved, still = [groups // 2 - i // size for i in range(width)], [0] * width
         self.enter, self.norm1 = nn.Conv2d(width, width, 1), nn.GroupNorm(1, width)
-        self.shift_across, self.across = Shift(offsets, 3), nn.Conv2d(width, width, 1)
-        self.shift_down, self.down = Shift(offsets, 2), nn.Conv2d(width, width, 1)
+        self.shift_across, self.across = Shift(still, moved), nn.Conv2d(width, width, 1)
+        self.shift_down, self.down = Shift(moved, still), nn.Conv2d(width, width, 1)
         self.norm2, self.leave = nn.GroupNorm(1, width), nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:

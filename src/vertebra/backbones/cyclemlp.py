@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vertebra import weights
 from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.nn.drop import DropPath, drop_path_rates
+from vertebra.nn.merge import Merge
 from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import init_linear
 from vertebra.nn.shift import Shift
@@ -38,10 +39,12 @@ class CycleFC(nn.Module):
     Source: arXiv:2107.10224, equation 2, with the offsets of the authors' code.
     """
 
-    def __init__(self, width: int, axis: int) -> None:
-        """`axis` 2 reads along rows of [B, C, H, W], 3 along columns."""
+    def __init__(self, width: int, down: bool) -> None:
+        """`down` reads along the height instead of the width."""
         super().__init__()
-        self.shift = Shift([(i + CYCLE // 2) % CYCLE - CYCLE // 2 for i in range(width)], axis)
+        moved = [(i + CYCLE // 2) % CYCLE - CYCLE // 2 for i in range(width)]
+        still = [0] * width
+        self.shift = Shift(moved, still) if down else Shift(still, moved)
         self.linear = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,22 +55,18 @@ class CycleFC(nn.Module):
 class CycleMix(nn.Module):
     """Three branches (along width, along height, in place), merged by split attention: [B, H, W, C] -> same.
 
-    Source: arXiv:2107.10224, figure 4, the Spatial Proj.; the merge is that of arXiv:2106.12368.
+    Source: arXiv:2107.10224, figure 4, the Spatial Proj.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.across, self.down = CycleFC(width, 3), CycleFC(width, 2)
+        self.across, self.down = CycleFC(width, down=False), CycleFC(width, down=True)
         self.place = nn.Linear(width, width, bias=False)
-        self.reweight = nn.Sequential(nn.Linear(width, width // 4), nn.GELU(), nn.Linear(width // 4, 3 * width))
+        self.merge = Merge(width)
         self.project = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        across, down, place = self.across(x), self.down(x), self.place(x)
-        mean = (across + down + place).mean((1, 2))  # [B, C]
-        share = self.reweight(mean).unflatten(1, (-1, 3)).softmax(2)[:, None, None]  # [B, 1, 1, C, 3]
-        first, second, third = share.unbind(-1)
-        y: Tensor = self.project(across * first + down * second + place * third)
+        y: Tensor = self.project(self.merge(self.across(x), self.down(x), self.place(x)))
         return y
 
 
@@ -156,8 +155,8 @@ _official = (
     Rename(r"\.attn\.sfc_w\.", ".mix.down.linear."),
     Fix(r"\.mix\.(across|down)\.linear\.weight$", lambda t: t.flatten(1), "[C, C, 1, 1] -> [C, C]"),
     Rename(r"\.attn\.mlp_c\.", ".mix.place."),
-    Rename(r"\.attn\.reweight\.fc1\.", ".mix.reweight.0."),
-    Rename(r"\.attn\.reweight\.fc2\.", ".mix.reweight.2."),
+    Rename(r"\.attn\.reweight\.fc1\.", ".mix.merge.reduce."),
+    Rename(r"\.attn\.reweight\.fc2\.", ".mix.merge.expand."),
     Rename(r"\.attn\.proj\.", ".mix.project."),
     Rename(r"\.mlp\.fc1\.", ".mlp.expand."),
     Rename(r"\.mlp\.fc2\.", ".mlp.project."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vertebra import backbones
@@ -39,18 +40,23 @@ def facts(name: str, size: int | None = None) -> Facts:
     with torch.device("meta"):
         model = backbones.create(public, embedding=True, image_size=(size, size)).eval()
         images = torch.empty(1, 3, size, size)
+    moved = 0  # multiply-adds of shifts, which are convolutions only in form: one 1 per channel multiplies nothing
+
+    def count(shift: nn.Module, _: object, moves: Tensor) -> None:
+        nonlocal moved
+        moved += moves.numel() * shift.kernel[0].numel()
+
+    for part in model.modules():
+        if isinstance(part, Shift):
+            part.register_forward_hook(count)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.embed(images)
-    # Moving cells is a convolution only in form: its one 1 per channel multiplies nothing.
-    per_module = counter.get_flop_counts()
-    names = {name for name, module in model.named_modules() if isinstance(module, Shift)}
-    moved = sum(sum(per_module.get(f"{type(model).__name__}.{name}", {}).values()) for name in names)
     head = model.width * CLASSES  # of all parts together
     return Facts(
         name=public,
         family=module.__name__.rpartition(".")[2],
         parameters=sum(p.numel() for p in model.parameters()) + head + CLASSES * model.parts,
-        macs=(counter.get_total_flops() - moved) // 2 + head,
+        macs=counter.get_total_flops() // 2 - moved + head,
         size=size,
         levels=model.levels,
         weights={key: card for key, card in module.WEIGHTS.items() if key.partition(".")[0] == public},

@@ -9,24 +9,30 @@ from torch import Tensor, nn
 
 
 class Shift(nn.Module):
-    """Reads every channel at an offset along one axis, zero outside: [B, C, H, W] -> same.
+    """Reads every channel at an offset of its own: [B, C, H, W] -> same.
 
-    A depthwise convolution with one 1 per channel: exact, fused, and fast in channels-last memory.
+    A depthwise convolution with one 1 per channel: exact, in one pass, and fast in channels-last memory.
     """
 
     kernel: Tensor
 
-    def __init__(self, offsets: Sequence[int], axis: int) -> None:
-        """Channel i of the result at cell p is channel i of the input at p + offsets[i]; axis 2 is rows, 3 columns."""
+    def __init__(self, rows: Sequence[int], columns: Sequence[int], *, edge: bool = False) -> None:
+        """Channel i of the result at (y, x) is channel i of the input at (y + rows[i], x + columns[i]); outside is
+        zero, or with `edge` the nearest cell inside."""
         super().__init__()
-        self.reach, self.axis = max(map(abs, offsets)), axis
-        taps = torch.tensor(offsets) + self.reach
-        kernel = nn.functional.one_hot(taps, 2 * self.reach + 1).float()[:, None]  # [C, 1, taps]
-        self.register_buffer("kernel", kernel.unsqueeze(3 if axis == 2 else 2), persistent=False)
+        self.edge = edge
+        self.reach = max(map(abs, rows)), max(map(abs, columns))
+        kernel = torch.zeros(len(rows), 1, 2 * self.reach[0] + 1, 2 * self.reach[1] + 1)
+        channels = torch.arange(len(rows))
+        kernel[channels, 0, torch.tensor(rows) + self.reach[0], torch.tensor(columns) + self.reach[1]] = 1.0
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = (self.reach, 0) if self.axis == 2 else (0, self.reach)
+        padding = self.reach
+        if self.edge:
+            x = nn.functional.pad(x, (padding[1], padding[1], padding[0], padding[0]), mode="replicate")
+            padding = (0, 0)
         return nn.functional.conv2d(x, self.kernel.to(x.dtype), padding=padding, groups=len(self.kernel))
 
     def extra_repr(self) -> str:
-        return f"reach={self.reach}, axis={self.axis}"
+        return f"reach={self.reach}, edge={self.edge}"

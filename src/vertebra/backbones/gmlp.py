@@ -1,0 +1,101 @@
+"""gMLP: perceptrons whose one half, mixed over patches, gates the other.
+
+Source: Pay Attention to MLPs, arXiv:2105.08050.
+
+Shapes: B batch, N patches, C width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.backbones.base import BackboneConfig
+from vertebra.backbones.isotropic import FixedGrid
+from vertebra.nn.drop import DropPath
+from vertebra.weights import Rename
+
+EPS = 1e-6  # of the layer norms but the gates'
+
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    patch: int  # side in pixels
+    width: int
+    depth: int
+    ratio: int = 6  # of the perceptrons' insides
+
+
+class SpatialGate(nn.Module):
+    """One half of the channels, normed and mixed over patches, times the other half: [B, N, 2C] -> [B, N, C].
+
+    Source: arXiv:2105.08050, equation 4.
+    """
+
+    def __init__(self, width: int, patches: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.tokens = nn.Linear(patches, patches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, gate = x.chunk(2, -1)
+        return kept * self.tokens(self.norm(gate).transpose(1, 2)).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """Norm, linear layer, GELU, spatial gate and linear layer, added to the input: [B, N, C] -> same.
+
+    Source: arXiv:2105.08050, figure 1.
+    """
+
+    def __init__(self, config: Config, patches: int, drop_path: float) -> None:
+        super().__init__()
+        hidden = config.ratio * config.width
+        self.norm = nn.LayerNorm(config.width, EPS)
+        self.expand = nn.Linear(config.width, hidden)
+        self.gate = SpatialGate(hidden // 2, patches)
+        self.project = nn.Linear(hidden // 2, config.width)
+        self.drop = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.drop(self.project(self.gate(nn.functional.gelu(self.expand(self.norm(x))))))
+        return y
+
+
+class GMLP(FixedGrid):
+    """[B, channels, H, W] -> one map [B, C, H / patch, W / patch]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, partial(Block, config), partial(nn.LayerNorm, eps=EPS))
+        for module in self.modules():
+            if isinstance(module, SpatialGate):  # nearly one at first, so that a block is a plain perceptron
+                nn.init.normal_(module.tokens.weight, std=1e-6)
+                nn.init.ones_(module.tokens.bias)
+
+
+MODEL = GMLP
+
+VARIANTS = {
+    "gmlp_ti16": Config(16, 128, 30),
+    "gmlp_s16": Config(16, 256, 30),
+    "gmlp_b16": Config(16, 512, 30),
+}
+
+ALIASES = {f"{name}_224": name for name in VARIANTS}
+
+WEIGHTS: dict[str, weights.Weights] = {}
+
+_timm = (
+    Rename(r"^stem\.proj\.", "patches."),
+    Rename(r"\.mlp_channels\.fc1\.", ".expand."),
+    Rename(r"\.mlp_channels\.fc2\.", ".project."),
+    Rename(r"\.mlp_channels\.gate\.norm\.", ".gate.norm."),
+    Rename(r"\.mlp_channels\.gate\.proj\.", ".gate.tokens."),
+)
+
+RULES = {"timm": _timm}
+GMLP.rules = RULES
+GMLP.published = WEIGHTS

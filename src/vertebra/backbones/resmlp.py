@@ -1,0 +1,106 @@
+"""ResMLP: a linear layer over patches, then a perceptron over channels, without any norm.
+
+Source: ResMLP: Feedforward networks for image classification with data-efficient training, arXiv:2105.03404.
+
+Shapes: B batch, N patches, C width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.backbones.base import BackboneConfig
+from vertebra.backbones.isotropic import FixedGrid
+from vertebra.nn.drop import DropPath
+from vertebra.nn.mlp import Mlp
+from vertebra.weights import Fix, Rename
+
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    patch: int  # side in pixels
+    width: int
+    depth: int
+
+
+class Affine(nn.Module):
+    """A factor and an offset per channel: [..., C] -> same.
+
+    Source: arXiv:2105.03404, equation 1.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.alpha, self.beta = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.beta, self.alpha, x)
+
+
+class Block(nn.Module):
+    """A linear layer over patches and a perceptron over channels, scaled and added to the input: [B, N, C] -> same.
+
+    Source: arXiv:2105.03404, equations 2 and 3.
+    """
+
+    def __init__(self, config: Config, patches: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = Affine(config.width), Affine(config.width)
+        self.tokens = nn.Linear(patches, patches)
+        self.channels = Mlp(config.width, 4 * config.width)
+        # The deeper, the smaller: arXiv:2103.17239, section 2.
+        scale = 0.1 if config.depth <= 18 else 1e-5 if config.depth <= 24 else 1e-6
+        self.scale1 = nn.Parameter(torch.full((config.width,), scale))
+        self.scale2 = nn.Parameter(torch.full((config.width,), scale))
+        self.drop = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.scale1 * self.tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2))
+        y: Tensor = x + self.drop(self.scale2 * self.channels(self.norm2(x)))
+        return y
+
+
+class ResMLP(FixedGrid):
+    """[B, channels, H, W] -> one map [B, C, H / patch, W / patch]."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, partial(Block, config), Affine)
+
+
+MODEL = ResMLP
+
+VARIANTS = {
+    "resmlp_12": Config(16, 384, 12),
+    "resmlp_24": Config(16, 384, 24),
+    "resmlp_36": Config(16, 384, 36),
+    "resmlp_big_24": Config(8, 768, 24),
+}
+
+ALIASES = {f"{name}_224": name for name in VARIANTS}
+
+WEIGHTS: dict[str, weights.Weights] = {}
+
+_timm = (
+    Rename(r"^stem\.proj\.", "patches."),
+    Rename(r"\.linear_tokens\.", ".tokens."),
+    Rename(r"\.mlp_channels\.fc1\.", ".channels.expand."),
+    Rename(r"\.mlp_channels\.fc2\.", ".channels.project."),
+    Rename(r"\.ls([12])$", r".scale\1"),
+    Fix(r"\.(alpha|beta)$", torch.flatten, "[1, 1, C] -> [C]"),
+)
+_official = (
+    Rename(r"^patch_embed\.proj\.", "patches."),
+    Rename(r"\.attn\.", ".tokens."),
+    Rename(r"\.mlp\.fc1\.", ".channels.expand."),
+    Rename(r"\.mlp\.fc2\.", ".channels.project."),
+    Rename(r"\.gamma_([12])$", r".scale\1"),
+)
+
+RULES = {"timm": _timm, "official": _official}
+ResMLP.rules = RULES
+ResMLP.published = WEIGHTS

@@ -1,0 +1,20 @@
+"""Split attention over branches."""
+
+from torch import Tensor, nn
+
+
+class Merge(nn.Module):
+    """The sum of three branches, each weighted per channel by what all three hold: 3 x [B, H, W, C] -> [B, H, W, C].
+
+    Source: Vision Permutator, arXiv:2106.12368, section 3.2 ("Weighted Permute-MLP"), after ResNeSt, arXiv:2004.08955.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Linear(width, width // 4), nn.Linear(width // 4, 3 * width)
+
+    def forward(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
+        mean = (first + second + third).mean((1, 2))  # [B, C]
+        shares = self.expand(nn.functional.gelu(self.reduce(mean)))  # [B, 3C], the three of a channel side by side
+        a, b, c = shares.unflatten(1, (-1, 3)).softmax(2)[:, None, None].unbind(-1)  # [B, 1, 1, C] each
+        return first * a + second * b + third * c
