@@ -40,6 +40,7 @@ def main() -> None:
                 "family": counted.family,
                 "parameters": counted.parameters,
                 "macs": counted.macs,
+                "size": counted.size,
                 "levels": [dataclasses.astuple(level) for level in counted.levels],
                 "weights": {
                     key: {"hub": w.hub, "licence": w.licence, "top1": w.top1, "size": w.preprocess.size[0]}
