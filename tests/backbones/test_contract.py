@@ -9,18 +9,49 @@ from torch import nn
 from vertebra import backbones, ledger
 from vertebra.backbones.facts import facts
 from vertebra.errors import VertebraError
-from vertebra.nn.conv import FoldedConv, fold
+from vertebra.nn.conv import ConvNorm, FoldedConv, fold
 from vertebra.nn.drop import DropPath
 
 NAMES = backbones.names()
-SMALL = [
-    "resnet18",
-    "resnet50_d",
-    "se_resnext50_32x4d",
-    "efficientnetv2_b0",
-    "tf_efficientnetv2_b0",
-    "efficientnetv2_rw_t",
-]
+SMALL = {  # at least one of every family, made small where it is not
+    "resnet18": {},
+    "resnet50_d": {},
+    "se_resnext50_32x4d": {},
+    "efficientnetv2_b0": {},
+    "tf_efficientnetv2_b0": {},
+    "efficientnetv2_rw_t": {},
+    "res2net50_48w2s": {"depths": (1, 2, 1, 1)},
+    "res2next50": {"depths": (2, 1, 1, 1)},
+    "se_res2net50": {"depths": (1, 2, 1, 1)},
+    "res2net50_v1b": {"depths": (1, 1, 1, 2)},
+    "dla34": {},
+    "dla102": {"depths": (1, 1, 1, 2, 1, 1), "widths": (8, 8, 16, 16, 32, 32)},
+    "res2net_dla60": {"widths": (8, 8, 16, 32, 64, 64)},
+    "blresnet50": {},
+    "blres2net50": {},
+    "vit_tiny_16": {"depth": 3},
+    "vit_base_32": {"depth": 2, "width": 32, "heads": 4},
+    "deit_tiny_16_distilled": {"depth": 2},
+    "swin_tiny": {"width": 24, "depths": (2, 2, 2, 2), "level_norms": True},
+    "hrnet_w18_small_v1": {},
+    "hrnet_w18_small_v2": {"view": "v2"},
+    "cyclemlp_b1": {"depths": (1, 1, 1, 2), "level_norms": True},
+    "asmlp_mobile": {"width": 20, "depths": (1, 2, 1, 1), "level_norms": True},
+    "mixer_s32": {"width": 64, "depth": 3},
+    "resmlp_12": {"width": 64, "depth": 3},
+    "gmlp_ti16": {"width": 32, "depth": 3},
+    "vip_small_7": {"patch": 8, "widths": (32, 48, 48, 48), "depths": (1, 2, 1, 1)},
+    "vip_medium_7": {"patch": 8, "widths": (32, 32, 64, 64), "depths": (1, 1, 1, 1)},
+    "s2mlp_deep": {"width": 32, "depth": 3},
+}
+FIXED = ("mixer", "resmlp", "gmlp", "vip")  # families that work at one input size
+
+
+def small(name, **overrides):
+    """Backbone `name` for pictures of 64 x 64."""
+    return backbones.create(name, **{"image_size": (64, 64), **SMALL[name], **overrides})
+
+
 # Counts published or agreed by two implementations, with a classifier of 1000 classes.
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -61,6 +92,93 @@ for prefix in ("", "tf_"):
         f"{prefix}efficientnetv2_l": 118_515_272,
         f"{prefix}efficientnetv2_xl": 208_119_808,
     }
+PARAMETERS |= {
+    "asmlp_mobile": 9_597_480,
+    "asmlp_tiny": 28_282_696,
+    "asmlp_small": 49_594_696,
+    "asmlp_base": 87_752_808,
+    "blresnet50": 26_694_568,
+    "blresnet101": 41_851_560,
+    "blres2net50": 26_845_561,
+    "cyclemlp_b1": 15_155_400,
+    "cyclemlp_b2": 26_802_504,
+    "cyclemlp_b3": 38_385_720,
+    "cyclemlp_b4": 51_796_552,
+    "cyclemlp_b5": 75_747_280,
+    "dla34": 15_742_104,
+    "dla60": 22_036_632,
+    "dla102": 33_268_888,
+    "res2net_dla60": 20_848_072,
+    "res2next_dla60": 17_032_984,
+    "gmlp_ti16": 5_867_328,
+    "gmlp_s16": 19_422_656,
+    "gmlp_b16": 73_075_392,
+    "hrnet_w18_small_v1": 13_187_464,
+    "hrnet_w18_small_v2": 15_597_464,
+    "hrnet_w18": 21_299_004,
+    "hrnet_w30": 37_712_220,
+    "hrnet_w32": 41_232_680,
+    "hrnet_w40": 57_557_160,
+    "hrnet_w44": 67_064_984,
+    "hrnet_w48": 77_469_864,
+    "hrnet_w64": 128_059_944,
+    "mixer_s32": 19_104_624,
+    "mixer_s16": 18_528_264,
+    "mixer_b32": 60_293_428,
+    "mixer_b16": 59_880_472,
+    "mixer_l32": 206_939_264,
+    "mixer_l16": 208_196_168,
+    "res2net50_14w8s": 25_059_816,
+    "res2net50_26w4s": 25_699_120,
+    "res2net50_26w6s": 37_051_448,
+    "res2net50_26w8s": 48_403_776,
+    "res2net50_48w2s": 25_287_304,
+    "res2net101_26w4s": 45_206_688,
+    "res2net50_v1b": 25_718_352,
+    "res2net101_v1b": 45_225_920,
+    "res2net200_vd": 76_215_536,
+    "res2next50": 24_671_464,
+    "se_res2net50": 28_230_112,
+    "resmlp_12": 15_350_872,
+    "resmlp_24": 30_020_680,
+    "resmlp_36": 44_690_488,
+    "resmlp_big_24": 129_138_280,
+    "s2mlp_wide": 72_241_384,
+    "s2mlp_deep": 53_917_288,
+    "swin_tiny": 28_288_354,
+    "swin_small": 49_606_258,
+    "swin_base": 87_768_224,
+    "swin_large": 196_532_476,
+    "swin_base_384": 87_903_584,
+    "swin_large_384": 196_735_516,
+    "vip_small_14": 29_892_904,
+    "vip_small_7": 25_114_984,
+    "vip_medium_7": 55_272_488,
+    "vip_large_7": 87_784_936,
+    "vit_tiny_16": 5_717_416,
+    "vit_small_16": 22_050_664,
+    "vit_small_32": 22_878_952,
+    "vit_base_16": 86_567_656,
+    "vit_base_32": 88_224_232,
+    "vit_large_16": 304_326_632,
+    "vit_large_32": 306_535_400,
+    "vit_huge_14": 632_045_800,
+    "vit_tiny_16_384": 5_790_376,
+    "vit_small_16_384": 22_196_584,
+    "vit_small_32_384": 22_915_432,
+    "vit_base_16_384": 86_859_496,
+    "vit_base_32_384": 88_297_192,
+    "vit_large_16_384": 304_715_752,
+    "vit_large_32_384": 306_632_680,
+    "deit_tiny_16": 5_717_416,
+    "deit_small_16": 22_050_664,
+    "deit_base_16": 86_567_656,
+    "deit_tiny_16_distilled": 5_910_800,
+    "deit_small_16_distilled": 22_436_432,
+    "deit_base_16_distilled": 87_338_192,
+    "deit_base_16_384": 86_859_496,
+    "deit_base_16_distilled_384": 87_630_032,
+}
 
 
 def lively(model: nn.Module) -> nn.Module:
@@ -88,20 +206,57 @@ def test_published_multiply_adds():
     published = {"resnet50": 4.089, "resnet50_d": 4.329, "resnext101_32x8d": 16.414, "resnext101_32x48d": 153.31}
     for name, gmacs in published.items():
         assert facts(name).macs / 1e9 == pytest.approx(gmacs, abs=0.001)
+    counted = {
+        "res2net50_26w4s": 4.255,
+        "res2net200_vd": 15.706,
+        "dla60": 4.236,
+        "res2next_dla60": 3.459,
+        "blresnet50": 2.856,
+        "vit_base_16": 17.564,
+        "vit_large_16_384": 191.066,
+        "deit_base_16_distilled_384": 55.591,
+        "swin_tiny": 4.491,
+        "swin_large_384": 103.919,
+        "hrnet_w18_small_v2": 2.596,
+        "hrnet_w64": 28.895,
+        "cyclemlp_b1": 2.122,
+        "cyclemlp_b5": 12.232,
+        "asmlp_base": 15.126,
+        "mixer_l16": 44.548,
+    }
+    for name, gmacs in counted.items():
+        assert facts(name).macs / 1e9 == pytest.approx(gmacs, abs=0.001)
     assert facts("efficientnetv2_s", 384).macs / 1e9 == pytest.approx(8.366, abs=0.001)
     assert facts("efficientnetv2_l", 480).macs / 1e9 == pytest.approx(56.080, abs=0.001)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_as_declared(name):
+    height, width = (112, 112) if name.startswith("vip") else (97, 160)  # ViP has square grids alone
     with torch.device("meta"):
-        model = backbones.create(name, channels=5, embedding=True)
-        maps, vector = model(torch.empty(2, 5, 97, 160)), model.embed(torch.empty(2, 5, 97, 160))
+        model = backbones.create(name, channels=5, embedding=True, image_size=(height, width))
+        images = torch.empty(2, 5, height, width)
+        maps, vector = model(images), model.embed(images)
     assert len(maps) == len(model.levels)
     assert [level.stride for level in model.levels] == sorted(level.stride for level in model.levels)
     for level, feature in zip(model.levels, maps, strict=True):
-        assert list(feature.shape) == [2, level.channels, -(-97 // level.stride), -(-160 // level.stride)]
+        expected = [2, level.channels, -(-height // level.stride), -(-width // level.stride)]
+        assert list(feature.shape) == expected
     assert list(vector.shape) == [2, model.width]
+
+
+@pytest.mark.parametrize("size", [(320, 256), (333, 251), (64, 64)])
+@pytest.mark.parametrize("name", SMALL)
+def test_any_size(name, size):
+    with torch.device("meta"):
+        model = backbones.create(name)  # made for 224 x 224
+        images = torch.empty(1, 3, *size)
+        if backbones.family(name).__name__.rpartition(".")[2] in FIXED:
+            with pytest.raises(VertebraError, match=rf"image_size=\({size[0]}, {size[1]}\)"):
+                model(images)
+            return
+        for level, feature in zip(model.levels, model(images), strict=True):
+            assert list(feature.shape[2:]) == [-(-side // level.stride) for side in size]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,22 +275,24 @@ def test_a_detector_carries_no_embedding_layer(name):
         bare, full = backbones.create(name), backbones.create(name, embedding=True)
     extra = {key for key in full.state_dict() if key not in bare.state_dict()}
     assert all(key.startswith(full.embedding_only) for key in extra)
+    assert bool(extra) == bool(full.embedding_only)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_parameter_is_used(name):
     with torch.device("meta"):
-        model = backbones.create(name)
+        model = small(name)
         sum(feature.mean() for feature in model(torch.empty(1, 3, 64, 64))).backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_folding_changes_nothing_but_speed(name):
-    model = lively(backbones.create(name, embedding=True)).eval()
-    images = torch.randn(2, 3, 65, 64)
+    model = lively(small(name, embedding=True)).eval()
+    images = torch.randn(2, 3, 63, 64)
     folded = fold(copy.deepcopy(model))
-    assert any(isinstance(module, FoldedConv) for module in folded.modules())
+    if any(isinstance(module, ConvNorm) for module in model.modules()):
+        assert any(isinstance(module, FoldedConv) for module in folded.modules())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         before, vector = model(images), model.embed(images)
@@ -150,7 +307,7 @@ def test_folding_changes_nothing_but_speed(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_checkpointing_gives_the_same_gradients_and_statistics(name):
-    first = lively(backbones.create(name)).train()
+    first = lively(small(name)).train()
     second = copy.deepcopy(first)
     second.checkpointing = True
     images = torch.randn(2, 3, 64, 64)
@@ -164,12 +321,13 @@ def test_checkpointing_gives_the_same_gradients_and_statistics(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_drop_path_rises_linearly_and_rests_in_eval(name):
-    model = backbones.create(name, drop_path=0.3)
-    rates = [m.rate for m in model.modules() if isinstance(m, DropPath)]
+    model = small(name, drop_path=0.3)
+    drops = [[m.rate for m in layer.modules() if isinstance(m, DropPath)] for layer in model.layers()]
+    rates = [max(layer) for layer in drops if layer]
     assert rates == sorted(rates)
     assert rates[-1] == pytest.approx(0.3)
     lively(model)
-    images = torch.randn(8, 3, 32, 32)
+    images = torch.randn(8, 3, 64, 64)
     with torch.no_grad():
         a, b = model.eval()(images)[-1], model(images)[-1]
         assert torch.equal(a, b)
@@ -180,11 +338,24 @@ def test_drop_path_rises_linearly_and_rests_in_eval(name):
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.slow
 def test_exports_without_a_graph_break(name):
-    model = lively(backbones.create(name)).eval()
+    model = lively(small(name)).eval()
     images = torch.randn(1, 3, 64, 64)
     exported = torch.export.export(model, (images,))
     for a, b in zip(model(images), exported.module()(images), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow
+def test_compiles_without_a_graph_break(name):
+    torch.compiler.reset()
+    model = lively(small(name, embedding=True)).eval()
+    images = torch.randn(1, 3, 64, 64)
+    for function in (model, model.embed):
+        compiled = torch.compile(function, fullgraph=True, backend="eager")
+        with torch.no_grad():
+            for a, b in zip(function(images), compiled(images), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_names_and_aliases():

@@ -49,6 +49,7 @@ class Bottleneck(Residual):
             else Res2Conv(group, config.scale, stride, first=stride != 1 or inputs != outputs)
         )
         self.conv3 = self.last(group * config.scale, outputs, 1)
+        self.conv3.keeps_residual = True  # the input of a stage goes to two branches
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(self.conv3, self.conv2(self.conv1(x)), x)

@@ -17,7 +17,7 @@ from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.merge import Merge
 from vertebra.nn.mlp import Mlp
-from vertebra.nn.patch import init_linear
+from vertebra.nn.patch import init_linear, pad_to_multiple
 from vertebra.nn.shift import Shift
 from vertebra.structures import Level
 from vertebra.weights import Drop, Fix, Rename
@@ -112,7 +112,7 @@ class CycleMLP(Backbone):
         init_linear(self)
 
     def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
-        x = images
+        x = pad_to_multiple(images, 4)
         for i, (step, stage) in enumerate(zip(self.steps, self.stages, strict=True)):
             x = step(x).permute(0, 2, 3, 1)  # [B, H, W, C]
             for block in stage.children():

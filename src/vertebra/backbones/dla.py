@@ -55,6 +55,7 @@ class Block(nn.Module):
         else:
             self.conv1, self.conv2 = ConvNorm(inputs, outputs, 3, stride), nn.Identity()
             self.conv3 = ConvNorm(outputs, outputs, 3, activation="none" if drop_path else "relu")
+        self.conv3.keeps_residual = True  # trees hand one map to several
         self.drop = DropPath(drop_path) if drop_path else None
 
     def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
@@ -113,9 +114,7 @@ class Tree(nn.Module):
             return second
         first = self.tree1(x, self.project(bottom))
         second = self.tree2(first, first)
-        joined: Tensor = self.root(
-            torch.cat((second, first, *children), 1), second if self.residual_root else None
-        )
+        joined: Tensor = self.root(torch.cat((second, first, *children), 1), second if self.residual_root else None)
         return joined
 
 
@@ -187,15 +186,21 @@ def _rules(config: Config) -> weights.Rules:
         *(Drop(pattern, _UNUSED) for pattern in inner),
         Rename(r"^base_layer\.0\.", "stem.conv."),
         Rename(r"^base_layer\.1\.", "stem.norm."),
-        Rename(r"^level([01])\.(\d+)\.", lambda m: f"stages.{m[1]}.{int(m[2]) // 3}.{('conv', 'norm')[int(m[2]) % 3]}."),
+        Rename(
+            r"^level([01])\.(\d+)\.", lambda m: f"stages.{m[1]}.{int(m[2]) // 3}.{('conv', 'norm')[int(m[2]) % 3]}."
+        ),
         Rename(r"^level(\d)\.", r"stages.\1."),
         Rename(r"\.project\.0\.", ".project.conv."),
         Rename(r"\.project\.1\.", ".project.norm."),
         Rename(r"\.root\.bn\.", ".root.norm."),
         Rename(r"\.convs\.(\d)\.", r".res2.\1.conv."),
         Rename(r"\.bns\.(\d)\.", r".res2.\1.norm."),
-        Rename(r"(\.tree\d)\.conv(\d)\.", lambda m: f"{m[1]}.{'conv3' if f'conv{m[2]}' == last else f'conv{m[2]}'}.conv."),
-        Rename(r"(\.tree\d)\.bn(\d)\.", lambda m: f"{m[1]}.{'conv3' if f'conv{m[2]}' == last else f'conv{m[2]}'}.norm."),
+        Rename(
+            r"(\.tree\d)\.conv(\d)\.", lambda m: f"{m[1]}.{'conv3' if f'conv{m[2]}' == last else f'conv{m[2]}'}.conv."
+        ),
+        Rename(
+            r"(\.tree\d)\.bn(\d)\.", lambda m: f"{m[1]}.{'conv3' if f'conv{m[2]}' == last else f'conv{m[2]}'}.norm."
+        ),
         Rename(r"\.res2\.", ".conv2.convs."),
         Rename(r"^fc\.", "head."),
         Fix(r"^head\.weight$", lambda t: t.flatten(1), "[classes, C, 1, 1] -> [classes, C]"),

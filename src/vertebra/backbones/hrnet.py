@@ -24,7 +24,12 @@ from vertebra.structures import Level
 from vertebra.weights import Rename
 
 VIEWS = ("branches", "v1", "v2", "increased")
-INCREASED = (32, 64, 128, 256)  # inside the blocks that prepare the branches for classification; four times that outside
+INCREASED = (
+    32,
+    64,
+    128,
+    256,
+)  # inside the blocks that prepare the branches for classification; four times that outside
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ class Config(BackboneConfig):
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
-            raise VertebraError(f"no view is called {self.view!r}; there are {', '.join(VIEWS)}.{nearest(self.view, VIEWS)}")
+            raise VertebraError(
+                f"no view is called {self.view!r}; there are {', '.join(VIEWS)}.{nearest(self.view, VIEWS)}"
+            )
         if self.view == "v1" and self.embedding:
             raise VertebraError("the v1 view has only the highest branch, and classification needs all four.")
 
@@ -106,7 +113,9 @@ class Module(nn.Module):
 
     def __init__(self, config: Config, widths: Sequence[int], rates: Sequence[float], outputs: int) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(nn.Sequential(*(Basic(width, width, 1, rate) for rate in rates)) for width in widths)
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(Basic(width, width, 1, rate) for rate in rates)) for width in widths
+        )
         self.exchange = Exchange(config, widths, outputs)
 
     def forward(self, *branches: Tensor) -> list[Tensor]:
@@ -126,7 +135,9 @@ class HRNet(Backbone):
         depth, inside = config.first
         self.stem = nn.Sequential(ConvNorm(config.channels, 64, 3, 2), ConvNorm(64, 64, 3, 2))
         rates = iter(drop_path_rates(config.drop_path, depth + config.blocks * sum(config.modules)))
-        self.stage1 = nn.Sequential(*(Bottleneck(64 if i == 0 else 4 * inside, inside, 1, next(rates)) for i in range(depth)))
+        self.stage1 = nn.Sequential(
+            *(Bottleneck(64 if i == 0 else 4 * inside, inside, 1, next(rates)) for i in range(depth))
+        )
         widths = [4 * inside]
         self.transitions, self.stages = nn.ModuleList(), nn.ModuleList()
         for i, modules in enumerate(config.modules):
@@ -219,9 +230,14 @@ _names = (
     Rename(r"^conv([12])\.", lambda m: f"stem.{int(m[1]) - 1}.conv."),
     Rename(r"^bn([12])\.", lambda m: f"stem.{int(m[1]) - 1}.norm."),
     Rename(r"^layer1\.", "stage1."),
-    Rename(r"^transition(\d)\.(\d)\.(?:0\.)?([01])\.", lambda m: f"transitions.{int(m[1]) - 1}.{m[2]}.{_PARTS[int(m[3])]}."),
+    Rename(
+        r"^transition(\d)\.(\d)\.(?:0\.)?([01])\.", lambda m: f"transitions.{int(m[1]) - 1}.{m[2]}.{_PARTS[int(m[3])]}."
+    ),
     Rename(r"^stage([234])\.", lambda m: f"stages.{int(m[1]) - 2}."),
-    Rename(r"\.fuse_layers\.(\d)\.(\d)\.(\d)\.([01])\.", lambda m: f".exchange.paths.{m[1]}.{m[2]}.{m[3]}.{_PARTS[int(m[4])]}."),
+    Rename(
+        r"\.fuse_layers\.(\d)\.(\d)\.(\d)\.([01])\.",
+        lambda m: f".exchange.paths.{m[1]}.{m[2]}.{m[3]}.{_PARTS[int(m[4])]}.",
+    ),
     Rename(r"\.fuse_layers\.(\d)\.(\d)\.([01])\.", lambda m: f".exchange.paths.{m[1]}.{m[2]}.{_PARTS[int(m[3])]}."),
     Rename(r"^incre_modules\.(\d)\.0\.", r"increase.\1."),
     Rename(r"^downsamp_modules\.(\d)\.([01])\.", lambda m: f"down.{m[1]}.{_PARTS[int(m[2])]}."),

@@ -24,9 +24,7 @@ class FixedGrid(Backbone):
     first = "patches.weight"
     embedding_only = ("norm.",)
 
-    def __init__(
-        self, config: Any, block: Callable[[int, float], nn.Module], norm: Callable[[int], nn.Module]
-    ) -> None:
+    def __init__(self, config: Any, block: Callable[[int, float], nn.Module], norm: Callable[[int], nn.Module]) -> None:
         """`block(patches, drop_path)` maps [B, N, C] to the same, `norm(C)` is the last norm."""
         super().__init__(config)
         self.grid = tuple(-(-side // config.patch) for side in config.image_size)

@@ -64,7 +64,9 @@ class S2MLP(Backbone):
         super().__init__(config)
         self.patches = PatchEmbed(config.channels, config.width, config.patch)
         self.norm = nn.LayerNorm(config.width)  # of the patches, as section 3.1 has it
-        self.blocks = nn.ModuleList(Block(config.width, rate) for rate in drop_path_rates(config.drop_path, config.depth))
+        self.blocks = nn.ModuleList(
+            Block(config.width, rate) for rate in drop_path_rates(config.drop_path, config.depth)
+        )
         self.levels, self.width = (Level(config.patch, config.width),), config.width
         init_linear(self)
 

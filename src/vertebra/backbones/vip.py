@@ -102,7 +102,9 @@ class ViP(Backbone):
                 )
             self.stages.append(nn.ModuleList(Block(width, side, next(rates)) for _ in range(depth)))
             levels.append(Level(stride, width))
-        self.levels = tuple(b for b, after in zip(levels, [*levels[1:], None], strict=True) if not after or after.stride != b.stride)
+        self.levels = tuple(
+            b for b, after in zip(levels, [*levels[1:], None], strict=True) if not after or after.stride != b.stride
+        )
         self.width = config.widths[-1]
         if config.embedding:
             self.norm = nn.LayerNorm(self.width)

@@ -153,10 +153,20 @@ VARIANTS = {
 }
 VARIANTS |= {
     f"{name}_384": replace(VARIANTS[name], image_size=(384, 384))
-    for name in ("vit_tiny_16", "vit_small_16", "vit_small_32", "vit_base_16", "vit_base_32", "vit_large_16", "vit_large_32")
+    for name in (
+        "vit_tiny_16",
+        "vit_small_16",
+        "vit_small_32",
+        "vit_base_16",
+        "vit_base_32",
+        "vit_large_16",
+        "vit_large_32",
+    )
 }
 VARIANTS |= {f"deit_{size}_16": Config(16, *_SIZES[size]) for size in ("tiny", "small", "base")}
-VARIANTS |= {f"deit_{size}_16_distilled": Config(16, *_SIZES[size], distilled=True) for size in ("tiny", "small", "base")}
+VARIANTS |= {
+    f"deit_{size}_16_distilled": Config(16, *_SIZES[size], distilled=True) for size in ("tiny", "small", "base")
+}
 VARIANTS |= {
     name.replace("16", "16_384") if "distilled" not in name else f"{name}_384": replace(
         VARIANTS[name], image_size=(384, 384)
@@ -164,7 +174,9 @@ VARIANTS |= {
     for name in ("deit_base_16", "deit_base_16_distilled")
 }
 
-ALIASES = {f"vit_{name[0]}_{patch}": f"vit_{name}_{patch}" for name in ("base", "large", "huge") for patch in _PATCHES[name]}
+ALIASES = {
+    f"vit_{name[0]}_{patch}": f"vit_{name}_{patch}" for name in ("base", "large", "huge") for patch in _PATCHES[name]
+}
 for _name, _config in VARIANTS.items():  # timm's: vit_base_patch16_224, deit_base_distilled_patch16_224
     _kind, _size = _name.split("_")[:2]
     _distilled = "_distilled" if _config.distilled else ""

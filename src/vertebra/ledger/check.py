@@ -147,7 +147,10 @@ def compare(reference: Reference, rtol: float = 1e-4, atol: float = 1e-4) -> Com
         if key not in outputs:
             problems.append(f"{key}: no output of ours stands for it")
             continue
-        ours, theirs = _laid_out(outputs[key], row["shape"]), torch.from_numpy(arrays[row["array"]]).reshape(-1).double()
+        ours, theirs = (
+            _laid_out(outputs[key], row["shape"]),
+            torch.from_numpy(arrays[row["array"]]).reshape(-1).double(),
+        )
         if list(ours.shape) != row["shape"]:
             problems.append(f"{key}: shape {list(ours.shape)}, expected {row['shape']}")
             continue
@@ -195,9 +198,7 @@ _PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]]
 }
 
 
-def _outputs(
-    reference: Reference, model: nn.Module, backbone: backbones.Backbone, images: Tensor
-) -> dict[str, Tensor]:
+def _outputs(reference: Reference, model: nn.Module, backbone: backbones.Backbone, images: Tensor) -> dict[str, Tensor]:
     """Our tensors under the reference's keys: `logits`, `featureN` by place in the pyramid, and places inside."""
     found: dict[str, Tensor] = {}
     modules = dict(backbone.named_modules())
@@ -224,7 +225,11 @@ def _outputs(
             def keep(_: nn.Module, __: Any, output: Any, key: str = key, item: str = item) -> None:
                 found[key] = (output[int(item)] if item else output).detach().clone()
 
-            hooks.append((target[-1] if isinstance(target, nn.ModuleList | nn.Sequential) else target).register_forward_hook(keep))
+            hooks.append(
+                (target[-1] if isinstance(target, nn.ModuleList | nn.Sequential) else target).register_forward_hook(
+                    keep
+                )
+            )
     with torch.no_grad():
         if reference.classifies:
             found["logits"] = model(images)

@@ -64,6 +64,7 @@ class ConvNorm(nn.Module):
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.norm = nn.BatchNorm2d(outputs, eps)
         self.activation = activation
+        self.keeps_residual = False  # True forbids the inference form to overwrite it
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -97,13 +98,13 @@ def _norm(norm: nn.BatchNorm2d, y: Tensor) -> Tensor:
 class FoldedConv(nn.Module):
     """A ConvNorm for inference: norm folded into the weights, activation and sum fused where oneDNN can.
 
-    Same shapes and, to rounding, same numbers as the ConvNorm in eval mode that it is made from. `residual` may be
-    overwritten: it saves a map's memory, and no family gives a map that it still needs.
+    Same shapes and, to rounding, same numbers as the ConvNorm in eval mode that it is made from. `residual` is
+    overwritten, which saves a map's memory, unless the ConvNorm `keeps_residual`.
     """
 
     def __init__(self, source: ConvNorm) -> None:
         super().__init__()
-        self.activation = source.activation
+        self.activation, self.keeps_residual = source.activation, source.keeps_residual
         self.conv = fuse_conv_bn_eval(copy.deepcopy(source.conv).eval(), source.norm)
         self.conv.requires_grad_(False)
         self._packed: Tensor | None = None  # weights in oneDNN's own layout; made on the first call on a CPU
@@ -126,6 +127,8 @@ class FoldedConv(nn.Module):
         name = _ONEDNN[self.activation]
         if residual is None:
             return ops._convolution_pointwise(x, self._packed, conv.bias, *geometry, name, [], None)
+        if self.keeps_residual:
+            residual = residual.clone()
         after = "relu" if self.activation == "relu" else None  # the one activation that oneDNN takes after a sum
         y = ops._convolution_pointwise_.binary(
             residual, x, self._packed, conv.bias, *geometry, "add", None, after, [], None
