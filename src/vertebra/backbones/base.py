@@ -97,7 +97,7 @@ class Backbone(nn.Module):
 
     def settle(self, report: weights.Report) -> Mapping[str, Any]:
         """Computes as the source that was loaded does; the fields of the config that this changes."""
-        changed = self.differences.get(report.source, {})
+        changed = self.differences.get(report.source.partition("/")[0], {})
         for field, value in changed.items():
             for module in self.modules():
                 if hasattr(module, field):

@@ -293,6 +293,7 @@ _paddle = (
 
 RULES = {
     "timm": _timm,
+    "timm/0.8": (Rename(r"^head\.fc\.", "head."), *_official),  # checkpoints from before it moved the merging
     "torchvision": _torchvision,
     "transformers": _transformers,
     "official": _official,

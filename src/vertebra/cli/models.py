@@ -61,7 +61,7 @@ def _best(entry: Entry) -> float:
 def _table(found: Sequence[Entry]) -> Table:
     table = Table(title=f"{len(found)} backbones")
     table.add_column("name", no_wrap=True)
-    for column in ("parameters", "GMACs at 224", "top-1"):
+    for column in ("parameters", "GMACs", "at", "top-1"):
         table.add_column(column, justify="right")
     table.add_column("levels, stride:channels", no_wrap=True)
     table.add_column("licence of known weights")
@@ -69,7 +69,7 @@ def _table(found: Sequence[Entry]) -> Table:
         licences = ", ".join(sorted({w["licence"] for w in e.weights.values()})) or "-"
         levels = " ".join(f"{stride}:{channels}" for stride, channels in e.levels)
         best = f"{_best(e):.1f}" if e.weights else "-"
-        table.add_row(e.name, f"{e.parameters:,}", f"{e.macs / 1e9:.3f}", best, levels, licences)
+        table.add_row(e.name, f"{e.parameters:,}", f"{e.macs / 1e9:.3f}", str(e.size), best, levels, licences)
     return table
 
 

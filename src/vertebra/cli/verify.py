@@ -40,7 +40,7 @@ def run(argv: Sequence[str]) -> None:
         compared[reference.name].append(compare(reference))
     table = Table(title="ledger", caption="difference: largest over all outputs, in deviations of the output")
     table.add_column("backbone", no_wrap=True)
-    for column in ("parameters", "GMACs at 224", "references", "difference"):
+    for column in ("parameters", "GMACs", "references", "difference"):
         table.add_column(column, justify="right")
     table.add_column("result")
     problems: list[str] = []

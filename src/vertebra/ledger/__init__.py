@@ -23,7 +23,9 @@ class Entry:
     parameters: int
     """With a linear classifier of 1000 classes."""
     macs: int
-    """Multiply-adds for one picture of 224 x 224."""
+    """Multiply-adds for one picture of `size`."""
+    size: int
+    """Side of that picture in pixels: the backbone's own, mostly 224."""
     levels: list[list[int]]
     """Stride and channels of each feature map."""
     weights: dict[str, dict[str, Any]]

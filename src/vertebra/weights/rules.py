@@ -118,13 +118,17 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor
 def choose(
     state: Mapping[str, Tensor], tables: Mapping[str, Rules], source: str | None, expected: Mapping[str, Tensor]
 ) -> str:
-    """The name of the table to use: `source` if given, else the one under which most names and shapes fit."""
+    """The name of the table to use: of those of `source`, or of all, the one under which most names and shapes fit.
+
+    A source that has changed its names has several tables, called `source` and `source/...`.
+    """
     if source is not None:
-        if source not in tables:
+        sources = sorted({name.partition("/")[0] for name in tables})
+        if source not in sources:
             raise VertebraError(
-                f"no rules for source {source!r} here; there are {', '.join(tables)}.{nearest(source, tables)}"
+                f"no rules for source {source!r} here; there are {', '.join(sources)}.{nearest(source, sources)}"
             )
-        return source
+        tables = {name: table for name, table in tables.items() if name.partition("/")[0] == source}
 
     def fitting(rules: Rules) -> int:
         try:
