@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 import vertebra
 from vertebra import backbones, tasks, weights
+from vertebra.backbones.isotropic import FixedGrid
 from vertebra.errors import VertebraError
 from vertebra.ledger.check import fabricate_state, references
 from vertebra.weights import Drop, Fix, Rename, convert
@@ -187,6 +189,22 @@ def test_published_names_bring_their_preprocessing(monkeypatch, tmp_path, timm_s
     assert len(task.report.used) == 122
     with pytest.raises(VertebraError, match=r"Did you mean 'resnet18.a1_in1k'"):
         vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in2k")
+
+
+@pytest.mark.parametrize("family", backbones.families())
+def test_known_checkpoints_are_described(family):
+    module = backbones.families()[family]
+    for key, card in module.WEIGHTS.items():
+        name, _, tag = key.partition(".")
+        assert name in module.VARIANTS, key
+        assert tag, key
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", card.hub), key
+        assert card.source in module.RULES, key
+        assert card.licence, key
+        assert card.licence == card.licence.lower(), key
+        assert card.top1 is None or 50 < card.top1 < 95, key
+        if issubclass(module.MODEL, FixedGrid) or family in ("vit", "swin"):  # their tables are of one size
+            assert card.preprocess.size == module.VARIANTS[name].image_size, key
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

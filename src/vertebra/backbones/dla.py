@@ -169,7 +169,18 @@ VARIANTS = {
 
 ALIASES = {"dla60_res2net": "res2net_dla60", "dla60_res2next": "res2next_dla60"}
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+# For the Res2Net blocks timm names no licence; that of the authors' repository, Res2Net-PretrainedModels
+# (commit 1d51000f), is CC BY-NC-SA 4.0.
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "dla34.in1k": published("dla34.in1k", "bsd-3-clause", 74.632, 224, 0.875, "bilinear"),
+    "dla60.in1k": published("dla60.in1k", "bsd-3-clause", 77.046, 224, 0.875, "bilinear"),
+    "dla102.in1k": published("dla102.in1k", "bsd-3-clause", 78.018, 224, 0.875, "bilinear"),
+    "res2net_dla60.in1k": published("dla60_res2net.in1k", "cc-by-nc-sa-4.0", 78.48, 224, 0.875, "bilinear"),
+    "res2next_dla60.in1k": published("dla60_res2next.in1k", "cc-by-nc-sa-4.0", 78.488, 224, 0.875, "bilinear"),
+}
 
 _UNUSED = "the original makes this projection and never uses it"
 

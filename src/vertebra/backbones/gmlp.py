@@ -12,11 +12,11 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
 from vertebra.backbones.isotropic import FixedGrid
 from vertebra.nn.drop import DropPath
 from vertebra.weights import Rename
+from vertebra.weights.card import HALF, published
 
 EPS = 1e-6  # of the layer norms but the gates'
 
@@ -86,7 +86,14 @@ VARIANTS = {
 
 ALIASES = {f"{name}_224": name for name in VARIANTS}
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "gmlp_s16.ra3_in1k": published(
+        "gmlp_s16_224.ra3_in1k", "apache-2.0", 79.644, 224, 0.875, "bicubic", mean=HALF, std=HALF
+    ),
+}
 
 _timm = (
     Rename(r"^stem\.proj\.", "patches."),

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vertebra import weights
 from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.backbones.residual import Basic, Bottleneck
 from vertebra.errors import VertebraError, nearest
@@ -22,6 +21,7 @@ from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import drop_path_rates
 from vertebra.structures import Level
 from vertebra.weights import Rename
+from vertebra.weights.card import published
 
 VIEWS = ("branches", "v1", "v2", "increased")
 INCREASED = (
@@ -221,7 +221,27 @@ VARIANTS = {
 
 ALIASES = {"hrnet_w18_small": "hrnet_w18_small_v1"}
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "hrnet_w18_small_v1.gluon_in1k": published(
+        "hrnet_w18_small.gluon_in1k", "apache-2.0", 73.932, 224, 0.875, "bicubic"
+    ),
+    "hrnet_w18_small_v1.ms_in1k": published("hrnet_w18_small.ms_in1k", "mit", 72.334, 224, 0.875, "bilinear"),
+    "hrnet_w18_small_v2.gluon_in1k": published(
+        "hrnet_w18_small_v2.gluon_in1k", "apache-2.0", 78.184, 224, 0.875, "bicubic"
+    ),
+    "hrnet_w18_small_v2.ms_in1k": published("hrnet_w18_small_v2.ms_in1k", "mit", 75.098, 224, 0.875, "bilinear"),
+    "hrnet_w18.ms_aug_in1k": published("hrnet_w18.ms_aug_in1k", "mit", 78.116, 224, 0.95, "bilinear"),
+    "hrnet_w18.ms_in1k": published("hrnet_w18.ms_in1k", "mit", 76.76, 224, 0.875, "bilinear"),
+    "hrnet_w30.ms_in1k": published("hrnet_w30.ms_in1k", "mit", 78.214, 224, 0.875, "bilinear"),
+    "hrnet_w32.ms_in1k": published("hrnet_w32.ms_in1k", "mit", 78.456, 224, 0.875, "bilinear"),
+    "hrnet_w40.ms_in1k": published("hrnet_w40.ms_in1k", "mit", 78.924, 224, 0.875, "bilinear"),
+    "hrnet_w44.ms_in1k": published("hrnet_w44.ms_in1k", "mit", 78.882, 224, 0.875, "bilinear"),
+    "hrnet_w48.ms_in1k": published("hrnet_w48.ms_in1k", "mit", 79.324, 224, 0.875, "bilinear"),
+    "hrnet_w64.ms_in1k": published("hrnet_w64.ms_in1k", "mit", 79.458, 224, 0.875, "bilinear"),
+}
 
 _PARTS = ("conv", "norm")
 

@@ -12,12 +12,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
 from vertebra.backbones.isotropic import FixedGrid
 from vertebra.nn.drop import DropPath
 from vertebra.nn.mlp import Mlp
 from vertebra.weights import Rename
+from vertebra.weights.card import HALF, published
 
 EPS = 1e-6  # of the layer norms
 
@@ -69,7 +69,27 @@ VARIANTS = {
 
 ALIASES = {f"{name}_224": name for name in VARIANTS}
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "mixer_b16.goog_in21k_ft_in1k": published(
+        "mixer_b16_224.goog_in21k_ft_in1k", "apache-2.0", 76.64, 224, 0.875, "bicubic", mean=HALF, std=HALF
+    ),
+    "mixer_b16.miil_in21k_ft_in1k": published(
+        "mixer_b16_224.miil_in21k_ft_in1k",
+        "apache-2.0",
+        82.31,
+        224,
+        0.875,
+        "bilinear",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    ),
+    "mixer_l16.goog_in21k_ft_in1k": published(
+        "mixer_l16_224.goog_in21k_ft_in1k", "apache-2.0", 72.09, 224, 0.875, "bicubic", mean=HALF, std=HALF
+    ),
+}
 
 _timm = (
     Rename(r"^stem\.proj\.", "patches."),

@@ -91,7 +91,21 @@ ALIASES = {
     "res2net200_vd_26w_4s": "res2net200_vd",
 }
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+# timm names no licence; that of the authors' repository, Res2Net-PretrainedModels (commit 1d51000f), is CC BY-NC-SA 4.0.
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "res2net50_14w8s.in1k": published("res2net50_14w_8s.in1k", "cc-by-nc-sa-4.0", 78.146, 224, 0.875, "bilinear"),
+    "res2net50_26w4s.in1k": published("res2net50_26w_4s.in1k", "cc-by-nc-sa-4.0", 77.986, 224, 0.875, "bilinear"),
+    "res2net50_26w6s.in1k": published("res2net50_26w_6s.in1k", "cc-by-nc-sa-4.0", 78.584, 224, 0.875, "bilinear"),
+    "res2net50_26w8s.in1k": published("res2net50_26w_8s.in1k", "cc-by-nc-sa-4.0", 78.948, 224, 0.875, "bilinear"),
+    "res2net50_48w2s.in1k": published("res2net50_48w_2s.in1k", "cc-by-nc-sa-4.0", 77.536, 224, 0.875, "bilinear"),
+    "res2net101_26w4s.in1k": published("res2net101_26w_4s.in1k", "cc-by-nc-sa-4.0", 79.186, 224, 0.875, "bilinear"),
+    "res2net50_v1b.in1k": published("res2net50d.in1k", "cc-by-nc-sa-4.0", 80.27, 224, 0.875, "bilinear"),
+    "res2net101_v1b.in1k": published("res2net101d.in1k", "cc-by-nc-sa-4.0", 81.254, 224, 0.875, "bilinear"),
+    "res2next50.in1k": published("res2next50.in1k", "cc-by-nc-sa-4.0", 78.236, 224, 0.875, "bilinear"),
+}
 
 
 def _rules(config: Config) -> weights.Rules:

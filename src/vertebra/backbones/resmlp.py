@@ -13,12 +13,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
 from vertebra.backbones.isotropic import FixedGrid
 from vertebra.nn.drop import DropPath
 from vertebra.nn.mlp import Mlp
 from vertebra.weights import Fix, Rename
+from vertebra.weights.card import published
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,30 @@ VARIANTS = {
 
 ALIASES = {f"{name}_224": name for name in VARIANTS}
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "resmlp_12.fb_distilled_in1k": published(
+        "resmlp_12_224.fb_distilled_in1k", "apache-2.0", 77.948, 224, 0.875, "bicubic"
+    ),
+    "resmlp_12.fb_in1k": published("resmlp_12_224.fb_in1k", "apache-2.0", 76.66, 224, 0.875, "bicubic"),
+    "resmlp_24.fb_distilled_in1k": published(
+        "resmlp_24_224.fb_distilled_in1k", "apache-2.0", 80.766, 224, 0.875, "bicubic"
+    ),
+    "resmlp_24.fb_in1k": published("resmlp_24_224.fb_in1k", "apache-2.0", 79.38, 224, 0.875, "bicubic"),
+    "resmlp_36.fb_distilled_in1k": published(
+        "resmlp_36_224.fb_distilled_in1k", "apache-2.0", 81.15, 224, 0.875, "bicubic"
+    ),
+    "resmlp_36.fb_in1k": published("resmlp_36_224.fb_in1k", "apache-2.0", 79.772, 224, 0.875, "bicubic"),
+    "resmlp_big_24.fb_distilled_in1k": published(
+        "resmlp_big_24_224.fb_distilled_in1k", "apache-2.0", 83.594, 224, 0.875, "bicubic"
+    ),
+    "resmlp_big_24.fb_in1k": published("resmlp_big_24_224.fb_in1k", "apache-2.0", 81.034, 224, 0.875, "bicubic"),
+    "resmlp_big_24.fb_in22k_ft_in1k": published(
+        "resmlp_big_24_224.fb_in22k_ft_in1k", "apache-2.0", 84.388, 224, 0.875, "bicubic"
+    ),
+}
 
 _timm = (
     Rename(r"^stem\.proj\.", "patches."),

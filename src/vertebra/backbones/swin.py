@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vertebra import weights
 from vertebra.attention import WindowAttention
 from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.nn.drop import DropPath, drop_path_rates
@@ -22,6 +21,7 @@ from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, init_linear, resize_grid
 from vertebra.structures import Level
 from vertebra.weights import Drop, Fix, Join, Rename
+from vertebra.weights.card import published
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,33 @@ ALIASES = {
     for name, config in VARIANTS.items()
 } | {"swin_t": "swin_tiny", "swin_s": "swin_small", "swin_b": "swin_base"}
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "swin_tiny.ms_in1k": published("swin_tiny_patch4_window7_224.ms_in1k", "mit", 81.388, 224, 0.9, "bicubic"),
+    "swin_tiny.ms_in22k_ft_in1k": published(
+        "swin_tiny_patch4_window7_224.ms_in22k_ft_in1k", "mit", 80.966, 224, 0.9, "bicubic"
+    ),
+    "swin_small.ms_in1k": published("swin_small_patch4_window7_224.ms_in1k", "mit", 83.228, 224, 0.9, "bicubic"),
+    "swin_small.ms_in22k_ft_in1k": published(
+        "swin_small_patch4_window7_224.ms_in22k_ft_in1k", "mit", 83.33, 224, 0.9, "bicubic"
+    ),
+    "swin_base.ms_in1k": published("swin_base_patch4_window7_224.ms_in1k", "mit", 83.61, 224, 0.9, "bicubic"),
+    "swin_base.ms_in22k_ft_in1k": published(
+        "swin_base_patch4_window7_224.ms_in22k_ft_in1k", "mit", 85.27, 224, 0.9, "bicubic"
+    ),
+    "swin_large.ms_in22k_ft_in1k": published(
+        "swin_large_patch4_window7_224.ms_in22k_ft_in1k", "mit", 86.33, 224, 0.9, "bicubic"
+    ),
+    "swin_base_384.ms_in1k": published("swin_base_patch4_window12_384.ms_in1k", "mit", 84.476, 384, 1.0, "bicubic"),
+    "swin_base_384.ms_in22k_ft_in1k": published(
+        "swin_base_patch4_window12_384.ms_in22k_ft_in1k", "mit", 86.438, 384, 1.0, "bicubic"
+    ),
+    "swin_large_384.ms_in22k_ft_in1k": published(
+        "swin_large_patch4_window12_384.ms_in22k_ft_in1k", "mit", 87.138, 384, 1.0, "bicubic"
+    ),
+}
 
 _DERIVED = Drop(r"\.(relative_position_index|attn_mask)$", "computed from the sizes")
 _BLOCK = (

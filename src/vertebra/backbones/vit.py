@@ -23,6 +23,7 @@ from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
 from vertebra.structures import Level
 from vertebra.weights import Drop, Fix, Join, Rename
+from vertebra.weights.card import HALF, published
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,99 @@ for _name, _config in VARIANTS.items():  # timm's: vit_base_patch16_224, deit_ba
     _distilled = "_distilled" if _config.distilled else ""
     ALIASES[f"{_kind}_{_size}{_distilled}_patch{_config.patch}_{_config.image_size[0]}"] = _name
 
-WEIGHTS: dict[str, weights.Weights] = {}
+# Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
+# (commit 7479d451).
+WEIGHTS = {
+    # timm's repository on the Hub, licence, top-1, size, crop, interpolation
+    "vit_tiny_16.augreg_in21k_ft_in1k": published(
+        "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", 75.452, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_small_16.augreg_in1k": published(
+        "vit_small_patch16_224.augreg_in1k", "apache-2.0", 78.842, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_small_16.augreg_in21k_ft_in1k": published(
+        "vit_small_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", 81.414, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_small_32.augreg_in21k_ft_in1k": published(
+        "vit_small_patch32_224.augreg_in21k_ft_in1k", "apache-2.0", 75.996, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16.augreg2_in21k_ft_in1k": published(
+        "vit_base_patch16_224.augreg2_in21k_ft_in1k", "apache-2.0", 85.11, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16.augreg_in1k": published(
+        "vit_base_patch16_224.augreg_in1k", "apache-2.0", 79.142, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16.augreg_in21k_ft_in1k": published(
+        "vit_base_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", 84.532, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16.orig_in21k_ft_in1k": published(
+        "vit_base_patch16_224.orig_in21k_ft_in1k", "apache-2.0", 81.786, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16.sam_in1k": published(
+        "vit_base_patch16_224.sam_in1k", "apache-2.0", 80.242, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_32.augreg_in1k": published(
+        "vit_base_patch32_224.augreg_in1k", "apache-2.0", 74.906, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_32.augreg_in21k_ft_in1k": published(
+        "vit_base_patch32_224.augreg_in21k_ft_in1k", "apache-2.0", 80.736, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_32.sam_in1k": published(
+        "vit_base_patch32_224.sam_in1k", "apache-2.0", 73.706, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_large_16.augreg_in21k_ft_in1k": published(
+        "vit_large_patch16_224.augreg_in21k_ft_in1k", "apache-2.0", 85.85, 224, 0.9, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_tiny_16_384.augreg_in21k_ft_in1k": published(
+        "vit_tiny_patch16_384.augreg_in21k_ft_in1k", "apache-2.0", 78.446, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_small_16_384.augreg_in1k": published(
+        "vit_small_patch16_384.augreg_in1k", "apache-2.0", 81.134, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_small_16_384.augreg_in21k_ft_in1k": published(
+        "vit_small_patch16_384.augreg_in21k_ft_in1k", "apache-2.0", 83.804, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_small_32_384.augreg_in21k_ft_in1k": published(
+        "vit_small_patch32_384.augreg_in21k_ft_in1k", "apache-2.0", 80.482, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16_384.augreg_in1k": published(
+        "vit_base_patch16_384.augreg_in1k", "apache-2.0", 81.096, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16_384.augreg_in21k_ft_in1k": published(
+        "vit_base_patch16_384.augreg_in21k_ft_in1k", "apache-2.0", 86.006, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_16_384.orig_in21k_ft_in1k": published(
+        "vit_base_patch16_384.orig_in21k_ft_in1k", "apache-2.0", 84.208, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_32_384.augreg_in1k": published(
+        "vit_base_patch32_384.augreg_in1k", "apache-2.0", 78.754, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_base_32_384.augreg_in21k_ft_in1k": published(
+        "vit_base_patch32_384.augreg_in21k_ft_in1k", "apache-2.0", 83.352, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_large_16_384.augreg_in21k_ft_in1k": published(
+        "vit_large_patch16_384.augreg_in21k_ft_in1k", "apache-2.0", 87.094, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "vit_large_32_384.orig_in21k_ft_in1k": published(
+        "vit_large_patch32_384.orig_in21k_ft_in1k", "apache-2.0", 81.506, 384, 1.0, "bicubic", mean=HALF, std=HALF
+    ),
+    "deit_tiny_16.fb_in1k": published("deit_tiny_patch16_224.fb_in1k", "apache-2.0", 72.196, 224, 0.9, "bicubic"),
+    "deit_small_16.fb_in1k": published("deit_small_patch16_224.fb_in1k", "apache-2.0", 79.862, 224, 0.9, "bicubic"),
+    "deit_base_16.fb_in1k": published("deit_base_patch16_224.fb_in1k", "apache-2.0", 81.98, 224, 0.9, "bicubic"),
+    "deit_tiny_16_distilled.fb_in1k": published(
+        "deit_tiny_distilled_patch16_224.fb_in1k", "apache-2.0", 74.54, 224, 0.9, "bicubic"
+    ),
+    "deit_small_16_distilled.fb_in1k": published(
+        "deit_small_distilled_patch16_224.fb_in1k", "apache-2.0", 81.216, 224, 0.9, "bicubic"
+    ),
+    "deit_base_16_distilled.fb_in1k": published(
+        "deit_base_distilled_patch16_224.fb_in1k", "apache-2.0", 83.388, 224, 0.9, "bicubic"
+    ),
+    "deit_base_16_384.fb_in1k": published("deit_base_patch16_384.fb_in1k", "apache-2.0", 83.116, 384, 1.0, "bicubic"),
+    "deit_base_16_distilled_384.fb_in1k": published(
+        "deit_base_distilled_patch16_384.fb_in1k", "apache-2.0", 85.428, 384, 1.0, "bicubic"
+    ),
+}
 
 
 def _heads(config: Config) -> weights.Rules:
