@@ -65,9 +65,10 @@ def main() -> None:
 def build(name: str) -> dict[str, nn.Module]:
     """ours, timm and torchvision (where they have the model) with one set of weights, in eval mode."""
     ours = vertebra.create("classification", backbone=name, classes=1000)
-    state = {k: fabricate(k, v.shape) if v.is_floating_point() else v for k, v in ours.state_dict().items()}
+    gain = 1.2 if name.startswith(("dla", "res2n")) else 0.8 if name.startswith("hrnet") else 1.0
+    state = {k: fabricate(k, v.shape, gain) if v.is_floating_point() else v for k, v in ours.state_dict().items()}
     ours.load_state_dict(state)
-    eps = next(m.eps for m in ours.modules() if isinstance(m, nn.BatchNorm2d))
+    eps = next((m.eps for m in ours.modules() if isinstance(m, nn.BatchNorm2d)), None)
     tables = ours.backbone.tables()
     aliases = [name, *(a for a, public in backbones.family(name).ALIASES.items() if public == name)]
     found: dict[str, nn.Module] = {"ours": ours}
@@ -79,16 +80,18 @@ def build(name: str) -> dict[str, nn.Module]:
     return {key: model.eval() for key, model in found.items()}
 
 
-def filled(peer: nn.Module, table: weights.Rules, state: Mapping[str, Tensor], eps: float) -> nn.Module:
+def filled(peer: nn.Module, table: weights.Rules, state: Mapping[str, Tensor], eps: float | None) -> nn.Module:
     """`peer` with our weights, found through the rules that translate its names to ours, and our batch norm's eps
     (timm's own efficientnetv2_s, which has no published weights, has another)."""
     own = {}
-    for key in peer.state_dict():
-        (translated,), _ = weights.convert({key: torch.empty(0)}, table)
-        own[key] = state[translated if translated.startswith("head.") else f"backbone.{translated}"]
-    peer.load_state_dict(own)
+    for key, tensor in peer.state_dict().items():
+        translated, dropped = weights.convert({key: tensor}, table)
+        if not dropped:
+            (name,) = translated
+            own[key] = state[name if name.startswith("head.") else f"backbone.{name}"].reshape(tensor.shape)
+    peer.load_state_dict(own, strict=False)
     for module in peer.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if eps is not None and isinstance(module, nn.BatchNorm2d):
             module.eps = eps
     return peer
 
