@@ -82,27 +82,27 @@ class _Array:
     shape: tuple[int, ...] = ()
     kind = "f4"
     fortran = False
-    raw: bytes = b""
+    raw: bytes | str = b""
 
     def __setstate__(self, state: Any) -> None:
         self.shape, dtype, self.fortran, raw = state[-4:]  # before them, a version
         if not isinstance(dtype, _Dtype):
             raise TypeError("an array's type is not one")
-        self.kind, self.raw = dtype.kind, _bytes(raw)
+        if type(raw) not in (bytes, str):
+            raise _Refused("an array of Python objects")
+        self.kind, self.raw = dtype.kind, raw
         if not isinstance(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
             raise TypeError("an array's shape is not one")
         if len(self.raw) != math.prod(self.shape) * np.dtype(self.kind).itemsize:
             raise ValueError("an array is not as long as its shape says")
 
     def tensor(self) -> Tensor:
-        array = np.frombuffer(self.raw, self.kind).reshape(self.shape, order="F" if self.fortran else "C")
+        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
+        array = np.frombuffer(raw, self.kind).reshape(self.shape, order="F" if self.fortran else "C")
         native = array.astype(array.dtype.newbyteorder("="), order="C")  # a copy, which may be written to
-        # NumPy has no bfloat16; Paddle gives it out as uint16, and has no uint16 of its own.
-        return (
-            torch.from_numpy(native.view("i2")).view(torch.bfloat16)
-            if self.kind[1:] == "u2"
-            else torch.from_numpy(native)
-        )
+        if self.kind[1:] == "u2":  # NumPy has no bfloat16; Paddle gives it out as uint16, of which it has none itself
+            return torch.from_numpy(native.view("i2")).view(torch.bfloat16)
+        return torch.from_numpy(native)
 
 
 class _Dtype:
@@ -178,14 +178,6 @@ class _Unpickler(pickle.Unpickler):
         array = _Array()
         array.__setstate__(((), dtype, False, raw))
         return array
-
-
-def _bytes(raw: Any) -> bytes:
-    if isinstance(raw, str):
-        return raw.encode("latin1")
-    if type(raw) is not bytes:
-        raise _Refused("an array of Python objects")
-    return raw
 
 
 def _tensors(content: Any, size: int) -> dict[str, Tensor]:
