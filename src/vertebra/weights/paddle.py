@@ -123,34 +123,15 @@ class _Dtype:
         self.kind = (">" if order in (">", b">") else "<") + self.kind[1:]
 
 
-class _Unpickler(pickle.Unpickler):
-    """Finds stand-ins for what builds arrays, and nothing else."""
+class _StandIns:
+    """Methods in the place of the functions that a pickled array calls.
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        super().__init__(file, encoding="latin1")  # as Paddle does: bytes that Python 2 wrote become strings
+    Methods and not functions, whose attributes a pickle could set for the whole process; and not of the unpickler,
+    which would then refer to itself and keep the whole file in memory until garbage is collected.
+    """
+
+    def __init__(self, size: int) -> None:
         self.left = size  # bytes that may still be made of strings; a file cannot hold more than its size
-        self.allowed: dict[tuple[str, str], Any] = {
-            ("numpy", "ndarray"): _Array,
-            ("numpy", "dtype"): _Dtype,
-            ("_codecs", "encode"): self.encode,
-            ("collections", "OrderedDict"): dict,
-        }
-        for core in ("core", "_core"):  # before and since NumPy 2
-            self.allowed[f"numpy.{core}.multiarray", "_reconstruct"] = self.reconstruct
-            self.allowed[f"numpy.{core}.multiarray", "scalar"] = self.scalar
-        for builtins in ("__builtin__", "builtins"):  # in protocol 2, and since
-            self.allowed[builtins, "tuple"] = self.pair
-            self.allowed[builtins, "bytes"] = self.nothing
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise _Refused(f"{module}.{name}"[:80])
-        return self.allowed[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("a reference to something outside the file")
-
-    # Methods and not functions, whose attributes a pickle could set for the whole process.
 
     def encode(self, text: Any, encoding: Any) -> bytes:
         """Stands in for `_codecs.encode`, as which protocol 2 pickles bytes."""
@@ -178,6 +159,34 @@ class _Unpickler(pickle.Unpickler):
         array = _Array()
         array.__setstate__(((), dtype, False, raw))
         return array
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds stand-ins for what builds arrays, and nothing else."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        super().__init__(file, encoding="latin1")  # as Paddle does: bytes that Python 2 wrote become strings
+        stand_ins = _StandIns(size)
+        self.allowed: dict[tuple[str, str], Any] = {
+            ("numpy", "ndarray"): _Array,
+            ("numpy", "dtype"): _Dtype,
+            ("_codecs", "encode"): stand_ins.encode,
+            ("collections", "OrderedDict"): dict,
+        }
+        for core in ("core", "_core"):  # before and since NumPy 2
+            self.allowed[f"numpy.{core}.multiarray", "_reconstruct"] = stand_ins.reconstruct
+            self.allowed[f"numpy.{core}.multiarray", "scalar"] = stand_ins.scalar
+        for builtins in ("__builtin__", "builtins"):  # in protocol 2, and since
+            self.allowed[builtins, "tuple"] = stand_ins.pair
+            self.allowed[builtins, "bytes"] = stand_ins.nothing
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.allowed:
+            raise _Refused(f"{module}.{name}"[:80])
+        return self.allowed[module, name]
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused("a reference to something outside the file")
 
 
 def _tensors(content: Any, size: int) -> dict[str, Tensor]:
