@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from vertebra import weights
 from vertebra.backbones.base import Backbone, BackboneConfig
-from vertebra.errors import VertebraError
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.squeeze_excite import SqueezeExcite

@@ -7,6 +7,7 @@ Shapes: B batch, H x W the picture, C the width of the highest branch; branch i 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +23,10 @@ from vertebra.nn.drop import drop_path_rates
 from vertebra.structures import Level
 from vertebra.weights import Rename
 from vertebra.weights.card import published
+from vertebra.weights.paddle import STATISTICS, transposed
 
 VIEWS = ("branches", "v1", "v2", "increased")
-INCREASED = (
-    32,
-    64,
-    128,
-    256,
-)  # inside the blocks that prepare the branches for classification; four times that outside
+INCREASED = (32, 64, 128, 256)  # inside the blocks before the classifier; four times that outside
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Config(BackboneConfig):
     branches `increased` to 128, 256, 512 and 1024 channels, as they go into classification."""
     upsample: str = "nearest"  # or `bilinear`, as the segmentation models exchange
     align_corners: bool = False  # of `bilinear`
+    bias: bool = True  # of the convolutions between the increased branches and the classifier; PaddleClas has none
 
     def __post_init__(self) -> None:
         if self.view not in VIEWS:
@@ -150,8 +148,11 @@ class HRNet(Backbone):
         self.width = 2048
         if config.embedding:
             outs = [4 * width for width in INCREASED]
-            self.down = nn.ModuleList(ConvNorm(outs[i], outs[i + 1], 3, 2, bias=True) for i in range(3))
-            self.final = ConvNorm(outs[-1], self.width, bias=True)
+            self.down = nn.ModuleList(ConvNorm(outs[i], outs[i + 1], 3, 2, bias=config.bias) for i in range(3))
+            self.final = ConvNorm(outs[-1], self.width, bias=config.bias)
+            for layer in (*self.down, self.final):
+                if config.bias:  # before a norm: zeros make partially loaded weights without biases exact
+                    nn.init.zeros_(layer.conv.bias)
         channels = {"v1": widths[:1], "v2": [sum(widths)], "increased": [4 * width for width in INCREASED]}
         self.levels = tuple(Level(4 * 2**i, c) for i, c in enumerate(channels.get(config.view, widths)))
 
@@ -269,6 +270,39 @@ _names = (
     Rename(r"^classifier\.", "head."),
 )
 
-RULES = {"timm": _names, "official": _names, "mmdet": _names, "mmseg": _names, "mmpose": _names}
+
+def _residual_function(match: re.Match[str]) -> str:
+    """PaddleClas numbers the convolutions of an exchange through all its paths, target by target."""
+    stage, module, number = int(match[1]), match[2], int(match[3])
+    paths = [
+        f"{target}.{source}" + (f".{step}" if source < target else "")
+        for target in range(stage)
+        for source in range(stage)
+        for step in range(target - source if source < target else int(source > target))
+    ]
+    return f"stages.{stage - 2}.{module}.exchange.paths.{paths[number]}." if number < len(paths) else match[0]
+
+
+_paddle = (
+    # Names: PaddleClas 2.5, ppcls/arch/backbone/legendary_models/hrnet.py.
+    Rename(r"^conv_layer1_([12])\.", lambda m: f"stem.{int(m[1]) - 1}."),
+    Rename(r"^layer1\.", "stage1."),
+    Rename(r"^conv_tr1_([12])\.", lambda m: f"transitions.0.{int(m[1]) - 1}."),
+    Rename(r"^conv_tr([23])\.", lambda m: f"transitions.{int(m[1]) - 1}.{m[1]}."),
+    Rename(r"^st([234])\.stage_func_list\.(\d)\.fuse_func\.residual_func_list\.(\d+)\.", _residual_function),
+    Rename(
+        r"^st([234])\.stage_func_list\.(\d)\.basic_block_list\.", lambda m: f"stages.{int(m[1]) - 2}.{m[2]}.branches."
+    ),
+    Rename(r"\.conv_down\.", ".shortcut.1."),
+    Rename(r"^last_cls\.func_list\.", "increase."),
+    Rename(r"^cls_head_conv_list\.", "down."),
+    Rename(r"^conv_last\.", "final."),
+    Rename(r"\.bn\.", ".norm."),
+    *STATISTICS,
+    Rename(r"^fc\.", "head."),
+    transposed(r"^head\.weight$"),
+)
+
+RULES = {"timm": _names, "official": _names, "mmdet": _names, "mmseg": _names, "mmpose": _names, "paddle": _paddle}
 HRNet.rules = RULES
 HRNet.published = WEIGHTS

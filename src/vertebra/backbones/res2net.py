@@ -11,14 +11,16 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.residual import Residual, ResidualNetwork, residual_names, shortcut_pool
+from vertebra.backbones.residual import Residual, ResidualNetwork, paddle_names, residual_names, shortcut_pool
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.res2 import Res2Conv
 from vertebra.weights import Rename
@@ -33,6 +35,8 @@ class Config(BackboneConfig):
     groups: int = 1  # of each 3x3 convolution: cardinality
     deep: bool = False  # v1b and vd: three 3x3 convolutions as stem, average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
+    apart: bool = True  # whether groups are apart in the first block of all stages, or only of those with a stride
+    count_include_pad: bool = True  # whether the zeros of the padding count in the pool of the last group
 
 
 class Bottle2neck(Residual):
@@ -47,7 +51,15 @@ class Bottle2neck(Residual):
         group = width * config.group_width // 64 * config.groups
         first = inputs != 4 * width  # of its stage
         self.conv1 = ConvNorm(inputs, group * config.scale)
-        self.conv2 = Res2Conv(group, config.scale, stride, first=first, groups=config.groups)
+        self.conv2 = Res2Conv(
+            group,
+            config.scale,
+            stride,
+            first=first,
+            groups=config.groups,
+            apart=config.apart,
+            count_include_pad=config.count_include_pad,
+        )
         self.conv3 = self.last(group * config.scale, 4 * width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,6 +68,9 @@ class Bottle2neck(Residual):
 
 class Res2Net(ResidualNetwork):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
+
+    # The second goes to every average pool; the shortcut's counts no padding anyway.
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paddle": {"apart": False, "count_include_pad": False}}
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.depths, config.deep, partial(Bottle2neck, config), expansion=4)
@@ -116,6 +131,12 @@ def _rules(config: Config) -> weights.Rules:
     )
 
 
-RULES = {"timm": _rules, "official": _rules}
+_paddle = (
+    *paddle_names(),
+    # The convolution of a group is a sublayer with the block's old name, such as res2a_branch2b_1.
+    Rename(r"\.res\w+_branch2b_(\d)\.", lambda m: f".conv2.convs.{int(m[1]) - 1}."),
+)
+
+RULES = {"timm": _rules, "official": _rules, "paddle": _paddle}
 Res2Net.rules = RULES
 Res2Net.published = WEIGHTS

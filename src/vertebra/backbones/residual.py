@@ -15,7 +15,8 @@ from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.squeeze_excite import SqueezeExcite
 from vertebra.structures import Level
-from vertebra.weights import Rename
+from vertebra.weights import Fix, Rename
+from vertebra.weights.paddle import STATISTICS, transposed
 
 
 class Residual(nn.Module):
@@ -190,4 +191,27 @@ def residual_names(deep: bool) -> weights.Rules:
         Rename(r"\.se\.fc1\.", ".gate.0.reduce."),
         Rename(r"\.se\.fc2\.", ".gate.0.expand."),
         Rename(r"^fc\.", "head."),
+    )
+
+
+def paddle_names() -> weights.Rules:
+    """PaddleClas's names for all of these families but ResNet itself.
+
+    Names: PaddleClas 2.5, ppcls/arch/backbone/model_zoo/resnext.py, se_resnext.py, se_resnet_vd.py, resnext_vd.py,
+    res2net.py and res2net_vd.py. Keys are made of attributes and `add_sublayer`, not of the ParamAttr names.
+    """
+    return (
+        Rename(r"^conv1_([123])\.", lambda m: f"stem.{int(m[1]) - 1}."),
+        Rename(r"^conv1?\.", "stem.0."),
+        Rename(r"^bb_(\d)_(\d+)\.", r"stages.\1.\2."),
+        Rename(r"^(stages\.\d\.\d+)\.conv([012])\.", lambda m: f"{m[1]}.conv{int(m[2]) + 1}."),
+        Rename(r"\.short\.", ".shortcut.1."),
+        Rename(r"\.scale\.squeeze\.", ".gate.0.reduce."),
+        Rename(r"\.scale\.excitation\.", ".gate.0.expand."),
+        Rename(r"\._conv\.", ".conv."),
+        Rename(r"\._batch_norm\.", ".norm."),
+        *STATISTICS,
+        Rename(r"^out\.", "head."),
+        transposed(r"^head\.weight$|\.gate\.0\.\w+\.weight$"),
+        Fix(r"\.gate\.0\.\w+\.weight$", lambda x: x[..., None, None], "a linear layer -> a 1x1 convolution"),
     )

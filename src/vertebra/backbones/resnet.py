@@ -9,14 +9,17 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 
 from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.residual import Basic, Bottleneck, ResidualNetwork, residual_names
+from vertebra.backbones.residual import Basic, Bottleneck, ResidualNetwork, paddle_names, residual_names
 from vertebra.errors import VertebraError
+from vertebra.weights import Rename
 from vertebra.weights.card import published
+from vertebra.weights.paddle import STATISTICS, transposed
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,42 @@ def _rules(config: Config) -> weights.Rules:
     return residual_names(config.deep)
 
 
-RULES = {"timm": _rules, "torchvision": _rules, "official": _rules}  # the WSL models bear torchvision's names too
+def _paddle(config: Config) -> weights.Rules:
+    """PaddleClas's names, without its ResNet-18 and 34: their first block has a convolution in its shortcut, and ours,
+    as everybody else's, has none. ResNet50_vc, whose shortcut has no pool, is not in our family either."""
+    if config.groups == 1 and not config.se:
+        return _paddle_resnet(config)
+    return (
+        # Names of the WSL models: PaddleClas 2.5, ppcls/arch/backbone/model_zoo/resnext101_wsl.py.
+        Rename(r"^_conv_stem\.", "conv."),
+        Rename(r"^_conv(\d)_(\d+)\._conv(\d)\.", lambda m: f"bb_{int(m[1]) - 1}_{m[2]}.conv{m[3]}."),
+        Rename(r"^_conv(\d)_(\d+)\._short\._conv\.", lambda m: f"bb_{int(m[1]) - 1}_{m[2]}.short."),
+        Rename(r"\._bn\.", "._batch_norm."),
+        Rename(r"^_out\.", "out."),
+        *paddle_names(),
+    )
+
+
+def _paddle_resnet(config: Config) -> weights.Rules:
+    """Names: PaddleClas 2.5, ppcls/arch/backbone/legendary_models/resnet.py; blocks are numbered through all stages."""
+    places = [f"{stage}.{i}" for stage, depth in enumerate(config.depths) for i in range(depth)]
+
+    def block(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return f"stages.{places[number]}." if number < len(places) else match[0]
+
+    return (
+        Rename(r"^blocks\.(\d+)\.", block),
+        Rename(r"^(stages\.\d\.\d+)\.conv([012])\.", lambda m: f"{m[1]}.conv{int(m[2]) + 1}."),
+        Rename(r"\.short\.", ".shortcut.1."),
+        Rename(r"\.bn\.", ".norm."),
+        *STATISTICS,
+        Rename(r"^fc\.", "head."),
+        transposed(r"^head\.weight$"),
+    )
+
+
+# The WSL models bear torchvision's names too.
+RULES = {"timm": _rules, "torchvision": _rules, "official": _rules, "paddle": _paddle}
 ResNet.rules = RULES
 ResNet.published = WEIGHTS

@@ -22,6 +22,7 @@ from vertebra.nn.patch import PatchEmbed, init_linear, resize_grid
 from vertebra.structures import Level
 from vertebra.weights import Drop, Fix, Join, Rename
 from vertebra.weights.card import published
+from vertebra.weights.paddle import transposed
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,9 @@ _mmdet = (
     *_official,
 )
 _paddle = (
-    Fix(r"\.(qkv|proj|fc1|fc2|reduction)\.weight$|^head\.weight$", torch.t, "[in, out] -> [out, in]"),
+    # Names: PaddleClas 2.5, ppcls/arch/backbone/legendary_models/swin_transformer.py.
+    transposed(r"\.(attn\.(qkv|proj)|mlp\.fc[12]|downsample\.reduction)\.weight$|^head\.weight$"),
+    Drop(r"\.relative_position_bias$", "computed from its table"),
     *_official,
 )
 

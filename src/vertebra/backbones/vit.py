@@ -22,8 +22,9 @@ from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
 from vertebra.structures import Level
-from vertebra.weights import Drop, Fix, Join, Rename
+from vertebra.weights import Drop, Join, Rename
 from vertebra.weights.card import HALF, published
+from vertebra.weights.paddle import transposed
 
 
 @dataclass(frozen=True)
@@ -339,7 +340,8 @@ def _transformers(config: Config) -> weights.Rules:
 
 def _paddle(config: Config) -> weights.Rules:
     return (
-        Fix(r"\.(qkv|proj|fc1|fc2)\.weight$|^head(_dist)?\.weight$", torch.t, "[in, out] -> [out, in]"),
+        # Names: PaddleClas 2.5, ppcls/arch/backbone/model_zoo/(distilled_)vision_transformer.py.
+        transposed(r"\.(attn\.(qkv|proj)|mlp\.fc[12])\.weight$|^head(_dist)?\.weight$"),
         *_timm(config),
     )
 

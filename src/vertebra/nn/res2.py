@@ -15,17 +15,29 @@ class Res2Conv(nn.Module):
     Source: Res2Net, arXiv:1904.01169, section 3.1 and figure 2b, with the first blocks as in the authors' code.
     """
 
-    def __init__(self, width: int, scale: int, stride: int = 1, *, first: bool, groups: int = 1) -> None:
-        """`width` is the channels of one group: C = scale * width."""
+    def __init__(
+        self,
+        width: int,
+        scale: int,
+        stride: int = 1,
+        *,
+        first: bool,
+        groups: int = 1,
+        apart: bool = True,
+        count_include_pad: bool = True,
+    ) -> None:
+        """`width` is the channels of one group: C = scale * width. Without `apart`, a first block of stride 1 is as any
+        other; `count_include_pad` is whether the zeros of the padding count. PaddleClas has neither."""
         super().__init__()
-        self.width, self.first = width, first
+        self.width, self.first, self.stride, self.apart = width, first, stride, apart
         self.convs = nn.ModuleList(ConvNorm(width, width, 3, stride, groups) for _ in range(scale - 1))
-        self.pool = nn.AvgPool2d(3, stride, 1) if first else nn.Identity()
+        self.pool = nn.AvgPool2d(3, stride, 1, count_include_pad=count_include_pad) if first else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        first = self.first and (self.apart or self.stride > 1)
         *groups, last = x.split(self.width, 1)
         outputs: list[Tensor] = []
         for i, conv in enumerate(self.convs):
-            seen = groups[i] if self.first or i == 0 else groups[i] + outputs[-1]
+            seen = groups[i] if first or i == 0 else groups[i] + outputs[-1]
             outputs.append(conv(seen))
-        return torch.cat((*outputs, self.pool(last)), 1)
+        return torch.cat((*outputs, self.pool(last) if first else last), 1)

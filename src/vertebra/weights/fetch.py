@@ -12,10 +12,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vertebra.errors import VertebraError
+from vertebra.weights import paddle
 
 FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
 """What is looked for in a folder or a Hub repository, best first."""
 _WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "state_dict_ema", "net", "module", "params")
+_PADDLE_OTHERS = {
+    ".pdopt": "the state of Paddle's optimizer",
+    ".pdmodel": "the program of a Paddle model exported for inference",
+    ".pdiparams": "the parameters of a Paddle model exported for inference, in Paddle's own format",
+}
 _HUB_NAME = re.compile(r"^(hf-hub:)?(?P<repository>[\w.-]+/[\w.-]+)$")
 
 
@@ -23,8 +29,8 @@ def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     """Reads a checkpoint.
 
     Args:
-        where: a `.safetensors` file, a PyTorch pickle (`.pth`, `.pt`, `.bin`, `.ckpt`, `.tar`), a folder that
-            holds one of FILES, or a Hub name such as `timm/resnet50.a1_in1k`.
+        where: a `.safetensors` file, a PyTorch pickle (`.pth`, `.pt`, `.bin`, `.ckpt`, `.tar`), Paddle's parameters
+            (`.pdparams`), a folder that holds one of FILES, or a Hub name such as `timm/resnet50.a1_in1k`.
 
     Returns:
         The tensors by their names in the file, the file's own text metadata, and the path of the file read.
@@ -35,6 +41,13 @@ def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     path = _find(where)
     if path.suffix == ".safetensors":
         return *_read_safetensors(path), path
+    if path.suffix == ".pdparams":
+        return paddle.read(path), {}, path
+    if path.suffix in _PADDLE_OTHERS:
+        raise VertebraError(
+            f"{path} holds {_PADDLE_OTHERS[path.suffix]}, not parameters by name; give the .pdparams file instead, "
+            "which paddle.save writes of layer.state_dict()."
+        )
     return _read_pickle(path), {}, path
 
 

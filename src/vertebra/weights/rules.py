@@ -200,7 +200,7 @@ def load(
     for name in expected:
         if name not in found:
             report.new.append(name)
-            # Checkpoints older than PyTorch 0.4.1 lack this counter, which nothing but a cumulative average reads.
+            # Paddle and PyTorch before 0.4.1 lack this counter, which nothing but a cumulative average reads.
             if not name.endswith("num_batches_tracked") and name not in report.left_out:
                 problems.append(f"{name}: missing from the checkpoint")
     if problems and not partial:
@@ -209,7 +209,7 @@ def load(
             f"{report.path} does not fit this model ({report.source} names): {shown}. "
             "Pass partial=True to load what fits and have the rest listed."
         )
-    body = [name for name in expected if not name.startswith("head.")]
+    body = [name for name in expected if not name.startswith("head.") and not name.endswith("num_batches_tracked")]
     fitting = sum(name in found for name in body)
     if fitting < 0.9 * len(body):
         raise VertebraError(
