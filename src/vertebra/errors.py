@@ -12,3 +12,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'resnet50'?"`, or `""` where nothing comes close."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.55)
     return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def one_of(what: str, value: str, choices: Iterable[str]) -> None:
+    """Raises if option `what` has a `value` that is none of `choices`."""
+    if value not in choices:
+        raise VertebraError(f"{what} is {value!r}; there are {', '.join(choices)}.{nearest(value, choices)}")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vertebra import pictures
 from vertebra.engine import checkpoint
-from vertebra.nn.conv import fold
+from vertebra.nn.fold import fold
 from vertebra.structures import Prediction
 
 

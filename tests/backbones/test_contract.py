@@ -9,8 +9,9 @@ from torch import nn
 from vertebra import backbones, ledger
 from vertebra.backbones.facts import facts
 from vertebra.errors import VertebraError
-from vertebra.nn.conv import ConvNorm, FoldedConv, fold
+from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import DropPath
+from vertebra.nn.fold import FoldedConv, FoldedLinear, fold
 
 NAMES = backbones.names()
 SMALL = {  # at least one of every family, made small where it is not
@@ -291,8 +292,9 @@ def test_folding_changes_nothing_but_speed(name):
     model = lively(small(name, embedding=True)).eval()
     images = torch.randn(2, 3, 63, 64)
     folded = fold(copy.deepcopy(model))
-    if any(isinstance(module, ConvNorm) for module in model.modules()):
-        assert any(isinstance(module, FoldedConv) for module in folded.modules())
+    for plain, form in ((ConvNorm, FoldedConv), (nn.Linear, FoldedLinear)):
+        expected = sum(isinstance(module, plain) for module in model.modules())
+        assert sum(isinstance(module, form) for module in folded.modules()) == expected
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         before, vector = model(images), model.embed(images)

@@ -55,6 +55,6 @@ def test_it_learns_the_shapes(name, options, below):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[0] > 1.4
     assert sum(losses[-2:]) / 2 < below < CHANCE

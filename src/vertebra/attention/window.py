@@ -27,27 +27,38 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask` [windows, M * M, M * M] is added to the scores; the windows of one picture lie together in B."""
         query, key, value = self._split(x)
-        y = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(len(x), mask))
+        if x.device.type == "cpu":
+            # Windows are so small that the plain products are faster there, and the fused kernel, which gives the bias
+            # no gradient, could not train.
+            y = self._scores(query, key, mask).softmax(-1) @ value
+        else:
+            bias = self._bias(mask)
+            bias = bias.repeat(len(x) // len(bias), 1, 1, 1) if mask is not None else bias
+            y = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         projected: Tensor = self.project(y.transpose(1, 2).flatten(2))
         return projected
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """What each cell of a window attends to, rows summing to 1: -> [B, heads, M * M, M * M]."""
         query, key, _ = self._split(x)
-        return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + self._bias(len(x), mask)).softmax(-1)
+        return self._scores(query, key, mask).softmax(-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Query, key and value, each [B, heads, M * M, C / heads]."""
         return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _bias(self, count: int, mask: Tensor | None) -> Tensor:
-        """Relative position bias and mask together, [1 or count, heads, M * M, M * M]."""
+    def _scores(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """Scaled products with the bias, before the softmax: [B, heads, M * M, M * M]."""
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        bias = self._bias(mask)
+        scores.unflatten(0, (-1, len(bias))).add_(bias)
+        return scores
+
+    def _bias(self, mask: Tensor | None) -> Tensor:
+        """Relative position bias and mask together, [1 or windows, heads, M * M, M * M]."""
         area = self.window**2
-        bias = self.bias_table[self.index].view(1, area, area, self.heads).permute(0, 3, 1, 2)
-        if mask is None:
-            return bias.contiguous()
-        windows = len(mask)
-        return (bias + mask[:, None]).expand(count // windows, -1, -1, -1, -1).flatten(0, 1)
+        bias = self.bias_table[self.index].view(area, area, self.heads).permute(2, 0, 1)
+        return bias[None].contiguous() if mask is None else bias + mask[:, None]
 
 
 def _relative_index(window: int) -> Tensor:

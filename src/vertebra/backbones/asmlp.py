@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vertebra import weights
 from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.errors import VertebraError
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.patch import PatchEmbed, pad_to_multiple
 from vertebra.nn.shift import Shift
@@ -27,6 +28,10 @@ class Config(BackboneConfig):
     width: int  # channels of the first stage; they double with each
     depths: tuple[int, int, int, int]  # blocks per stage
     shift: int = 5  # groups, moved -2 to 2 cells
+
+    def __post_init__(self) -> None:
+        if self.shift % 2 == 0 or self.shift < 1:
+            raise VertebraError(f"shift is {self.shift}; it counts groups on both sides of one that stays: 1, 3, 5 ...")
 
 
 class AxialShift(nn.Module):

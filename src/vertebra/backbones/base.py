@@ -78,7 +78,7 @@ class Backbone(nn.Module):
         return self.summary(self.walk(images, lambda _: None))
 
     def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
-        """Shows every map of the pyramid to `keep`, and returns the last features; what nobody keeps is freed at once."""
+        """Shows every map of the pyramid to `keep`, returns the last features; what nobody keeps is freed at once."""
         raise NotImplementedError
 
     def summary(self, x: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
-        """A checkpoint's `tensor` for parameter `name` of another `shape`, and what was done; None if it does not fit."""
+        """A checkpoint's `tensor` for parameter `name` of another `shape`, and how; None if it does not fit."""
         if name == self.first and tensor.shape[0::2] == shape[0::2]:
             return weights.adapt_channels(tensor, shape[1]), f"{tensor.shape[1]} input channels -> {shape[1]}"
         return None

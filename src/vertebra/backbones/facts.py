@@ -33,7 +33,7 @@ class Facts:
 
 
 def facts(name: str, size: int | None = None) -> Facts:
-    """Counts backbone `name` on the meta device, at its own input size if none is given; raises as `backbones.create`."""
+    """Counts backbone `name` on the meta device, at its own size if none is given; raises as `backbones.create`."""
     public = backbones.public_name(name)
     module = backbones.family(public)
     size = size or module.VARIANTS[public].image_size[0]
@@ -44,6 +44,7 @@ def facts(name: str, size: int | None = None) -> Facts:
 
     def count(shift: nn.Module, _: object, moves: Tensor) -> None:
         nonlocal moved
+        assert isinstance(shift, Shift)
         moved += moves.numel() * shift.kernel[0].numel()
 
     for part in model.modules():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vertebra.backbones.base import BackboneConfig
 from vertebra.backbones.isotropic import FixedGrid
 from vertebra.nn.drop import DropPath
+from vertebra.nn.mlp import LinearGelu
 from vertebra.weights import Rename
 from vertebra.weights.card import HALF, published
 
@@ -55,13 +56,13 @@ class Block(nn.Module):
         super().__init__()
         hidden = config.ratio * config.width
         self.norm = nn.LayerNorm(config.width, EPS)
-        self.expand = nn.Linear(config.width, hidden)
+        self.expand = LinearGelu(config.width, hidden)
         self.gate = SpatialGate(hidden // 2, patches)
         self.project = nn.Linear(hidden // 2, config.width)
         self.drop = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x + self.drop(self.project(self.gate(nn.functional.gelu(self.expand(self.norm(x))))))
+        y: Tensor = x + self.drop(self.project(self.gate(self.expand(self.norm(x)))))
         return y
 
 

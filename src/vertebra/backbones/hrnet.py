@@ -2,22 +2,22 @@
 
 Source: Deep High-Resolution Representation Learning for Visual Recognition, arXiv:1908.07919.
 
-Shapes: B batch, H x W the picture, C the width of the highest branch; branch i is [B, 2^i C, H / (4 * 2^i), W / (4 * 2^i)].
+Shapes: B batch, H x W the picture, C the highest branch's width; branch i is [B, 2^i C, H / 2^(i + 2), W / 2^(i + 2)].
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.backbones.residual import Basic, Bottleneck
-from vertebra.errors import VertebraError, nearest
+from vertebra.errors import VertebraError, one_of
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import drop_path_rates
 from vertebra.structures import Level
@@ -43,19 +43,16 @@ class Config(BackboneConfig):
     bias: bool = True  # of the convolutions between the increased branches and the classifier; PaddleClas has none
 
     def __post_init__(self) -> None:
-        if self.view not in VIEWS:
-            raise VertebraError(
-                f"no view is called {self.view!r}; there are {', '.join(VIEWS)}.{nearest(self.view, VIEWS)}"
-            )
+        one_of("view", self.view, VIEWS)
+        one_of("upsample", self.upsample, ("nearest", "bilinear"))
         if self.view == "v1" and self.embedding:
             raise VertebraError("the v1 view has only the highest branch, and classification needs all four.")
 
 
-def resize(x: Tensor, size: Sequence[int], config: Config) -> Tensor:
-    """`x` at another (height, width), the way the config says."""
-    if config.upsample == "nearest":
-        return nn.functional.interpolate(x, tuple(size), mode="nearest")
-    return nn.functional.interpolate(x, tuple(size), mode="bilinear", align_corners=config.align_corners)
+def resize(x: Tensor, size: Sequence[int], mode: str, align_corners: bool) -> Tensor:
+    """`x` at another (height, width); `mode` and `align_corners` as the config names them."""
+    corners = align_corners if mode == "bilinear" else None
+    return nn.functional.interpolate(x, tuple(size), mode=mode, align_corners=corners)
 
 
 class Exchange(nn.Module):
@@ -67,7 +64,7 @@ class Exchange(nn.Module):
     def __init__(self, config: Config, widths: Sequence[int], outputs: int) -> None:
         """`outputs` is how many branches are made, from the highest on."""
         super().__init__()
-        self.config = config
+        self.upsample, self.align_corners = config.upsample, config.align_corners
         self.paths = nn.ModuleList(
             nn.ModuleList(_path(widths, source, target) for source in range(len(widths))) for target in range(outputs)
         )
@@ -86,7 +83,7 @@ class Exchange(nn.Module):
                 elif total is None:
                     total = x
                 else:
-                    x = resize(path(x), branches[i].shape[2:], self.config) if j > i else x
+                    x = resize(path(x), branches[i].shape[2:], self.upsample, self.align_corners) if j > i else x
                     # A branch itself is still needed by the others.
                     total = total + x if total is branches[i] else total.add_(x)
             assert total is not None
@@ -127,6 +124,7 @@ class HRNet(Backbone):
 
     first = "stem.0.conv.weight"
     embedding_only = ("increase.", "down.", "final.")
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {"mmseg": {"upsample": "bilinear"}}
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -176,8 +174,8 @@ class HRNet(Backbone):
         if view == "increased":
             branches = [block(branch) for block, branch in zip(self.increase, branches, strict=True)]
         if view == "v2":
-            size = branches[0].shape[2:]
-            keep(torch.cat([branches[0], *(resize(branch, size, self.config) for branch in branches[1:])], 1))
+            size, how = branches[0].shape[2:], (self.config.upsample, self.config.align_corners)
+            keep(torch.cat([branches[0], *(resize(branch, size, *how) for branch in branches[1:])], 1))
         else:
             for branch in branches:
                 keep(branch)

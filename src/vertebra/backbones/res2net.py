@@ -108,7 +108,7 @@ ALIASES = {
 
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).
-# timm names no licence; that of the authors' repository, Res2Net-PretrainedModels (commit 1d51000f), is CC BY-NC-SA 4.0.
+# timm names no licence; that of the authors' repository (Res2Net-PretrainedModels, 1d51000f) is CC BY-NC-SA 4.0.
 WEIGHTS = {
     # timm's repository on the Hub, licence, top-1, size, crop, interpolation
     "res2net50_14w8s.in1k": published("res2net50_14w_8s.in1k", "cc-by-nc-sa-4.0", 78.146, 224, 0.875, "bilinear"),

@@ -10,8 +10,11 @@ Shapes: B batch, C channels, H x W feature cells.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
+from torch import nn
 
 from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
@@ -40,13 +43,13 @@ class ResNet(ResidualNetwork):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
 
     def __init__(self, config: Config) -> None:
-        common = {"deep": config.deep, "se": config.se}
-        block = (
-            partial(Bottleneck, groups=config.groups, group_width=config.group_width, **common)
-            if config.bottleneck
-            else partial(Basic, **common)
-        )
-        super().__init__(config, config.depths, config.deep, block, block.func.expansion)
+        if config.bottleneck:
+            groups = {"groups": config.groups, "group_width": config.group_width}
+            block: Callable[..., nn.Module] = partial(Bottleneck, deep=config.deep, se=config.se, **groups)
+        else:
+            block = partial(Basic, deep=config.deep, se=config.se)
+        expansion = (Bottleneck if config.bottleneck else Basic).expansion
+        super().__init__(config, config.depths, config.deep, block, expansion)
 
 
 MODEL = ResNet

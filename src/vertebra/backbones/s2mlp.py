@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vertebra import weights
 from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.nn.drop import DropPath, drop_path_rates
-from vertebra.nn.mlp import Mlp
+from vertebra.nn.mlp import LinearGelu, Mlp
 from vertebra.nn.patch import PatchEmbed, init_linear
 from vertebra.nn.shift import Shift
 from vertebra.structures import Level
@@ -40,7 +40,7 @@ class Block(nn.Module):
         quarter = width // 4
         still, moved = [0] * 2 * quarter, [-1] * quarter + [1] * quarter
         self.norm1 = nn.LayerNorm(width)
-        self.enter = nn.Linear(width, width)
+        self.enter = LinearGelu(width, width)
         self.shift = Shift(rows=still + moved, columns=moved + still, edge=True)
         self.leave = nn.Linear(width, width)
         self.norm2 = nn.LayerNorm(width)
@@ -48,7 +48,7 @@ class Block(nn.Module):
         self.drop = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = nn.functional.gelu(self.enter(self.norm1(x)))
+        y = self.enter(self.norm1(x))
         y = self.shift(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = x + self.drop(self.leave(y))
         z: Tensor = x + self.drop(self.mlp(self.norm2(x)))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vertebra import weights
 from vertebra.attention import SelfAttention
 from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.errors import VertebraError, one_of
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
@@ -38,6 +39,12 @@ class Config(BackboneConfig):
     gelu: str = "none"  # its form: `none` (exact) or `tanh`
     dropout: float = 0.0  # after the position embedding
     eps: float = 1e-6  # of the layer norms
+
+    def __post_init__(self) -> None:
+        one_of("pool", self.pool, ("token", "mean"))
+        one_of("gelu", self.gelu, ("none", "tanh"))
+        if self.distilled and self.pool == "mean":
+            raise VertebraError("a distilled model has a classifier for each of its tokens: pool=mean does not apply.")
 
 
 class Embedding(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vertebra import backbones, tasks, weights
 from vertebra.errors import VertebraError
+from vertebra.tasks.classification.task import Classification, MeanHead
 
 _GAINS = ("gamma", "alpha", "ls1", "ls2", "layer_scale", "lambda")
 _DERIVED = ("offset", "attn_mask", "relative_position_index", "relative_coords_table", "position_ids")
@@ -218,6 +219,7 @@ def _outputs(reference: Reference, model: nn.Module, backbone: backbones.Backbon
         name, _, item = place.rstrip("]").partition("[")
         target = modules.get(name)
         if place == "norm":  # ours norms only what it needs
+            assert target is not None
             with torch.no_grad():
                 found[key] = target(backbone.walk(images, lambda _: None))
         elif target is not None:
@@ -238,6 +240,8 @@ def _outputs(reference: Reference, model: nn.Module, backbone: backbones.Backbon
         for i, feature in enumerate(backbone(images)):
             found.setdefault(f"feature{i}", feature)
         if backbone.parts == 2:  # DeiT: the class token's logits and the distillation token's
+            assert isinstance(model, Classification)
+            assert isinstance(model.head, MeanHead)
             first, second = model.head.each(backbone.embed(images)).unbind(1)
             found |= {"logits_cls": first, "cls_logits": first, "logits_dist": second, "distillation_logits": second}
     return found

@@ -1,13 +1,11 @@
-"""Convolution, batch norm and activation as one layer, and what inference makes of it."""
+"""Convolution, batch norm and activation as one layer."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def _silu(x: Tensor) -> Tensor:
@@ -20,7 +18,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": _silu,
     "none": lambda x: x,
 }
-_ONEDNN = {"relu": "relu", "silu": "swish", "none": "none"}  # the same activations as oneDNN names them
 
 
 class SameConv2d(nn.Conv2d):
@@ -93,70 +90,3 @@ def _norm(norm: nn.BatchNorm2d, y: Tensor) -> Tensor:
         y, norm.weight, norm.bias, norm.running_mean, norm.running_var, False, 0.0, norm.eps, out=(y, means, deviations)
     )
     return y
-
-
-class FoldedConv(nn.Module):
-    """A ConvNorm for inference: norm folded into the weights, activation and sum fused where oneDNN can.
-
-    Same shapes and, to rounding, same numbers as the ConvNorm in eval mode that it is made from. `residual` is
-    overwritten, which saves a map's memory, unless the ConvNorm `keeps_residual`.
-    """
-
-    def __init__(self, source: ConvNorm) -> None:
-        super().__init__()
-        self.activation, self.keeps_residual = source.activation, source.keeps_residual
-        self.conv = fuse_conv_bn_eval(copy.deepcopy(source.conv).eval(), source.norm)
-        self.conv.requires_grad_(False)
-        self._packed: Tensor | None = None  # weights in oneDNN's own layout; made on the first call on a CPU
-
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if _onednn_takes(x) and not torch.compiler.is_compiling():
-            return self._onednn(x, residual)
-        y = self.conv(x)
-        if residual is not None:
-            y += residual
-        return ACTIVATIONS[self.activation](y)
-
-    def _onednn(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        conv, ops = self.conv, torch.ops.mkldnn
-        if isinstance(conv, SameConv2d):
-            x = conv.pad(x)
-        geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        if self._packed is None:
-            self._packed = ops._reorder_convolution_weight(conv.weight, *geometry, list(x.shape))
-        name = _ONEDNN[self.activation]
-        if residual is None:
-            return ops._convolution_pointwise(x, self._packed, conv.bias, *geometry, name, [], None)
-        if self.keeps_residual:
-            residual = residual.clone()
-        after = "relu" if self.activation == "relu" else None  # the one activation that oneDNN takes after a sum
-        y = ops._convolution_pointwise_.binary(
-            residual, x, self._packed, conv.bias, *geometry, "add", None, after, [], None
-        )
-        return y if after else ACTIVATIONS[self.activation](y)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedConv:
-        self._packed = None  # a move or cast makes the packed copy stale
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-
-def _onednn_takes(x: Tensor) -> bool:
-    """Whether the fused operators, which torch's own compiler calls, exist for this tensor."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
-
-
-def fold(model: nn.Module) -> nn.Module:
-    """Replaces every ConvNorm inside `model`, in place, by its inference form, and returns the model in eval mode."""
-    model.eval()
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, ConvNorm):
-                setattr(module, name, FoldedConv(child))
-    return model

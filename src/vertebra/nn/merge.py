@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from vertebra.nn.mlp import LinearGelu
+
 
 class Merge(nn.Module):
     """The sum of three branches, each weighted per channel by what all three hold: 3 x [B, H, W, C] -> [B, H, W, C].
@@ -11,10 +13,10 @@ class Merge(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.reduce, self.expand = nn.Linear(width, width // 4), nn.Linear(width // 4, 3 * width)
+        self.reduce, self.expand = LinearGelu(width, width // 4), nn.Linear(width // 4, 3 * width)
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
         mean = (first + second + third).mean((1, 2))  # [B, C]
-        shares = self.expand(nn.functional.gelu(self.reduce(mean)))  # [B, 3C], the three of a channel side by side
+        shares = self.expand(self.reduce(mean))  # [B, 3C], the three of a channel side by side
         a, b, c = shares.unflatten(1, (-1, 3)).softmax(2)[:, None, None].unbind(-1)  # [B, 1, 1, C] each
         return first * a + second * b + third * c
