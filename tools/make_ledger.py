@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from vertebra import backbones
-from vertebra.backbones.facts import facts
+from vertebra.backbones.facts import Facts, facts
 from vertebra.ledger import FOLDER
 from vertebra.ledger.check import fabricate_state, fabricated_input
 
 LIMIT = 60_000_000  # parameters of the largest original that is run: what ships stays small
-GAIN = {"efficientnetv2": 1.25, "efficientnetv2_rw_m": 1.1}  # by family or name; with 1, the signal dies out there
+# By family or name: with 1, the signal dies out there, or grows without bound in HRNet.
+GAIN = {"efficientnetv2": 1.25, "efficientnetv2_rw_m": 1.1, "dla": 1.2, "hrnet": 0.8}
 
 
 def main() -> None:
@@ -50,22 +51,24 @@ def main() -> None:
         )
         print(name, f"{counted.parameters:,}", f"{counted.macs:,}")
         if options.outputs and counted.parameters < LIMIT:
-            outputs(name, counted.family)
+            outputs(counted)
     lines = ",\n".join(json.dumps(row) for row in rows)
     (FOLDER / "facts.json").write_text(f"[\n{lines}\n]\n")
 
 
-def outputs(name: str, family: str) -> None:
+def outputs(counted: Facts) -> None:
     """The reference of one backbone, from timm if it has it, else from torchvision."""
     import timm
     import torchvision
 
+    name, family = counted.name, counted.family
+    blocks = family in ("vit", "swin", "mixer", "resmlp", "gmlp")  # timm gives their maps without another model
     aliases = [name, *(alias for alias, public in backbones.family(name).ALIASES.items() if public == name)]
     timm_name = next((alias for alias in aliases if timm.is_model(alias)), None)
     same = timm_name and "efficientnetv2" in timm_name and not timm_name.startswith("tf_") and "_rw_" not in timm_name
     if timm_name and not same:
         source, model = f"timm {version('timm')}", timm.create_model(timm_name)
-        features = timm.create_model(timm_name, features_only=True)
+        features = None if blocks else timm.create_model(timm_name, features_only=True)
         identity = f"timm_{timm_name}"
     else:
         found = next((alias for alias in aliases if alias in torchvision.models.list_models()), None)
@@ -77,9 +80,15 @@ def outputs(name: str, family: str) -> None:
     state = [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()]
     gain = GAIN.get(name, GAIN.get(family, 1.0))
     filled = fabricate_state(state, gain)
-    images = fabricated_input([1, 3, 96, 96], 0)
+    side = counted.size if blocks else 96
+    images = fabricated_input([1, 3, side, side], 0)
     model.load_state_dict(filled)
     tensors = {"logits": run(model, images)}
+    if blocks and timm_name:
+        with torch.no_grad():
+            last = 3 if len(counted.levels) == 1 else None  # of the plain ones, the last three blocks
+            maps = model.forward_intermediates(images, indices=last, intermediates_only=True)
+        tensors |= {f"feature{i}": feature for i, feature in enumerate(maps)}
     if features is not None:
         features.load_state_dict(filled, strict=False)
         tensors |= {f"feature{i}": feature for i, feature in enumerate(run(features, images))}
