@@ -1,0 +1,777 @@
+"""Draws the figures of the backbones' pages, docs/backbones/figures/*.svg.
+
+    python tools/draw_figures.py                 # all
+    python tools/draw_figures.py swin overview   # some
+    python tools/draw_figures.py --also FOLDER   # and PNG copies there, to look at
+
+`overview` plots src/vertebra/ledger/facts.json; draw it again when counts change. The others are drawings of what the
+families' files say. Coordinates are pixels from the top left; every figure is 820 wide. Drawing twice gives the same
+bytes, as long as matplotlib is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon, Rectangle
+from matplotlib.path import Path as Outline
+
+from vertebra.ledger import FOLDER as LEDGER
+
+FIGURES = Path(__file__).parents[1] / "docs" / "backbones" / "figures"
+WIDTH = 820
+
+INK, MUTED, LINES, FRAME = "#2f3b43", "#7b8a94", "#b4c0c7", "#cfd8dc"
+EDGES = {
+    "blue": "#4f81b0",
+    "orange": "#c17f3e",
+    "green": "#5d945d",
+    "purple": "#8069a8",
+    "red": "#b9594f",
+    "gray": "#90a0aa",
+}
+FILLS = {
+    "blue": "#dbe7f3",
+    "orange": "#f8e4cf",
+    "green": "#dcecdc",
+    "purple": "#e6dff0",
+    "red": "#f5dad6",
+    "gray": "#eceff1",
+    "white": "#ffffff",
+    "yellow": "#fdf3d5",
+    "teal": "#d6ecec",
+    "brown": "#ecdfd2",
+    "silver": "#e3e7ea",
+    "full blue": EDGES["blue"],
+    "pale blue": "#e6eef6",
+    "sky": "#cfe0ef",
+    "steel": "#b9d1e7",
+    "amber": "#f0cfa8",
+    "leaf": "#c3dec3",
+}
+
+Point = tuple[float, float]
+Span = tuple[float, float]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(DRAWINGS)}; without any, all")
+    parser.add_argument("--also", type=Path, metavar="FOLDER", help="where PNG copies go")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.names) - set(DRAWINGS)):
+        parser.error(f"no figure is called {', '.join(unknown)}; there are {', '.join(DRAWINGS)}")
+    matplotlib.rcParams.update({"svg.hashsalt": "vertebra", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
+    FIGURES.mkdir(exist_ok=True)
+    for name in options.names or DRAWINGS:
+        figure = DRAWINGS[name]()
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        (FIGURES / f"{name}.svg").write_text(compact(drawn.getvalue()), encoding="utf-8")
+        if options.also:
+            options.also.mkdir(parents=True, exist_ok=True)
+            figure.savefig(options.also / f"{name}.png")
+
+
+def compact(svg: str) -> str:
+    """The same picture in fewer bytes: short numbers and names, and nothing that is not drawn."""
+    svg = re.sub(r"<\?xml.*?\?>|<!.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<clipPath.*?</clipPath>| clip-path="[^"]*"|(?<=<g) id="[^"]*"', "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<defs>\s*</defs>", "", svg)
+    svg = svg.replace("DejaVuSans-Bold-", "b").replace("DejaVuSans-", "n")
+    svg = svg.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    svg = re.sub(r"-?[1-9]\d*\.\d+", lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), svg)
+    return "".join(f"{line.strip()}\n" for line in svg.splitlines() if line.strip())
+
+
+# The pieces.
+
+
+def sheet(height: int) -> Axes:
+    """A white card with rounded corners, whose units are pixels from the top left."""
+    figure = Figure(figsize=(WIDTH / 100, height / 100), dpi=100, facecolor="none")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, WIDTH), ylim=(height, 0))
+    ax.axis("off")
+    rounded(ax, 11, 11, WIDTH - 22, height - 22, 12, facecolor="white", edgecolor=FRAME, linewidth=0.8, zorder=0)
+    return ax
+
+
+def rounded(ax: Axes, left: float, top: float, width: float, height: float, radius: float, **style: object) -> None:
+    shape = f"round,pad=0,rounding_size={radius}"
+    ax.add_patch(FancyBboxPatch((left, top), width, height, boxstyle=shape, **style))
+
+
+def text(
+    ax: Axes,
+    x: float,
+    y: float,
+    words: str,
+    size: float = 9,
+    *,
+    colour: str = INK,
+    weight: str = "normal",
+    align: str = "center",
+) -> None:
+    """Lines of text around height `y`. Baselines depend on the size only, so that neighbours are level."""
+    lines, em = words.split("\n"), size / 0.72
+    for i, part in enumerate(lines):
+        baseline = y + (i - (len(lines) - 1) / 2) * 1.32 * em + 0.36 * em
+        ax.text(x, baseline, part, size=size, color=colour, weight=weight, ha=align, va="baseline", zorder=5)
+
+
+def title(ax: Axes, x: float, y: float, words: str, size: float = 10) -> None:
+    text(ax, x, y, words, size, weight="bold")
+
+
+def note(ax: Axes, x: float, y: float, words: str, align: str = "center") -> None:
+    text(ax, x, y, words, 8, colour=MUTED, align=align)
+
+
+def box(
+    ax: Axes, x: float, y: float, width: float, height: float, words: str, colour: str = "blue", size: float = 9
+) -> None:
+    """A labelled box around (x, y)."""
+    style = {"facecolor": FILLS[colour], "edgecolor": EDGES[colour], "zorder": 2}
+    rounded(ax, x - width / 2, y - height / 2, width, height, 4, **style)
+    text(ax, x, y, words, size)
+
+
+def trapezoid(ax: Axes, x: float, y: Span, widths: Span, words: str, colour: str) -> None:
+    """A box of two widths, from y[0] to y[1]: a layer that changes the number of channels."""
+    (top, bottom), (above, below) = y, widths
+    corners = [(x - above / 2, top), (x + above / 2, top), (x + below / 2, bottom), (x - below / 2, bottom)]
+    ax.add_patch(Polygon(corners, facecolor=FILLS[colour], edgecolor=EDGES[colour], zorder=2))
+    text(ax, x, (top + bottom) / 2, words)
+
+
+def line(ax: Axes, *points: Point, colour: str = INK, width: float = 1, dashed: bool = False, zorder: int = 1) -> None:
+    xs, ys = zip(*points, strict=True)
+    dashes = (0, (4, 2.5)) if dashed else "-"
+    ax.plot(xs, ys, color=colour, linewidth=width, linestyle=dashes, solid_capstyle="round", zorder=zorder)
+
+
+def arrow(ax: Axes, *points: Point, colour: str = INK, dashed: bool = False, over: bool = False) -> None:
+    """A line of level and upright pieces with a head, which ends just before the last point; `over` boxes and grids."""
+    (x0, y0), (x1, y1) = points[-2:]
+    dx, dy = (x1 > x0) - (x1 < x0), (y1 > y0) - (y1 < y0)
+    tip = x1 - 1.6 * dx, y1 - 1.6 * dy
+    zorder = 4 if over else 1
+    line(ax, *points[:-1], tip, colour=colour, dashed=dashed, zorder=zorder)
+    back, side = (tip[0] - 4.4 * dx, tip[1] - 4.4 * dy), (2.2 * dy, 2.2 * dx)
+    head = [(back[0] - side[0], back[1] - side[1]), tip, (back[0] + side[0], back[1] + side[1])]
+    ax.add_patch(Polygon(head, facecolor=colour, edgecolor=colour, zorder=zorder))
+
+
+def downward(ax: Axes, x: float, *spans: Span) -> None:
+    for top, bottom in spans:
+        arrow(ax, (x, top), (x, bottom))
+
+
+def rightward(ax: Axes, y: float, *spans: Span) -> None:
+    for left, right in spans:
+        arrow(ax, (left, y), (right, y))
+
+
+def knot(ax: Axes, x: float, y: float, times: bool = False) -> None:
+    """A circle of radius 8 with a plus, or with a multiplication sign."""
+    ax.add_patch(Circle((x, y), 8, facecolor="white", edgecolor=INK, zorder=2))
+    for dx, dy in ((3.2, 3.2), (3.2, -3.2)) if times else ((4.4, 0), (0, 4.4)):
+        line(ax, (x - dx, y - dy), (x + dx, y + dy), zorder=3)
+
+
+def grid(ax: Axes, x: float, y: float, cell: float, rows: Sequence[Sequence[str]], framed: bool = True) -> None:
+    """Cells of the colours in `rows`, from the corner (x, y) on."""
+    places = defaultdict(list)
+    for i, row in enumerate(rows):
+        for j, colour in enumerate(row):
+            places[colour].append((x + j * cell, y + i * cell))
+    for colour, corners in places.items():
+        cells = [[(a, b), (a + cell, b), (a + cell, b + cell), (a, b + cell), (a, b)] for a, b in corners]
+        outline = Outline.make_compound_path(*(Outline(points, closed=True) for points in cells))
+        ax.add_patch(PathPatch(outline, facecolor=FILLS[colour], edgecolor=LINES, linewidth=0.6, zorder=2))
+    if framed:
+        outlined(ax, x, y, len(rows[0]) * cell, len(rows) * cell)
+
+
+def outlined(ax: Axes, x: float, y: float, width: float, height: float, colour: str = INK, thick: float = 1) -> None:
+    ax.add_patch(Rectangle((x, y), width, height, facecolor="none", edgecolor=colour, linewidth=thick, zorder=3))
+
+
+def white(rows: int, columns: int) -> list[list[str]]:
+    return [["white"] * columns for _ in range(rows)]
+
+
+# The figures.
+
+
+def asmlp() -> Figure:
+    ax = sheet(340)
+    colours = ["sky", "green", "yellow", "orange", "red"]
+    cells, side, top = 7, 26, 78
+    title(ax, 141, 36, "A row of the map")
+    title(ax, 391, 36, "Shifted across")
+    note(ax, 500, 65, "moved")
+    moved = [["white"] * cells for _ in colours]
+    for i, colour in enumerate(colours):
+        shift, y = i - 2, top + (i + 0.5) * side
+        note(ax, 36, y, "ABCDE"[i])
+        note(ax, 500, y, f"{shift:+d}".replace("-", "−") if shift else "0")
+        for j in range(cells):
+            text(ax, 63 + j * side, y, str(j + 1), 8)
+            source = j - shift
+            inside = 0 <= source < cells
+            moved[i][j] = colour if inside else "white"
+            text(ax, 313 + j * side, y, str(source + 1 if inside else 0), 8, colour=INK if inside else MUTED)
+    grid(ax, 50, top, side, [[colour] * cells for colour in colours])
+    grid(ax, 300, top, side, moved)
+    outlined(ax, 378, top, side, 5 * side, EDGES["red"], 1.8)
+    arrow(ax, (240, 143), (290, 143))
+    note(ax, 270, 238, "5 groups of channels (down), 7 cells (across);\nwhat leaves is lost, what enters is zero")
+    note(ax, 270, 286, "a 1 × 1 layer at the red cell now sees cells 2 to 6,\na fifth of the channels of each")
+
+    title(ax, 670, 36, "Mixing in a block")
+    downward(ax, 670, (56, 72), (244, 260), (288, 306))
+    box(ax, 670, 86, 180, 28, "1 × 1, norm, GELU", "gray")
+    line(ax, (670, 100), (670, 108))
+    for x, words, edge in ((610, "shift across", 662), (730, "shift down", 678)):
+        arrow(ax, (670, 108), (x, 108), (x, 124))
+        box(ax, x, 142, 100, 36, words, "orange")
+        downward(ax, x, (160, 176))
+        box(ax, x, 192, 100, 32, "1 × 1, GELU")
+        arrow(ax, (x, 208), (x, 236), (edge, 236))
+    knot(ax, 670, 236)
+    box(ax, 670, 274, 180, 28, "norm, 1 × 1", "gray")
+    return ax.figure
+
+
+def biglittle() -> Figure:
+    ax = sheet(320)
+    title(ax, 86, 35, "One stage")
+    grid(ax, 50, 130, 12, white(6, 6))
+    note(ax, 86, 216, "input")
+    text(ax, 176, 43, "big: half the resolution, all channels, all blocks but one", align="left")
+    text(ax, 176, 281, "little: full resolution, 1 / α of the channels, 1 / β of the blocks", align="left")
+    line(ax, (126, 166), (150, 166))
+    for y in (92, 240):
+        arrow(ax, (150, 166), (150, y), (178, y))
+    for x, words in ((216, "block,\nstride 2"), (308, "block"), (400, "block")):
+        box(ax, x, 92, 76, 58, words)
+    box(ax, 496, 92, 74, 34, "2 × up", "gray")
+    rightward(ax, 92, (254, 270), (346, 362), (438, 459))
+    box(ax, 216, 240, 76, 28, "block", "green")
+    box(ax, 496, 240, 74, 34, "1 × 1", "orange")
+    rightward(ax, 240, (254, 459))
+    arrow(ax, (533, 92), (566, 92), (566, 158))
+    arrow(ax, (533, 240), (566, 240), (566, 174))
+    knot(ax, 566, 166)
+    rightward(ax, 166, (574, 604), (680, 708))
+    box(ax, 642, 166, 76, 58, "block,\nwith the\nstride", "purple")
+    grid(ax, 710, 148, 12, white(3, 3))
+    note(ax, 728, 199, "output")
+    return ax.figure
+
+
+def cyclemlp() -> Figure:
+    ax = sheet(350)
+    channels = 9
+    plain, cycle = white(channels, 5), white(channels, 5)
+    for i in range(channels):
+        plain[i][2] = cycle[i][2 + (i + 1) % 3 - 1] = "full blue"
+        for x in (46, 266):
+            note(ax, x, 76 + 20 * i, str(i))
+    for x, rows in ((70, plain), (290, cycle)):
+        grid(ax, x, 66, 20, rows)
+        outlined(ax, x + 40, 66, 20, 20 * channels, EDGES["red"], 1.8)
+    title(ax, 120, 35, "1 × 1 layer")
+    title(ax, 340, 35, "Cycle FC, along the width")
+    note(ax, 120, 272, "every channel is read\nin the cell itself")
+    note(ax, 340, 272, "channel i is read\n(i + 1) mod 3 − 1 cells on")
+    note(ax, 230, 316, "down: channels; across: neighbouring cells\nred: the cell that is computed; blue: what is read")
+
+    title(ax, 640, 35, "Mixing in a block")
+    line(ax, (640, 56), (640, 76))
+    for x, words, colour in (
+        (545, "Cycle FC,\nwidth", "blue"),
+        (735, "1 × 1,\nin place", "green"),
+        (640, "Cycle FC,\nheight", "blue"),
+    ):
+        arrow(ax, (640, 76), (x, 76), (x, 100))
+        box(ax, x, 120, 84, 40, words, colour, 8)
+        downward(ax, x, (140, 168))
+    box(ax, 640, 184, 274, 32, "weighted sum (split attention)", "orange")
+    box(ax, 640, 238, 84, 32, "linear", "gray")
+    downward(ax, 640, (200, 222), (254, 280))
+    return ax.figure
+
+
+def dla() -> Figure:
+    ax = sheet(330)
+    title(ax, 410, 35, "A tree of height 3: 8 blocks, 4 roots")
+    note(ax, 410, 60, "a root is a 1 × 1 convolution over everything that points at it; red: answers of earlier roots")
+    text(ax, 40, 110, "x", 10)
+    text(ax, 758, 247, "y", 10)
+    blocks = [110 + 86 * i for i in range(8)]
+    roots = {1: 185, 3: 225, 5: 185, 7: 262}  # heights, by the block above
+    rightward(ax, 110, (48, 84), *((blocks[i] + 26, blocks[i] + 60) for i in range(0, 8, 2)))
+    for i, x in enumerate(blocks):
+        box(ax, x, 110, 52, 34, f"block\n{i + 1}", size=8)
+    for i, y in roots.items():
+        last = i == 7
+        first, second, enters = blocks[i - 1], blocks[i], 245 if last else y
+        half = 26 if last else 14
+        downward(ax, second, (127, y - half))
+        arrow(ax, (first, 127), (first, enters), (second - 26, enters))
+        box(ax, second, y, 52, 2 * half, "root", "orange")
+        if not last:
+            arrow(ax, (second + 26, y), (second + 43, y), (second + 43, 110), (second + 60, 110))
+    for source, target, y in ((1, 3, 235), (5, 7, 256), (3, 7, 267)):
+        start = blocks[source], roots[source] + 14
+        arrow(ax, start, (blocks[source], y), (blocks[target] - 26, y), colour=EDGES["red"])
+    arrow(ax, (56, 110), (56, 278), (blocks[7] - 26, 278), colour=EDGES["red"], dashed=True)
+    note(ax, 66, 294, "the pooled input of the level goes to its last root, except at stride 4", "left")
+    rightward(ax, 262, (738, 774))
+    return ax.figure
+
+
+def efficientnetv2() -> Figure:
+    ax = sheet(380)
+    title(ax, 170, 36, "Fused-MBConv")
+    trapezoid(ax, 170, (94, 130), (80, 220), "3 × 3", "blue")
+    trapezoid(ax, 170, (206, 242), (220, 80), "1 × 1", "orange")
+    downward(ax, 170, (56, 94), (130, 206), (242, 264), (280, 302))
+    text(ax, 178, 62, "C channels", align="left")
+    note(ax, 178, 168, "4 C channels", "left")
+    arrow(ax, (170, 74), (298, 74), (298, 272), (178, 272))
+    knot(ax, 170, 272)
+
+    title(ax, 500, 36, "MBConv")
+    trapezoid(ax, 500, (84, 114), (80, 220), "1 × 1", "orange")
+    box(ax, 500, 147, 220, 30, "depthwise 3 × 3")
+    box(ax, 500, 195, 220, 30, "squeeze-and-excitation", "green")
+    trapezoid(ax, 500, (224, 254), (220, 80), "1 × 1", "orange")
+    downward(ax, 500, (56, 84), (114, 132), (162, 180), (210, 224), (254, 264), (280, 302))
+    text(ax, 508, 60, "C channels", align="left")
+    note(ax, 508, 123, "4 C or 6 C channels", "left")
+    arrow(ax, (500, 70), (630, 70), (630, 272), (508, 272))
+    knot(ax, 500, 272)
+    note(ax, 714, 150, "the sum only where\ninput and output\nhave the same shape;\nthe first stage does\nnot widen")
+    note(ax, 714, 240, "the seventh stage\nonly in M, L and XL")
+
+    stages = [("stem", "green", 2)]
+    stages += [("Fused", "blue", stride) for stride in (2, 4, 8)]
+    stages += [("MBConv", "orange", stride) for stride in (16, 16, 32, 32)]
+    for i, (words, colour, stride) in enumerate(stages):
+        x = 78 + 94 * i
+        box(ax, x, 330, 76, 24, words, colour)
+        note(ax, x, 353, f"stride {stride}")
+        if i:
+            rightward(ax, 330, (x - 56, x - 38))
+    return ax.figure
+
+
+def gmlp() -> Figure:
+    ax = sheet(290)
+    title(ax, 410, 36, "A block")
+    rightward(ax, 130, (40, 66), (126, 146), (548, 572), (672, 712), (728, 780))
+    arrow(ax, (52, 130), (52, 60), (720, 60), (720, 122))
+    box(ax, 96, 130, 60, 40, "norm", "gray", 8)
+    box(ax, 196, 130, 100, 40, "linear to 6 C,\nGELU", size=8)
+    line(ax, (246, 130), (270, 130))
+    arrow(ax, (270, 130), (270, 96), (540, 96), (540, 122))
+    arrow(ax, (270, 130), (270, 178), (292, 178))
+    text(ax, 410, 84, "half of the channels, as they are", 8)
+    box(ax, 322, 178, 60, 40, "norm", "gray", 8)
+    rightward(ax, 178, (352, 372))
+    box(ax, 436, 178, 128, 40, "linear over patches", "orange", 8)
+    text(ax, 410, 214, "the other half: the gate", 8)
+    arrow(ax, (500, 178), (540, 178), (540, 138))
+    knot(ax, 540, 130, times=True)
+    box(ax, 622, 130, 100, 40, "linear to C", size=8)
+    knot(ax, 720, 130)
+    note(
+        ax, 410, 250, "the gate begins as 1 everywhere, so that a block begins as a perceptron for each patch by itself"
+    )
+    return ax.figure
+
+
+def hrnet() -> Figure:
+    ax = sheet(350)
+    colours, ys, heights = ("blue", "green", "orange", "purple"), (92, 150, 208, 266), (44, 34, 24, 16)
+    stages = ((178, 1), (312, 2), (458, 3), (620, 4))
+    box(ax, 64, 92, 48, 52, "stem", "gray")
+    rightward(ax, 92, (88, 132), (224, 266))
+    arrow(ax, (234, 92), (240, 92), (240, 150), (266, 150), colour=EDGES["green"])
+    for number, (x, branches) in enumerate(stages, 1):
+        title(ax, x, 43, f"stage {number}", 9)
+        for i in range(branches):
+            box(ax, x, ys[i], 92, heights[i], "4 blocks", colours[i], 8)
+    title(ax, 755, 43, "branches", 9)
+    for i in range(4):
+        box(ax, 755, ys[i], 46, heights[i], "", colours[i])
+        note(ax, 755, ys[i] + heights[i] / 2 + 11, f"stride {4 * 2**i}")
+    # Exchanges, between the end of a stage and the next boxes.
+    for branches, left, right, end in ((2, 362, 392, 412), (3, 508, 554, 574), (4, 670, 710, 732)):
+        for i in range(branches):
+            for j in range(branches):
+                line(ax, (left, ys[i]), (right, ys[j]), colour=EDGES[colours[i]], width=0.8)
+            line(ax, (left - 4, ys[i]), (left, ys[i]))
+            rightward(ax, ys[i], (right, end))
+        if branches < 4:
+            lowest, new = ys[branches - 1], ys[branches]
+            arrow(ax, (right + 6, lowest), (right + 6, new), (end, new), colour=EDGES[colours[branches]])
+    note(
+        ax,
+        410,
+        307,
+        "crossing lines: every branch gets the sum of all, brought to its own resolution and width;\n"
+        "blocks and exchange come 1, 4 and 3 times in stages 2, 3 and 4; the small variants have fewer",
+    )
+    return ax.figure
+
+
+def mixer() -> Figure:
+    ax = sheet(290)
+    title(ax, 112, 36, "Patches as a table")
+    grid(ax, 40, 70, 18, white(6, 8))
+    note(ax, 112, 200, "a row per patch,\na column per channel")
+    arrow(ax, (192, 124), (232, 124))
+
+    title(ax, 365, 36, "Token mixing")
+    grid(ax, 240, 70, 18, [["white"] * 2 + ["orange"] + ["white"] * 5] * 6)
+    outlined(ax, 276, 70, 18, 108, EDGES["orange"], 1.8)
+    box(ax, 446, 124, 88, 44, "perceptron\nover patches", "orange", 8)
+    rightward(ax, 124, (384, 402), (490, 524))
+    note(ax, 365, 200, "the same for every channel;\nas wide as there are patches")
+
+    title(ax, 657, 36, "Channel mixing")
+    grid(ax, 532, 70, 18, [["blue" if i == 3 else "white"] * 8 for i in range(6)])
+    outlined(ax, 532, 124, 144, 18, EDGES["blue"], 1.8)
+    box(ax, 738, 124, 88, 44, "perceptron\nover channels", size=8)
+    rightward(ax, 124, (676, 694))
+    note(ax, 657, 200, "the same for every patch")
+    note(ax, 410, 250, "a block is both, each after a norm and added to its input")
+    return ax.figure
+
+
+def overview() -> Figure:
+    families = {
+        "resnet": "ResNet",
+        "res2net": "Res2Net",
+        "dla": "DLA",
+        "biglittle": "bLNet",
+        "hrnet": "HRNet",
+        "efficientnetv2": "EfficientNetV2",
+        "vit": "ViT, DeiT",
+        "swin": "Swin",
+        "cyclemlp": "CycleMLP",
+        "asmlp": "AS-MLP",
+        "mixer": "Mixer",
+        "resmlp": "ResMLP",
+        "gmlp": "gMLP",
+        "vip": "ViP",
+        "s2mlp": "S²-MLP",
+    }
+    looks = {name: ("osD"[i // 5], list(EDGES.values())[i % 5]) for i, name in enumerate(families)}
+    points: dict[tuple[str, bool], set[Point]] = {
+        (name, hollow): set() for name in families for hollow in (False, True)
+    }
+    for row in json.loads((LEDGER / "facts.json").read_text(encoding="utf-8")):
+        hollow = {224: False, 384: True}[row["size"]]
+        points[row["family"], hollow].add((row["parameters"] / 1e6, row["macs"] / 1e9))
+
+    height = 560
+    card = sheet(height)
+    ax = card.figure.add_axes((78 / WIDTH, 67 / height, 541 / WIDTH, 448 / height))
+    ax.set(xscale="log", yscale="log", axisbelow=True)
+    ax.spines[:].set_visible(False)
+    ax.margins(x=0.06, y=0.06)
+    for (name, hollow), places in points.items():
+        marker, colour = looks[name]
+        style = {"markeredgecolor": colour, "markerfacecolor": "white" if hollow else colour, "markersize": 6}
+        for place in sorted(places):
+            ax.plot(*place, marker, alpha=0.9, clip_on=False, **style)
+    for axis, ticks, words in (
+        (ax.xaxis, (5, 10, 20, 50, 100, 200, 500), "parameters, millions"),
+        (ax.yaxis, (1, 2, 5, 10, 20, 50, 100), "multiply-adds, 10⁹ per picture"),
+    ):
+        axis.set_ticks(ticks, [str(tick) for tick in ticks])
+        axis.set_ticks((), minor=True)
+        axis.set_label_text(words, size=9, color=INK)
+        axis.set_tick_params(labelsize=8, labelcolor=INK, color=INK)
+        axis.grid(color="#e3e8eb", linewidth=0.7)
+    for i, (name, words) in enumerate(families.items()):
+        y = 127 + 20.25 * i
+        card.plot(654, y, looks[name][0], color=looks[name][1], markersize=6, alpha=0.9)
+        text(card, 671, y, words, align="left")
+    note(card, 700, 483, "filled: at 224 × 224\nhollow: at 384 × 384")
+    return card.figure
+
+
+def res2net() -> Figure:
+    ax = sheet(400)
+    title(ax, 130, 36, "Bottleneck")
+    for y, words, colour in ((90, "1 × 1", "orange"), (200, "3 × 3", "blue"), (310, "1 × 1", "orange")):
+        box(ax, 130, y, 120, 32, words, colour)
+    downward(ax, 130, (54, 74), (106, 184), (216, 294), (326, 342), (358, 378))
+    arrow(ax, (130, 62), (212, 62), (212, 350), (138, 350))
+    knot(ax, 130, 350)
+
+    title(ax, 500, 36, "Res2Net block, 4 groups")
+    box(ax, 500, 90, 440, 32, "1 × 1", "orange")
+    box(ax, 500, 310, 440, 32, "1 × 1, sees all groups again", "orange")
+    columns = [335, 445, 555, 665]
+    for x, number in zip(columns, "₁₂₃₄", strict=True):
+        text(ax, x + 8, 121, f"x{number}", align="left")
+        text(ax, x + 8, 270, f"y{number}", align="left")
+    for x in columns[:3]:
+        box(ax, x, 200, 66, 32, "3 × 3")
+        downward(ax, x, (216, 294))
+    downward(ax, columns[0], (106, 184))
+    downward(ax, columns[3], (106, 294))
+    for before, x in pairwise(columns[:3]):
+        downward(ax, x, (106, 142), (158, 184))
+        knot(ax, x, 150)
+        arrow(ax, (before, 240), (before + 55, 240), (before + 55, 150), (x - 8, 150), colour=EDGES["red"])
+    note(ax, 700, 200, "the last group\npasses", "left")
+    downward(ax, 500, (54, 74), (326, 342), (358, 378))
+    arrow(ax, (500, 62), (268, 62), (268, 350), (492, 350))
+    knot(ax, 500, 350)
+    note(ax, 520, 375, "fields seen: y₁ 3 × 3; y₂ to 5 × 5; y₃ to 7 × 7", "left")
+    return ax.figure
+
+
+def resmlp() -> Figure:
+    ax = sheet(270)
+    title(ax, 410, 36, "A block")
+    rightward(ax, 120, (84, 104), (162, 182), (266, 286), (340, 360))
+    rightward(ax, 120, (376, 396), (454, 474), (582, 602), (656, 676), (692, 712))
+    arrow(ax, (92, 120), (92, 74), (368, 74), (368, 112))
+    arrow(ax, (384, 120), (384, 74), (684, 74), (684, 112))
+    box(ax, 133, 120, 58, 40, "scale,\noffset", "gray", 8)
+    box(ax, 224, 120, 84, 40, "linear over\npatches", "orange", 8)
+    box(ax, 313, 120, 54, 40, "small\nscale", "gray", 8)
+    knot(ax, 368, 120)
+    box(ax, 425, 120, 58, 40, "scale,\noffset", "gray", 8)
+    box(ax, 528, 120, 108, 40, "perceptron over\nchannels", size=8)
+    box(ax, 629, 120, 54, 40, "small\nscale", "gray", 8)
+    knot(ax, 684, 120)
+    note(ax, 224, 166, "patches exchange\nby one matrix")
+    note(ax, 528, 166, "each patch for itself")
+    note(
+        ax,
+        410,
+        216,
+        "scale, offset: one number each per channel, in place of a norm;\n"
+        "small scale: one number per channel that begins near zero, so that a block begins as the identity",
+    )
+    return ax.figure
+
+
+def resnet() -> Figure:
+    ax = sheet(350)
+    title(ax, 150, 36, "Basic block")
+    text(ax, 160, 61, "x", align="left")
+    box(ax, 150, 110, 130, 32, "3 × 3, norm, ReLU")
+    box(ax, 150, 170, 130, 32, "3 × 3, norm")
+    downward(ax, 150, (58, 94), (126, 154), (186, 246), (262, 300))
+    text(ax, 160, 216, "f(x)", align="left")
+    arrow(ax, (150, 74), (245, 74), (245, 254), (158, 254))
+    knot(ax, 150, 254)
+    text(ax, 160, 292, "ReLU(f(x) + x)", align="left")
+    note(ax, 150, 318, "resnet18, resnet34")
+
+    title(ax, 420, 36, "Bottleneck")
+    text(ax, 430, 63, "4 w channels", align="left")
+    trapezoid(ax, 420, (94, 126), (180, 70), "1 × 1", "orange")
+    box(ax, 420, 170, 70, 32, "3 × 3")
+    text(ax, 463, 170, "w channels", align="left")
+    trapezoid(ax, 420, (204, 236), (70, 180), "1 × 1", "orange")
+    downward(ax, 420, (58, 94), (126, 154), (186, 204), (236, 246), (262, 300))
+    arrow(ax, (420, 74), (540, 74), (540, 254), (428, 254))
+    knot(ax, 420, 254)
+    note(ax, 420, 318, "resnet50 and larger; ResNeXt: the 3 × 3 in groups")
+
+    title(ax, 690, 36, "The whole")
+    for i, width in enumerate((100, 80, 60, 44, 32)):
+        y = 80 + 48 * i
+        box(ax, 622, y, width, 26, "", "blue" if i else "green")
+        text(ax, 682, y, f"{f'stage {i}' if i else 'stem'}, stride {2 ** (i + 1)}", align="left")
+        if i:
+            downward(ax, 622, (y - 35, y - 13))
+    note(ax, 690, 318, "each gives a map")
+    return ax.figure
+
+
+def s2mlp() -> Figure:
+    ax = sheet(310)
+    moves = (
+        (1, 0, "to the right", "blue"),
+        (-1, 0, "to the left", "green"),
+        (0, 1, "down", "orange"),
+        (0, -1, "up", "purple"),
+    )
+    for i, (dx, dy, words, colour) in enumerate(moves):
+        x = 44 + 122 * i
+        cells = white(5, 5)
+        cells[2][2], cells[2 + dy][2 + dx] = "gray", colour
+        title(ax, x + 50, 41, f"quarter {i + 1}", 9)
+        grid(ax, x, 70, 20, cells)
+        arrow(ax, (x + 50 - 2 * dx, 120 - 2 * dy), (x + 50 + 20 * dx, 120 + 20 * dy), over=True)
+        note(ax, x + 50, 186, words)
+    note(ax, 278, 228, "a quarter of the channels moves by one cell each;\ncells at the border keep what nobody brings")
+
+    title(ax, 670, 36, "A block")
+    for y, words, colour in ((78, "norm, linear, GELU", "blue"), (122, "shift", "orange"), (166, "linear", "blue")):
+        box(ax, 670, y, 150, 28, words, colour)
+    box(ax, 670, 232, 150, 28, "norm, perceptron")
+    downward(ax, 670, (50, 64), (92, 108), (136, 152), (180, 190), (206, 218), (246, 254), (270, 288))
+    arrow(ax, (670, 56), (766, 56), (766, 198), (678, 198))
+    arrow(ax, (670, 212), (766, 212), (766, 262), (678, 262))
+    knot(ax, 670, 198)
+    knot(ax, 670, 262)
+    return ax.figure
+
+
+def swin() -> Figure:
+    ax = sheet(350)
+    side, top = 24, 74
+    colours = dict(zip("ABCDEFGHI", ("red", "orange", "yellow", "green", "blue", "purple", "teal", "brown", "silver")))
+    regions = ["AABBBBCC"] * 2 + ["DDEEEEFF"] * 4 + ["GGHHHHII"] * 2
+    rolled = [row[2:] + row[:2] for row in regions[2:] + regions[:2]]
+    maps = (
+        (34, [["blue"] * 4 + ["orange"] * 4] * 4 + [["green"] * 4 + ["purple"] * 4] * 4, (0, 4, 8)),
+        (314, [[colours[letter] for letter in row] for row in regions], (0, 2, 6, 8)),
+        (594, [[colours[letter] for letter in row] for row in rolled], (0, 4, 8)),
+    )
+    for x, cells, borders in maps:
+        grid(ax, x, top, side, cells)
+        for i, start in enumerate(borders[:-1]):
+            for j, begin in enumerate(borders[:-1]):
+                sides = (borders[j + 1] - begin) * side, (borders[i + 1] - start) * side
+                outlined(ax, x + begin * side, top + start * side, *sides, thick=1.8)
+    for x, rows in ((314, regions), (594, rolled)):
+        for letter in colours:
+            spots = [(i, j) for i, row in enumerate(rows) for j, other in enumerate(row) if other == letter]
+            row, column = (sum(place) / len(spots) + 0.5 for place in zip(*spots, strict=True))
+            text(ax, x + column * side, top + row * side, letter, 10)
+    title(ax, 130, 36, "Windows")
+    note(ax, 130, 292, "cells attend to each other\ninside a window (here 4 × 4)")
+    title(ax, 410, 36, "Shifted by half a window")
+    note(ax, 410, 292, "every second block:\nneighbours across the old borders meet")
+    title(ax, 690, 36, "As it is computed")
+    note(ax, 690, 292, "rolled: four windows again; a mask\nkeeps different letters apart")
+    return ax.figure
+
+
+def vip() -> Figure:
+    ax = sheet(350)
+    column = [["white"] * 2 + ["orange"] + ["white"] * 3] * 6
+    row = [["blue" if i == 2 else "white"] * 6 for i in range(6)]
+    place = white(6, 6)
+    place[2][2] = "green"
+    for x, words, cells, seen, colour in (
+        (110, "Along the height", column, (40, 0, 20, 120), "orange"),
+        (290, "Along the width", row, (0, 40, 120, 20), "blue"),
+        (470, "In place", place, (40, 40, 20, 20), "green"),
+    ):
+        title(ax, x, 35, words)
+        grid(ax, x - 60, 62, 20, cells)
+        outlined(ax, x - 60 + seen[0], 62 + seen[1], *seen[2:], EDGES[colour], 1.8)
+        box(ax, x, 222, 90, 32, "linear", colour)
+        downward(ax, x, (184, 206), (238, 262))
+    box(ax, 290, 278, 450, 32, "weighted sum (split attention), linear", "purple")
+    downward(ax, 290, (294, 320))
+    title(ax, 680, 35, "What a layer sees")
+    note(
+        ax,
+        680,
+        150,
+        "The channels are cut into as many\nsegments as a column has cells.\n\nThe layer takes one segment of\n"
+        "every cell of the column, so its\ninput is as long as the channels,\nand mixes cells and channels at once.\n\n"
+        "Rows likewise.",
+    )
+    return ax.figure
+
+
+def vit() -> Figure:
+    ax = sheet(390)
+    shades = ["sky", "blue", "steel", "pale blue", "orange", "amber", "blue", "green", "leaf"]
+    title(ax, 92, 36, "Patches")
+    for i, shade in enumerate(shades):
+        x, y = 44 + 34 * (i % 3), 60 + 34 * (i // 3)
+        grid(ax, x, y, 28, [[shade]])
+    note(ax, 92, 176, "16 × 16 pixels each")
+    arrow(ax, (152, 108), (196, 108))
+
+    title(ax, 430, 36, "Tokens")
+    tokens = [222 + 44 * i for i in range(2 + len(shades))]
+    box(ax, tokens[0], 108, 36, 36, "class", "purple", 7)
+    box(ax, tokens[1], 108, 36, 36, "distill.", "red", 7)
+    for x, shade in zip(tokens[2:], shades, strict=True):
+        box(ax, x, 108, 36, 36, "")
+        grid(ax, x - 13, 95, 26, [[shade]], framed=False)
+    for i, x in enumerate(tokens):
+        knot(ax, x, 144)
+        line(ax, (x, 163), (x, 152))
+        box(ax, x, 174, 36, 22, str(i), "gray", 7)
+    note(ax, 694, 108, "patches, each by\na linear layer", "left")
+    note(ax, 694, 174, "positions", "left")
+
+    downward(ax, 430, (187, 210))
+    outlined(ax, 205, 212, 460, 76, MUTED, 0.8)
+    rightward(ax, 250, (205, 226), (266, 281), (355, 374), (390, 410), (450, 470), (570, 592), (608, 665))
+    arrow(ax, (214, 250), (214, 226), (382, 226), (382, 242))
+    arrow(ax, (400, 250), (400, 226), (600, 226), (600, 242))
+    box(ax, 246, 250, 40, 28, "norm", "gray", 8)
+    box(ax, 318, 250, 74, 28, "attention", "orange")
+    knot(ax, 382, 250)
+    box(ax, 430, 250, 40, 28, "norm", "gray", 8)
+    box(ax, 520, 250, 100, 28, "perceptron")
+    knot(ax, 600, 250)
+    note(ax, 676, 250, "× 12, 24 or 32 blocks", "left")
+
+    downward(ax, 262, (288, 316))
+    arrow(ax, (420, 288), (420, 316), dashed=True)
+    downward(ax, 580, (288, 316))
+    box(ax, 262, 334, 130, 34, "head on class token", "purple", 8)
+    box(ax, 420, 334, 148, 34, "head on distillation\ntoken (DeiT)", "red", 8)
+    box(ax, 580, 334, 130, 34, "patches: the map", size=8)
+    return ax.figure
+
+
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    drawing.__name__: drawing
+    for drawing in (
+        asmlp,
+        biglittle,
+        cyclemlp,
+        dla,
+        efficientnetv2,
+        gmlp,
+        hrnet,
+        mixer,
+        overview,
+        res2net,
+        resmlp,
+        resnet,
+        s2mlp,
+        swin,
+        vip,
+        vit,
+    )
+}
+
+
+if __name__ == "__main__":
+    main()
