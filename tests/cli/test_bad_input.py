@@ -268,7 +268,7 @@ def test_a_config_that_is_not_there(tmp_path, complaint):
     ("flag", "sentence"),
     [
         ("--epochs=0", "epochs is 0; it must be 1 or more"),
-        ("--data.image_size=0", "data.image_size is 0; it must be 1 or more"),
+        ("--data.image_size=-1", "data.image_size is -1; it cannot be negative"),
         ("--data.val_share=1", "it must lie between 0 and 1"),
         ("--data.batch_size=0", "batch_size is 0; it must be 1 or more"),
         ("--data.channels=4", "pictures are read as 1 (grey) or 3 (RGB)"),

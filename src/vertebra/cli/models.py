@@ -49,8 +49,8 @@ def run(argv: Sequence[str]) -> None:
         print(json.dumps([e.__dict__ for e in found], indent=1))
         return
     console = Console()
-    if console.width < 110:
-        console.width = 110  # a narrow terminal would break the names
+    if console.width < 130:
+        console.width = 130  # a narrow terminal would break the names
     console.print(_weights_table(found) if chosen.weights else _table(found))
 
 
@@ -62,9 +62,9 @@ def _table(found: Sequence[Entry]) -> Table:
     table = Table(title=f"{len(found)} backbones")
     table.add_column("name", no_wrap=True)
     for column in ("parameters", "GMACs", "at", "top-1"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("levels, stride:channels", no_wrap=True)
-    table.add_column("licence of known weights")
+    table.add_column("licences of known weights")
     for e in found:
         licences = ", ".join(sorted({w["licence"] for w in e.weights.values()})) or "-"
         levels = " ".join(f"{stride}:{channels}" for stride, channels in e.levels)

@@ -7,7 +7,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -33,6 +33,10 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     for word, after in itertools.zip_longest(argv, argv[1:], fillvalue=""):
         name, equals, _ = word.partition("=")
         if word.startswith("--"):
+            owner = name.rpartition(".")[0]
+            if owner in options and _is_mapping(options[owner]):
+                arguments.append(word)
+                continue
             if name not in options:
                 known = [o for o in options if o.startswith("--") and o != "--print_config"]
                 hint = nearest(name, known) or f" {parser.prog} --help lists them."
@@ -74,10 +78,12 @@ def check_config(path: str, parser: ArgumentParser | None = None) -> dict[str, A
     if not isinstance(content, dict):
         raise VertebraError(f"config {path} is not a mapping of option names to values.")
     if parser:
-        known = {action.dest for action in parser._actions if action.option_strings} - {"help", "config"}
+        actions = {action.dest: action for action in parser._actions if action.option_strings}
+        known = actions.keys() - {"help", "config"}
         groups = {name.rpartition(".")[0] for name in known} - {""}
+        free = {name for name in known if _is_mapping(actions[name])}  # what stands in a mapping, the model knows
         for key, line in _keys(tree):
-            if key not in known | groups:
+            if key not in known | groups and key.rpartition(".")[0] not in free:
                 raise VertebraError(f"config {path}, line {line}: there is no option {key!r}.{nearest(key, known)}")
     return content
 
@@ -88,6 +94,10 @@ def _keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]
             name = f"{prefix}{key.value}"
             yield name, key.start_mark.line + 1
             yield from _keys(value, f"{name}.")
+
+
+def _is_mapping(action: Any) -> bool:
+    return get_origin(getattr(action, "_typehint", None)) is dict
 
 
 def _is_yes_or_no(action: Any) -> bool:

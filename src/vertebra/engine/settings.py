@@ -14,8 +14,8 @@ class Data:
 
     path: str = "shapes"
     """Folder with a folder per class (or with train/ and val/), CSV list, IDX folder, or `shapes` (built in)."""
-    image_size: int | None = None
-    """Side of the square input, in pixels; the backbone's own, mostly 224, if not given."""
+    image_size: int = 0
+    """Side of the square input, in pixels; 0 takes the backbone's own, mostly 224."""
     batch_size: int = 32
     """Pictures per step, over all processes together."""
     workers: int | None = None

@@ -128,8 +128,8 @@ def _check(settings: Settings) -> None:
     for name in ("clip", "warmup", "ema", "patience", "peak_lr", "decay"):
         if getattr(settings, name) < 0:
             raise VertebraError(f"{name} is {getattr(settings, name)}; it cannot be negative.")
-    if settings.data.image_size is not None and settings.data.image_size < 1:
-        raise VertebraError(f"data.image_size is {settings.data.image_size}; it must be 1 or more.")
+    if settings.data.image_size < 0:
+        raise VertebraError(f"data.image_size is {settings.data.image_size}; it cannot be negative.")
     if not 0 < settings.data.val_share < 1:
         raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
     if settings.data.channels not in (1, 3):
