@@ -14,6 +14,15 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
+def check_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> None:
+    """Raises if one of the options `given` to `owner` is none of its `fields`."""
+    for key in given:
+        if key not in fields:
+            raise VertebraError(
+                f"{owner} has no option {key!r}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
+            )
+
+
 def one_of(what: str, value: str, choices: Iterable[str]) -> None:
     """Raises if option `what` has a `value` that is none of `choices`."""
     if value not in choices:

@@ -24,11 +24,10 @@ class Predictor:
 
     def __init__(self, path: str | Path, *, device: str | None = None) -> None:
         """See `vertebra.load`."""
-        where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.task, self.about = checkpoint.load(path, device=where)
+        self.task, self.about = checkpoint.load(path, device=device)
         fold(self.task)
         self.task.to(memory_format=torch.channels_last)
-        self.device = torch.device(where)
+        self.device = next(self.task.parameters()).device
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from vertebra.backbones.base import Backbone
-from vertebra.errors import VertebraError, nearest
+from vertebra.errors import VertebraError, check_fields, nearest
 
 __all__ = ["Backbone", "create", "families", "family", "names", "public_name"]
 
@@ -62,11 +62,7 @@ def create(name: str, *, weights: str | Path | None = None, **overrides: Any) ->
     module = family(name)
     config = module.VARIANTS[public_name(name)]
     fields = {field.name for field in dataclasses.fields(config)}
-    for key in overrides:
-        if key not in fields:
-            raise VertebraError(
-                f"{name} has no option {key!r}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
-            )
+    check_fields(name, overrides, fields)
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}  # as they come from JSON
     model: Backbone = module.MODEL(dataclasses.replace(config, **plain))
     if weights is not None:

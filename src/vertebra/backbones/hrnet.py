@@ -82,10 +82,12 @@ class Exchange(nn.Module):
                     total = last(x, total)
                 elif total is None:
                     total = x
+                elif j > i:
+                    x = resize(path(x), branches[i].shape[2:], self.upsample, self.align_corners)
+                    # A branch itself is still needed by the others; what was resized is not.
+                    total = x.add_(total) if total is branches[i] else total.add_(x)
                 else:
-                    x = resize(path(x), branches[i].shape[2:], self.upsample, self.align_corners) if j > i else x
-                    # A branch itself is still needed by the others.
-                    total = total + x if total is branches[i] else total.add_(x)
+                    total = total.add_(x)
             assert total is not None
             results.append(total.relu_() if total is not branches[i] else total.relu())
         return results

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -54,8 +53,7 @@ def run(argv: Sequence[str]) -> None:
     arguments.add_argument("checkpoint", help="best.safetensors, or the run folder that holds it.")
     arguments.add_class_arguments(Options)
     chosen = parse(arguments, argv)
-    device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    task, about = checkpoint.load(chosen.checkpoint, device=device)
+    task, about = checkpoint.load(chosen.checkpoint, device=chosen.device)
     trained = about.get("data", {})
     path = chosen.data.path or trained.get("path")
     if not path:

@@ -28,8 +28,11 @@ def save(task: tasks.Task, path: str | Path, **about: Any) -> None:
         save_file(state, temporary, {"vertebra": json.dumps(description), "format": "pt"})
 
 
-def load(where: str | Path, *, device: torch.device | str = "cpu") -> tuple[tasks.Task, dict[str, Any]]:
+def load(where: str | Path, *, device: torch.device | str | None = None) -> tuple[tasks.Task, dict[str, Any]]:
     """The task in a file that `save` wrote (or in the folder that holds it), in eval mode, and its description.
+
+    Args:
+        device: where it goes; the fastest there is if None.
 
     Raises:
         VertebraError: if the file is damaged, or is not one of ours.
@@ -48,7 +51,7 @@ def load(where: str | Path, *, device: torch.device | str = "cpu") -> tuple[task
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
     weights.load(task, state, weights.Report(str(path), "vertebra"))
-    return task.to(device).eval(), about
+    return task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), about
 
 
 class SafeCheckpointIO(CheckpointIO):

@@ -222,7 +222,7 @@ def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: P
 
 
 def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Results, broken: list[str], say: Any) -> None:
-    task, about = checkpoint.load(run / "best.safetensors", device="cuda" if torch.cuda.is_available() else "cpu")
+    task, about = checkpoint.load(run / "best.safetensors")
     samples = catalogue.split("val")
     found = evaluate(task, samples, batch_size=settings.data.batch_size, workers=settings.data.workers)
     broken = list(dict.fromkeys([*broken, *found.broken]))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vertebra import backbones
-from vertebra.errors import VertebraError, nearest
+from vertebra.errors import VertebraError, check_fields, nearest
 from vertebra.structures import Preprocess
 from vertebra.tasks.base import Metrics, Task
-from vertebra.weights import read
+from vertebra.weights import description
 
 __all__ = ["Metrics", "Task", "create", "find", "names"]
 
@@ -39,7 +39,7 @@ def preprocess_of(backbone: str, where: str | Path | None) -> Preprocess:
         return usual
     if card := backbones.family(backbone).WEIGHTS.get(str(where)):
         return card.preprocess
-    about = read(where)[1].get("vertebra") if Path(where).exists() else None
+    about = description(where).get("vertebra") if Path(where).exists() else None
     return Preprocess.from_dict(json.loads(about)["preprocess"]) if about else usual
 
 
@@ -53,12 +53,7 @@ def create(
 ) -> Task:
     """A task's model; `options` are fields of its Config. See `vertebra.create`."""
     module = find(name)
-    fields = {field.name for field in dataclasses.fields(module.Config)}
-    for key in options:
-        if key not in fields:
-            raise VertebraError(
-                f"{name} has no option {key!r}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
-            )
+    check_fields(name, options, {field.name for field in dataclasses.fields(module.Config)})
     labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")

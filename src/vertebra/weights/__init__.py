@@ -1,7 +1,20 @@
 """Reading other people's checkpoints: where they lie, what their tensors are called, what is known of them."""
 
 from vertebra.weights.card import Weights
-from vertebra.weights.fetch import read
+from vertebra.weights.fetch import description, read
 from vertebra.weights.rules import Drop, Fix, Join, Rename, Report, Rules, adapt_channels, convert, load
 
-__all__ = ["Drop", "Fix", "Join", "Rename", "Report", "Rules", "Weights", "adapt_channels", "convert", "load", "read"]
+__all__ = [
+    "Drop",
+    "Fix",
+    "Join",
+    "Rename",
+    "Report",
+    "Rules",
+    "Weights",
+    "adapt_channels",
+    "convert",
+    "description",
+    "load",
+    "read",
+]

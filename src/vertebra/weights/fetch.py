@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,13 @@ def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     return _read_pickle(path), {}, path
 
 
+def description(where: str | Path) -> dict[str, str]:
+    """The text metadata of a checkpoint, without reading its tensors; empty in formats that have none. Raises as
+    `read`."""
+    path = _find(where)
+    return _metadata(path) if path.suffix == ".safetensors" else {}
+
+
 def _find(where: str | Path) -> Path:
     path = Path(where).expanduser()
     if path.is_dir():
@@ -90,10 +99,20 @@ def _download(repository: str) -> Path:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with _safetensors(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with _safetensors(path) as file:
+        return file.metadata() or {}
+
+
+@contextlib.contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            yield file
     except (SafetensorError, OSError) as error:
         raise VertebraError(f"{path} is not a whole safetensors file: {_first_line(error)}") from error
 

@@ -1,0 +1,60 @@
+"""Necks, on every backbone that needs one."""
+
+import pytest
+import torch
+
+from vertebra import backbones
+from vertebra.errors import VertebraError
+from vertebra.necks import HRFPN, SimplePyramid
+from vertebra.structures import Level
+
+with torch.device("meta"):
+    PLAIN = [name for name in backbones.names() if len(backbones.create(name).levels) <= 2]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_plain_backbone_gets_a_pyramid(name):
+    with torch.device("meta"):
+        backbone = backbones.create(name)
+        neck = SimplePyramid(backbone.levels, 16)
+        side = backbone.config.image_size[0]
+        maps = neck(backbone(torch.empty(1, 3, side, side)))
+    assert [level.stride for level in neck.levels] == (
+        [7, 14, 28, 56] if backbone.levels[-1].stride == 14 else [4, 8, 16, 32]
+    )
+    for level, feature in zip(neck.levels, maps, strict=True):
+        assert list(feature.shape) == [1, 16, -(-side // level.stride), -(-side // level.stride)]
+
+
+def test_the_families_of_one_scale_are_plain():
+    families = {backbones.family(name).__name__.rpartition(".")[2] for name in PLAIN}
+    assert families == {"vit", "mixer", "resmlp", "gmlp", "vip", "s2mlp"}
+
+
+def test_the_pyramid_trains():
+    torch.manual_seed(0)
+    neck = SimplePyramid([Level(16, 8)], 4)
+    sum(x.square().mean() for x in neck([torch.randn(2, 8, 5, 4)])).backward()
+    assert all(p.grad is not None for p in neck.parameters())
+
+
+def test_a_stride_without_a_pyramid_is_refused():
+    with pytest.raises(VertebraError, match="stride 3 makes no pyramid"):
+        SimplePyramid([Level(3, 8)])
+
+
+def test_hrnets_pyramid_by_hand():
+    """Maps of ones: the finest takes the sum of the 1x1's weights, and pooling a constant leaves it."""
+    levels = [Level(4, 1), Level(8, 2)]
+    neck = HRFPN(levels, channels=1, count=3)
+    for conv in (neck.reduction, *neck.convs):
+        torch.nn.init.zeros_(conv.bias)
+    torch.nn.init.ones_(neck.reduction.weight)
+    for conv in neck.convs:
+        torch.nn.init.dirac_(conv.weight)
+    with torch.no_grad():
+        maps = neck([torch.ones(1, 1, 8, 6), torch.ones(1, 2, 4, 3)])
+    assert [tuple(x.shape) for x in maps] == [(1, 1, 8, 6), (1, 1, 4, 3), (1, 1, 2, 2)]
+    assert [level.stride for level in neck.levels] == [4, 8, 16]
+    for x in maps:
+        torch.testing.assert_close(x, torch.full_like(x, 3.0))

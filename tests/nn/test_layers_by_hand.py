@@ -1,0 +1,127 @@
+"""Small layers, with numbers worked by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from vertebra.nn.conv import ConvNorm
+from vertebra.nn.fold import fold
+from vertebra.nn.merge import Merge
+from vertebra.nn.mlp import Mlp
+from vertebra.nn.patch import PatchEmbed, resize_grid
+from vertebra.nn.res2 import Res2Conv
+from vertebra.nn.shift import Shift
+
+
+def test_shift_reads_at_offsets():
+    x = torch.arange(12.0).view(1, 3, 1, 4)  # three channels of one row
+    across = Shift([0, 0, 0], [0, 1, -1])(x)
+    assert across[0, :, 0].tolist() == [[0, 1, 2, 3], [5, 6, 7, 0], [0, 8, 9, 10]]
+    down = Shift([0, 1, -1], [0, 0, 0])(x.transpose(2, 3))
+    assert torch.equal(down, across.transpose(2, 3))
+
+
+def test_shift_may_keep_the_edge():
+    x = torch.arange(8.0).view(1, 2, 1, 4)
+    assert Shift([0, 0], [-1, 1], edge=True)(x)[0, :, 0].tolist() == [[0, 0, 1, 2], [5, 6, 7, 7]]
+
+
+def test_cycle_fc_is_a_deformable_convolution():
+    """CycleFC is defined by deform_conv2d with whole offsets: arXiv:2107.10224, equation 2."""
+    from torchvision.ops import deform_conv2d
+
+    from vertebra.backbones.cyclemlp import CycleFC
+
+    torch.manual_seed(0)
+    for down in (False, True):
+        layer, x = CycleFC(8, down=down), torch.randn(2, 8, 5, 6)
+        offset = torch.zeros(2, 16, 5, 6)
+        for i in range(8):
+            offset[:, 2 * i + (0 if down else 1)] = (i + 1) % 3 - 1
+        expected = deform_conv2d(x, offset, layer.linear.weight[..., None, None], layer.linear.bias)
+        torch.testing.assert_close(layer(x.permute(0, 2, 3, 1)), expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-6)
+
+
+def test_as_mlp_moves_groups_of_channels():
+    from vertebra.backbones.asmlp import AxialShift
+
+    x = torch.zeros(1, 6, 1, 7)
+    x[..., 3] = 1  # a column in the middle
+    moved = AxialShift(6, 5).shift_across(x)  # six channels make groups of two, two and two
+    assert moved[0, :, 0].argmax(1).tolist() == [1, 1, 2, 2, 3, 3]
+    assert AxialShift(10, 5).shift_down(torch.eye(10)[None, :, None, :].transpose(2, 3)).shape == (1, 10, 10, 1)
+
+
+def test_permute_mixes_a_row_and_segments():
+    """One row of two cells with two channels: the layer sees, for each segment of channels, both cells."""
+    from vertebra.backbones.vip import Permute
+
+    layer = Permute(2, 2, columns=False)
+    layer.linear.weight.data = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # swaps what it sees
+    x = torch.arange(8.0).view(1, 2, 2, 2)
+    assert layer(x)[0, 0].tolist() == [[2, 3], [0, 1]]  # the cells of the first row, swapped
+    layer.columns = True
+    assert layer(x)[0, :, 0].tolist() == [[4, 5], [0, 1]]
+
+
+def test_merge_weighs_three_branches():
+    merge = Merge(4)
+    nn.init.zeros_(merge.expand.weight)
+    merge.expand.bias.data = torch.tensor([0.0, 0.0, 50.0] * 4)  # all for the third
+    first, second, third = torch.randn(3, 2, 3, 3, 4)
+    torch.testing.assert_close(merge(first, second, third), third)
+    nn.init.zeros_(merge.expand.bias)
+    torch.testing.assert_close(merge(first, second, third), (first + second + third) / 3)
+
+
+def test_res2_groups_see_one_another():
+    layer = Res2Conv(1, 3, first=False).eval()
+    for conv in layer.convs:
+        nn.init.dirac_(conv.conv.weight)  # passes its input on; the norm and ReLU keep what is not negative
+    x = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    with torch.no_grad():
+        assert layer(x)[0, :, 2, 2].tolist() == pytest.approx([1, 11, 100], rel=1e-4)
+        apart = Res2Conv(1, 3, 2, first=True).eval()
+        for conv in apart.convs:
+            nn.init.dirac_(conv.conv.weight)
+        # Strided, the groups stay apart, and the pool counts the zeros around the map.
+        y = apart(x)[0]
+    assert y[:, 1, 1].tolist() == pytest.approx([1, 10, 100], rel=1e-4)
+    assert float(y[2, 0, 0]) == pytest.approx(100 * 4 / 9, rel=1e-4)
+
+
+def test_patches_pad_what_is_missing():
+    patches = PatchEmbed(1, 1, 4)
+    nn.init.ones_(patches.weight)
+    nn.init.zeros_(patches.bias)
+    assert patches(torch.ones(1, 1, 5, 8))[0, 0].tolist() == [[16, 16], [4, 4]]
+
+
+def test_positions_are_resampled():
+    table = torch.arange(4.0).view(1, 4, 1)
+    assert resize_grid(table, (2, 2), (2, 2)) is table
+    constant = resize_grid(torch.ones(1, 9, 2), (5, 7), (3, 3))
+    torch.testing.assert_close(constant, torch.ones(1, 35, 2))
+
+
+def test_folded_layers_equal_the_plain_ones():
+    torch.manual_seed(0)
+    for approximate in ("none", "tanh"):
+        model, x = nn.Sequential(Mlp(12, 40, approximate), nn.Linear(12, 5)), torch.randn(3, 7, 12)
+        with torch.no_grad():
+            before = model(x)
+            torch.testing.assert_close(fold(model)(x), before, rtol=1e-5, atol=1e-6)
+
+
+def test_norm_in_place_equals_the_norm():
+    """Where nothing is recorded ConvNorm norms in place; the numbers are the same and its input is left alone."""
+    torch.manual_seed(0)
+    layer, x = ConvNorm(3, 4, 3).eval(), torch.randn(2, 3, 6, 6)
+    layer.norm.running_mean.normal_()
+    layer.norm.running_var.uniform_(0.5, 2)
+    expected, kept = layer(x).detach(), x.clone()
+    with torch.no_grad():
+        assert torch.equal(layer(x), expected)
+        half = layer.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(x, kept)
