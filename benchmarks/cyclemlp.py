@@ -1,6 +1,6 @@
 """What Cycle-FC costs: CycleMLP-B2 beside the same network with deformable convolutions, as its authors compute it, and
-beside one that moves nothing, a plain 1x1 network of the same shape. What the plain one takes is what the matrix products
-take: no way of moving cells can be faster than that.
+beside one that moves nothing, a plain 1x1 network of the same shape. What the plain one takes is what the matrix
+products take: no way of moving cells can be faster than that.
 
     python benchmarks/cyclemlp.py
 """
