@@ -34,7 +34,9 @@ def test_the_families_of_one_scale_are_plain():
 def test_the_pyramid_trains():
     torch.manual_seed(0)
     neck = SimplePyramid([Level(16, 8)], 4)
-    sum(x.square().mean() for x in neck([torch.randn(2, 8, 5, 4)])).backward()
+    maps = neck([torch.randn(2, 8, 5, 4)])
+    assert [tuple(x.shape[2:]) for x in maps] == [(20, 16), (10, 8), (5, 4), (3, 2)]
+    sum(x.square().mean() for x in maps).backward()
     assert all(p.grad is not None for p in neck.parameters())
 
 

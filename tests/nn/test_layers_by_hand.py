@@ -97,11 +97,15 @@ def test_patches_pad_what_is_missing():
     assert patches(torch.ones(1, 1, 5, 8))[0, 0].tolist() == [[16, 16], [4, 4]]
 
 
-def test_positions_are_resampled():
+def test_positions_are_resampled_as_timm_does():
+    from timm.layers import resample_abs_pos_embed
+
     table = torch.arange(4.0).view(1, 4, 1)
     assert resize_grid(table, (2, 2), (2, 2)) is table
-    constant = resize_grid(torch.ones(1, 9, 2), (5, 7), (3, 3))
-    torch.testing.assert_close(constant, torch.ones(1, 35, 2))
+    table = torch.randn(1, 20, 3)
+    for size in ((7, 9), (3, 2), (4, 8)):
+        theirs = resample_abs_pos_embed(table, list(size), [4, 5], num_prefix_tokens=0)
+        torch.testing.assert_close(resize_grid(table, size, (4, 5)), theirs)
 
 
 def test_folded_layers_equal_the_plain_ones():

@@ -20,7 +20,7 @@ from vertebra import backbones, tasks, weights
 from vertebra.backbones.isotropic import FixedGrid
 from vertebra.errors import VertebraError
 from vertebra.ledger.check import fabricate_state, references
-from vertebra.weights import Drop, Fix, Rename, convert
+from vertebra.weights import Drop, Fix, Join, Rename, convert
 from vertebra.weights.rules import adapt_channels
 
 
@@ -46,6 +46,41 @@ def test_rules_rename_fix_and_drop_by_name():
     assert list(converted) == ["stages.1.weight", "old"]
     assert list(converted["stages.1.weight"].shape) == [2]
     assert dropped == {"mask": "computed"}
+
+
+def test_parts_are_joined_in_their_order():
+    rules = (Join(r"\.(q|k|v)\.", ("q", "k", "v"), "qkv"), Rename(r"^a\.", "attention."))
+    state = {
+        "a.v.weight": torch.full((1, 2), 3.0),
+        "a.q.weight": torch.ones(1, 2),
+        "a.k.weight": torch.full((1, 2), 2.0),
+    }
+    converted, _ = convert(state, rules)
+    assert converted["attention.qkv.weight"].tolist() == [[1, 1], [2, 2], [3, 3]]
+    del state["a.k.weight"]
+    with pytest.raises(VertebraError, match=r"attention.qkv.weight is joined from q, k, v; the checkpoint lacks k"):
+        convert(state, rules)
+
+
+def test_a_source_that_changed_its_names_has_several_tables(tmp_path, monkeypatch):
+    """timm's Swin merges at the beginning of a stage now; files from before it did are on its Hub repositories too."""
+    torch.manual_seed(0)
+    reference = next(r for r in references(vertebra.ledger.FOLDER) if r.path.stem.startswith("timm_swin_tiny"))
+    state = fabricate_state(reference.spec["state"])
+    old = {}
+    for name, tensor in state.items():
+        place = re.match(r"layers\.(\d)\.downsample", name)
+        name = name.replace(f"layers.{place[1]}", f"layers.{int(place[1]) - 1}") if place else name
+        old[name.replace("head.fc.", "head.")] = tensor
+    models = []
+    for names, source in ((state, "timm"), (old, "timm/0.8")):
+        save_file(names, tmp_path / "model.safetensors")
+        monkeypatch.setattr(weights.fetch, "_download", lambda repository: tmp_path / "model.safetensors")
+        models.append(vertebra.create("classification", backbone="swin_tiny", weights="swin_tiny.ms_in1k"))
+        assert models[-1].report.source == source
+        assert not models[-1].report.new
+    for a, b in zip(*(model.state_dict().values() for model in models), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_two_tensors_of_one_name_are_refused():
