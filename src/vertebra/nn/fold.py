@@ -61,24 +61,26 @@ class FoldedConv(nn.Module):
         return self
 
 
-class FoldedLinear(nn.Module):
+class FoldedLinear(nn.Linear):
     """A linear layer for inference, with the GELU that follows a LinearGelu: [..., C] -> [..., C']."""
 
     def __init__(self, source: nn.Linear) -> None:
-        super().__init__()
-        self.linear = source.requires_grad_(False)
+        super().__init__(source.in_features, source.out_features, source.bias is not None, device="meta")
+        self.weight, self.bias = source.weight, source.bias
+        self.requires_grad_(False)
+        self.gelu = source.approximate if isinstance(source, LinearGelu) else None
         self._packed: Tensor | None = None  # as FoldedConv's
 
     def forward(self, x: Tensor) -> Tensor:
         if not _onednn_takes(x) or torch.compiler.is_compiling():
-            plain: Tensor = self.linear(x)
-            return plain
-        linear, ops = self.linear, torch.ops.mkldnn
+            y = super().forward(x)
+            return y if self.gelu is None else nn.functional.gelu(y, approximate=self.gelu)
+        ops = torch.ops.mkldnn
         if self._packed is None:
-            self._packed = ops._reorder_linear_weight(linear.weight, x.numel() // x.shape[-1])
-        name, how = ("gelu", linear.approximate) if isinstance(linear, LinearGelu) else ("none", "")
-        y: Tensor = ops._linear_pointwise(x.contiguous(), self._packed, linear.bias, name, [], how)
-        return y
+            self._packed = ops._reorder_linear_weight(self.weight, x.numel() // x.shape[-1])
+        name, how = ("none", "") if self.gelu is None else ("gelu", self.gelu)
+        packed: Tensor = ops._linear_pointwise(x.contiguous(), self._packed, self.bias, name, [], how)
+        return packed
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedLinear:
         self._packed = None
@@ -105,6 +107,6 @@ def fold(model: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if isinstance(child, ConvNorm):
                 setattr(module, name, FoldedConv(child))
-            elif isinstance(child, nn.Linear) and not isinstance(module, FoldedLinear):
+            elif isinstance(child, nn.Linear):
                 setattr(module, name, FoldedLinear(child))
     return model
