@@ -8,6 +8,11 @@ class VertebraError(ValueError):
     """Something the user can put right. The command line prints its text alone, without a traceback."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'resnet50'?"`, or `""` where nothing comes close."""
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.55)

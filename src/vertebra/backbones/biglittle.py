@@ -49,7 +49,6 @@ class Bottleneck(Residual):
             else Res2Conv(group, config.scale, stride, first=stride != 1 or inputs != outputs)
         )
         self.conv3 = self.last(group * config.scale, outputs, 1)
-        self.conv3.keeps_residual = True  # the input of a stage goes to two branches
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(self.conv3, self.conv2(self.conv1(x)), x)
@@ -101,6 +100,9 @@ class Stage(nn.Module):
         self.little = nn.Sequential(
             *(Bottleneck(config, inputs if i == 0 else thin, thin, 1, drop_path) for i in range(little))
         )
+        first = self.little[0]
+        assert isinstance(first, Bottleneck)
+        first.conv3.keeps_residual = True  # the input goes to both branches, and may be a map of the pyramid
         self.join = ConvNorm(thin, outputs)
         self.fusion = Bottleneck(config, outputs, outputs, stride, drop_path)
 

@@ -177,10 +177,7 @@ VARIANTS |= {
     f"deit_{size}_16_distilled": Config(16, *_SIZES[size], distilled=True) for size in ("tiny", "small", "base")
 }
 VARIANTS |= {
-    name.replace("16", "16_384") if "distilled" not in name else f"{name}_384": replace(
-        VARIANTS[name], image_size=(384, 384)
-    )
-    for name in ("deit_base_16", "deit_base_16_distilled")
+    f"{name}_384": replace(VARIANTS[name], image_size=(384, 384)) for name in ("deit_base_16", "deit_base_16_distilled")
 }
 
 ALIASES = {

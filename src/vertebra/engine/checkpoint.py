@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import vertebra
 from vertebra import tasks, weights
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, first_line
 from vertebra.files import replacing
 from vertebra.structures import Preprocess
 
@@ -71,7 +71,7 @@ class SafeCheckpointIO(CheckpointIO):
             ) from error
         except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
             raise VertebraError(
-                f"{path} is damaged ({str(error).splitlines()[0]}): start a new run, with --weights=best.safetensors "
+                f"{path} is damaged ({first_line(error)}): start a new run, with --weights=best.safetensors "
                 "if that is whole."
             ) from error
 

@@ -18,8 +18,8 @@ def parameter_groups(task: Task, *, lr: float, weight_decay: float, layer_decay:
     """Trainable parameters by learning rate and weight decay.
 
     Layer `i` of the backbone's n gets lr * layer_decay ** (n - i); the head gets lr. Biases, norms and all else of
-    fewer than two dimensions are not decayed, nor the backbone's
-    `undecayed` (Bag of Tricks, arXiv:1812.01187, section 3.1).
+    fewer than two dimensions are not decayed (Bag of Tricks, arXiv:1812.01187, section 3.1), nor are the backbone's
+    `undecayed`.
     """
     layers = task.backbone.layers()
     depth = {id(p): i for i, layer in enumerate(layers) for p in layer.parameters()}

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, first_line
 from vertebra.weights import paddle
 
 FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
@@ -93,7 +93,7 @@ def _download(repository: str) -> Path:
             continue
         except (HfHubHTTPError, OSError) as error:
             raise VertebraError(
-                f"{repository} is neither a path here nor a readable Hub repository: {_first_line(error)}"
+                f"{repository} is neither a path here nor a readable Hub repository: {first_line(error)}"
             ) from error
     raise VertebraError(f"Hub repository {repository} holds none of {', '.join(FILES)}.")
 
@@ -114,7 +114,7 @@ def _safetensors(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise VertebraError(f"{path} is not a whole safetensors file: {_first_line(error)}") from error
+        raise VertebraError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             "loaded: save its state_dict alone, best as .safetensors."
         ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise VertebraError(f"{path} is not a whole PyTorch checkpoint: {_first_line(error)}") from error
+        raise VertebraError(f"{path} is not a whole PyTorch checkpoint: {first_line(error)}") from error
     return _unwrap(content, path)
 
 
@@ -147,7 +147,3 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

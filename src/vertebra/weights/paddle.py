@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, first_line
 from vertebra.weights.rules import Fix, Rename
 
 BIG = "UnpackBigParamInfor@@"  # which arrays of over 2^30 bytes are cut into slices, and their shapes
@@ -55,8 +55,9 @@ def read(path: Path) -> dict[str, Tensor]:
                 "so it was not loaded: save layer.state_dict() alone with paddle.save."
             ) from error
         except Exception as error:  # a damaged pickle can raise anything
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise VertebraError(f"{path} is not a whole Paddle checkpoint: {first}; fetch or save it again.") from error
+            raise VertebraError(
+                f"{path} is not a whole Paddle checkpoint: {first_line(error)}; fetch or save it again."
+            ) from error
     if not tensors:
         raise VertebraError(f"{path} holds no tensors by name; expected what paddle.save writes of layer.state_dict().")
     return tensors
