@@ -343,7 +343,7 @@ def test_normalise():
 def test_prepare_all(tmp_path):
     Image.fromarray(colours()).save(tmp_path / "a.png")
     preprocess = Preprocess(size=(8, 8))
-    batch = pictures.prepare_all([tmp_path / "a.png", colours()], preprocess)
+    batch, _ = pictures.prepare_all([tmp_path / "a.png", colours()], preprocess)
     assert batch.shape == (2, 3, 8, 8)
     assert torch.equal(batch[0], batch[1])
     assert torch.equal(batch[0], pictures.prepare(pictures.read(colours()), preprocess))

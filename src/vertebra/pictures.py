@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from vertebra.errors import VertebraError
-from vertebra.structures import Preprocess
+from vertebra.structures import Frame, Preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """File name endings that are taken for pictures, in lower case."""
@@ -95,22 +95,42 @@ def listed(images: Any) -> list[Any]:
 
 
 def prepare(picture: Tensor, preprocess: Preprocess) -> Tensor:
-    """A network's input from a picture: [C, H, W] uint8 -> [C, *preprocess.size] float32, normalised."""
+    """A network's input from a picture: [C, H, W] uint8, or floats in 0..1 -> [C, h, w] float32, normalised.
+
+    h and w are those of `frame`: the padding is left to `batched`.
+    """
     return normalise(resize(picture, preprocess), preprocess)
 
 
+def frame(picture: tuple[int, int], preprocess: Preprocess) -> Frame:
+    """How a picture of (height, width) `picture` will lie in the input.
+
+    With `shortest` and `fit`, the sides are rounded down, as torchvision does, and are one pixel at least.
+    """
+    if preprocess.resize not in ("shortest", "fit"):
+        return Frame(picture, preprocess.size)
+    height, width = picture
+    if preprocess.resize == "fit":
+        scale = min(preprocess.size[0] / height, preprocess.size[1] / width)
+    else:
+        scale = min(preprocess.size[0] / min(picture), preprocess.size[1] / max(picture))
+    return Frame(picture, (max(1, int(height * scale + 1e-4)), max(1, int(width * scale + 1e-4))))
+
+
 def resize(picture: Tensor, preprocess: Preprocess) -> Tensor:
-    """[C, H, W] uint8 -> [C, *preprocess.size] uint8: scaled and its centre cropped, or squashed."""
-    interpolation, size = F.InterpolationMode(preprocess.interpolation), list(preprocess.size)
-    if preprocess.resize == "squash":
-        return F.resize(picture, size, interpolation, antialias=True)
+    """[C, H, W] -> the same kind [C, h, w]: scaled as `frame` says, its centre cropped, or squashed."""
+    interpolation, antialias = F.InterpolationMode(preprocess.interpolation), preprocess.antialias
+    if preprocess.resize != "crop":
+        scaled = list(frame((picture.shape[-2], picture.shape[-1]), preprocess).scaled)
+        return F.resize(picture, scaled, interpolation, antialias=antialias)
+    size = list(preprocess.size)
     height, width = picture.shape[-2:]
     scale = max(round(size[0] / preprocess.crop) / height, round(size[1] / preprocess.crop) / width)
     scaled = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]
     if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip, which would grow to gigabytes: here the crop comes first
         kept = [min(height, math.ceil(size[0] / scale)), min(width, math.ceil(size[1] / scale))]
-        return F.resize(F.center_crop(picture, kept), size, interpolation, antialias=True)
-    return F.center_crop(F.resize(picture, scaled, interpolation, antialias=True), size)
+        return F.resize(F.center_crop(picture, kept), size, interpolation, antialias=antialias)
+    return F.center_crop(F.resize(picture, scaled, interpolation, antialias=antialias), size)
 
 
 def normalise(picture: Tensor, preprocess: Preprocess) -> Tensor:
@@ -118,9 +138,30 @@ def normalise(picture: Tensor, preprocess: Preprocess) -> Tensor:
     return F.normalize(F.to_dtype(picture, torch.float32, scale=True), list(preprocess.mean), list(preprocess.std))
 
 
-def prepare_all(pictures: Iterable[Any], preprocess: Preprocess) -> Tensor:
-    """Reads and prepares each picture: -> [B, C, *preprocess.size] float32."""
-    return torch.stack([prepare(read(picture, preprocess.channels), preprocess) for picture in pictures])
+def batched(images: Sequence[Tensor], preprocess: Preprocess) -> Tensor:
+    """Prepared pictures [C, h, w] as one batch [B, C, H, W], padded with zeros at the bottom and the right.
+
+    H and W are the largest of the batch, or with `fit` the preprocessing's size, rounded up to its divisor.
+    """
+    sizes = [image.shape[-2:] for image in images]
+    if preprocess.resize == "fit":
+        sizes.append(torch.Size(preprocess.size))
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    if preprocess.resize == "shortest":
+        height, width = (-(-side // preprocess.divisor) * preprocess.divisor for side in (height, width))
+    if all(size == (height, width) for size in sizes):
+        return torch.stack(list(images))
+    batch = images[0].new_zeros(len(images), len(images[0]), height, width)
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = image
+    return batch
+
+
+def prepare_all(pictures: Iterable[Any], preprocess: Preprocess) -> tuple[Tensor, list[Frame]]:
+    """Reads and prepares each picture: -> [B, C, H, W] float32, and how each lies in it."""
+    read_in = [read(picture, preprocess.channels) for picture in pictures]
+    frames = [frame((picture.shape[1], picture.shape[2]), preprocess) for picture in read_in]
+    return batched([prepare(picture, preprocess) for picture in read_in], preprocess), frames
 
 
 def _from_pil(image: Image.Image, channels: int) -> Tensor:

@@ -56,8 +56,9 @@ class Predictor:
         many = pictures.listed(images)
         found: list[Prediction] = []
         for start in range(0, len(many), batch_size):
-            batch = pictures.prepare_all(many[start : start + batch_size], self.task.preprocess)
-            found += self.task.decode(self.raw(batch))
+            batch, frames = pictures.prepare_all(many[start : start + batch_size], self.task.preprocess)
+            with torch.inference_mode():
+                found += self.task.infer(self._place(batch), frames)
         for picture, prediction in zip(many, found, strict=True):
             prediction.path = str(picture) if isinstance(picture, str | Path) else ""
         return found
@@ -76,7 +77,7 @@ class Predictor:
         batches = (many[i : i + batch_size] for i in range(0, len(many), batch_size))
         with torch.inference_mode():
             found = [
-                self.task.backbone.embed(self._place(pictures.prepare_all(batch, self.task.preprocess))).cpu()
+                self.task.backbone.embed(self._place(pictures.prepare_all(batch, self.task.preprocess)[0])).cpu()
                 for batch in batches
             ]
         return torch.cat(found)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vertebra.data.batches import Batch, Batches, Collate, Pictures, counted_seed, loader
-from vertebra.data.readers import Sample
+from vertebra.data.catalogue import Sample
 from vertebra.data.transforms import Augment, TrainTransform
 from vertebra.errors import VertebraError
 from vertebra.structures import Preprocess, Target

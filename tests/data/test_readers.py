@@ -12,7 +12,7 @@ from PIL import Image
 
 from vertebra import pictures
 from vertebra.data import open_data
-from vertebra.data.readers import Sample, restrict
+from vertebra.data.catalogue import Sample, restrict
 from vertebra.errors import VertebraError
 from vertebra.structures import Target
 

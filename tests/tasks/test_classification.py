@@ -10,7 +10,7 @@ from PIL import Image
 import vertebra
 from vertebra import backbones, tasks
 from vertebra.errors import VertebraError
-from vertebra.structures import Prediction, Preprocess, Target
+from vertebra.structures import Frame, Prediction, Preprocess, Target
 from vertebra.tasks.classification import Classification, Config
 
 SMALL = Preprocess(size=(32, 32))
@@ -46,8 +46,9 @@ def test_label_smoothing_and_class_weights_by_hand():
     assert float(weighted.loss(torch.zeros(2, 3, 32, 32), both)["classification"]) == pytest.approx(expected)
 
 
-def test_decode_gives_probabilities():
-    (prediction,) = make(classes=2).decode(torch.tensor([[0.0, math.log(3)]]))
+def test_infer_gives_probabilities():
+    task = with_logits(make(classes=2), [[0.0, math.log(3)]])
+    (prediction,) = task.infer(torch.zeros(1, 3, 32, 32), [Frame((32, 32), (32, 32))])
     assert prediction.probabilities.tolist() == pytest.approx([0.25, 0.75])
     (first, second) = prediction.top()
     assert first == (1, pytest.approx(0.75))

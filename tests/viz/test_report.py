@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vertebra import tasks
-from vertebra.data.readers import Sample
+from vertebra.data.catalogue import Sample
 from vertebra.metrics.classification import ClassificationMetrics
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Prediction, Preprocess, Target

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from vertebra.cli.parsing import parse, parser
 from vertebra.data import open_data
-from vertebra.data.readers import restrict
+from vertebra.data.catalogue import restrict
 from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import evaluate
 from vertebra.errors import VertebraError
 from vertebra.metrics.evaluation import Evaluation
+from vertebra.tasks import Task
 from vertebra.viz import report
 
 
@@ -70,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
         strict=chosen.strict,
         progress=True,
     )
-    _print(found, task.classes, f"{chosen.checkpoint} on {path}, {chosen.data.split}")
+    _print(found, task, f"{chosen.checkpoint} on {path}, {chosen.data.split}")
     if chosen.save:
         folder = Path(chosen.save)
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,12 +86,12 @@ def run(argv: Sequence[str]) -> None:
         print(f"look at {folder / 'report.html'}")
 
 
-def _print(found: Evaluation, classes: Sequence[str], title: str) -> None:
+def _print(found: Evaluation, task: Task, title: str) -> None:
     console = Console()
     numbers = Table(title=title)
     numbers.add_column("metric")
     numbers.add_column("value", justify="right")
-    for key, label in report.LABELS.items():
+    for key, label in task.metrics().labels.items():
         numbers.add_row(label, f"{found.metrics[key]:.4f}")
     numbers.add_row("pictures", str(len(found.rows)))
     console.print(numbers)
@@ -98,7 +99,7 @@ def _print(found: Evaluation, classes: Sequence[str], title: str) -> None:
     table = Table("class", title="per class")
     for key in per_class:
         table.add_column(key, justify="right")
-    for i, name in enumerate(classes):
+    for i, name in enumerate(task.classes):
         cells = (f"{values[i]:.3f}" if key != "support" else str(values[i]) for key, values in per_class.items())
         table.add_row(name, *cells)
     console.print(table)

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vertebra import pictures
-from vertebra.data.readers import Sample
+from vertebra.data.catalogue import Sample
 from vertebra.data.transforms import Augment, TrainTransform, batch_transform
 from vertebra.errors import VertebraError
-from vertebra.structures import Preprocess, Target
+from vertebra.structures import Frame, Preprocess, Target
 
 
 @dataclass
@@ -30,8 +30,11 @@ class Batch:
     images: Tensor
     """[B, C, H, W] float32, normalised."""
     targets: list[Target]
+    """In pixels of the images when they are to be learned from, in those of the pictures themselves when evaluated."""
     broken: list[str]
     """One sentence per unreadable picture, beginning with its path."""
+    frames: list[Frame]
+    """How each picture lies in its image."""
 
     def pin_memory(self) -> Batch:
         self.images = self.images.pin_memory()
@@ -96,7 +99,8 @@ class Collate:
                 torch.manual_seed(counted_seed(items[0][3]))
                 images, labels = self.mix(images, labels)
             targets = [Target(label=label, path=t.path) for label, t in zip(labels, targets, strict=True)]
-        return Batch(images, targets, broken)
+        size = (images.shape[-2], images.shape[-1]) if good else (0, 0)
+        return Batch(images, targets, broken, [Frame(size, size) for _ in targets])
 
 
 class Batches(Sampler):

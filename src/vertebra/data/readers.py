@@ -9,9 +9,6 @@ import json
 import random
 import struct
 import zlib
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,61 +16,18 @@ import torch
 from torch import Tensor
 
 from vertebra import pictures
+from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.errors import VertebraError, nearest
 from vertebra.structures import Target
 
-SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-"""Every split, and the folder names and CSV words that mean it."""
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One picture, by path or as pixels [C, H, W] uint8, and its class or everything that is true of it."""
-
-    picture: Path | Tensor
-    target: Target
-
-    @property
-    def label(self) -> int:
-        assert self.target.label is not None
-        return int(self.target.label)
-
-
-@dataclass
-class Catalogue:
-    """A data set that is known but not yet read."""
-
-    path: str
-    kind: str
-    """`folder`, `csv`, `idx` or `shapes`."""
-    classes: tuple[str, ...]
-    splits: dict[str, list[Sample]]
-    notes: list[str] = field(default_factory=list)
-    """What a user should know: how it was split, what was passed over."""
-
-    def split(self, name: str) -> list[Sample]:
-        """The samples of a split; VertebraError if it is not there or empty."""
-        if not self.splits.get(name):
-            have = ", ".join(f"{k} ({len(v)})" for k, v in self.splits.items())
-            raise VertebraError(f"{self.path} has no pictures in its {name} split; it has {have}.")
-        return self.splits[name]
-
-    def counts(self, name: str) -> list[int]:
-        """Pictures per class of a split, in the order of the classes."""
-        count = Counter(sample.label for sample in self.splits.get(name, []))
-        return [count[i] for i in range(len(self.classes))]
-
-
-def open_data(path: str | Path, *, val_share: float = 0.2, seed: int = 0) -> Catalogue:
+def open_data(path: str | Path, *, want: str = "label", val_share: float = 0.2, seed: int = 0) -> Catalogue:
     """Finds out what lies at `path` and lists it; no picture is decoded.
 
     Args:
         path: a folder with a folder per class, or with such folders in `train/` and `val/`; a CSV file with
             columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); or the word `shapes`.
+        want: the field of Target that is to be learned or measured: `label`, `boxes`, `masks` or `keypoints`.
         val_share: share of each class that becomes the val split where there is none, in 0..1.
         seed: of that split, and of the built-in shapes.
 
@@ -249,19 +203,3 @@ def _divide(catalogue: Catalogue, share: float, seed: int) -> None:
         train += samples[count:]
     catalogue.splits = {"train": train, "val": val}
     catalogue.notes.append(f"no val split: {share:.0%} of each class set apart with seed {seed}")
-
-
-def restrict(samples: Iterable[Sample], own: tuple[str, ...], wanted: tuple[str, ...]) -> list[Sample]:
-    """The samples with labels renumbered from the classes `own` to the classes `wanted`.
-
-    Raises:
-        VertebraError: if a class of the data is not among the wanted ones.
-    """
-    if own == wanted:
-        return list(samples)
-    for name in own:
-        if name not in wanted:
-            raise VertebraError(f"the data has a class {name!r} that the model does not know.{nearest(name, wanted)}")
-    return [
-        Sample(s.picture, Target(label=torch.tensor(wanted.index(own[s.label])), path=s.target.path)) for s in samples
-    ]

@@ -137,7 +137,7 @@ def scenes(split: str, seed: int = 0, size: int = SIZE, objects: tuple[int, int]
 
 def catalogue(seed: int = 0) -> Any:
     """The set for `vertebra train`, with one object a picture."""
-    from vertebra.data.readers import Catalogue, Sample
+    from vertebra.data.catalogue import Catalogue, Sample
 
     splits = {
         split: [

@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 
 from vertebra.data.batches import loader
-from vertebra.data.readers import Sample
+from vertebra.data.catalogue import Sample
 from vertebra.errors import VertebraError
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.tasks import Task
@@ -40,7 +40,6 @@ def evaluate(
     broken: list[str] = []
     rows: list[dict[str, Any]] = []
     known = {sample.target.path: i for i, sample in enumerate(samples) if sample.target.path}
-    place = 0
     task.eval()
     with torch.inference_mode():
         for batch in track(batches, "evaluating", disable=not progress, transient=True):
@@ -49,21 +48,11 @@ def evaluate(
                 raise VertebraError(f"{broken[0]} (without --strict it is left out and listed)")
             if not batch.targets:
                 continue
-            found = task.decode(task(batch.images.to(device)).cpu())
-            metrics.update(found, batch.targets)
+            found = task.infer(batch.images.to(device), batch.frames)
             for prediction, target in zip(found, batch.targets, strict=True):
-                (answer, probability), truth = prediction.top(1)[0], int(target.label)
-                rows.append(
-                    {
-                        "index": known[target.path] if target.path else place,
-                        "path": target.path,
-                        "truth": truth,
-                        "answer": answer,
-                        "probability": probability,
-                        "truth_probability": float(prediction.probabilities[truth]),  # type: ignore[index]
-                    }
-                )
-                place += 1
+                index = known[target.path] if target.path else len(rows)
+                rows.append({"index": index, "path": target.path, **metrics.row(prediction, target)})
+            metrics.update(found, batch.targets)
     if not rows:
         raise VertebraError(f"none of the {len(samples)} pictures can be read: {broken[0]}")
     return Evaluation(metrics.compute(), rows, broken)

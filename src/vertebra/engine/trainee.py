@@ -74,7 +74,7 @@ class Trainee(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.note_broken(batch)
         if batch.targets:
-            self.metrics.update(self.task.decode(self.task(batch.images)), batch.targets)
+            self.metrics.update(self.task.infer(batch.images, batch.frames), batch.targets)
 
     def diverged(self, where: str) -> VertebraError:
         return VertebraError(

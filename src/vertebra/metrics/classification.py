@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,15 @@ class _NegativeLogLikelihood(Metric):
 
 class ClassificationMetrics(MetricCollection):
     """Top-1, top-5, likelihood, calibration and the confusion matrix over a data set, and over processes."""
+
+    labels: Mapping[str, str] = {
+        "top1": "top-1 accuracy",
+        "top5": "top-5 accuracy",
+        "balanced_accuracy": "balanced accuracy",
+        "f1": "mean F1",
+        "loss": "loss (nats)",
+        "calibration_error": "calibration error",
+    }
 
     def __init__(self, classes: int) -> None:
         super().__init__(
@@ -74,4 +83,18 @@ class ClassificationMetrics(MetricCollection):
                 "f1": f1.tolist(),
                 "support": support.long().tolist(),
             },
+        }
+
+    def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
+        """Class indices `truth` and `answer`, the probability of both, and as error what the truth lacks to 1."""
+        assert prediction.probabilities is not None
+        assert target.label is not None
+        (answer, probability), truth = prediction.top(1)[0], int(target.label)
+        given = float(prediction.probabilities[truth])
+        return {
+            "truth": truth,
+            "answer": answer,
+            "probability": probability,
+            "truth_probability": given,
+            "error": 1 - given if answer != truth else 0.0,
         }

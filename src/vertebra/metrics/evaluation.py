@@ -13,11 +13,11 @@ class Evaluation:
     metrics: dict[str, Any]
     """The task's metrics, as its Metrics.compute returns them."""
     rows: list[dict[str, Any]]
-    """Per readable picture: its index among the samples, path, truth, answer, and the probability of both."""
+    """Per readable picture: its index among the samples, its path, and what Metrics.row says of it."""
     broken: list[str] = field(default_factory=list)
     """One sentence per picture that could not be read."""
 
     def worst(self, count: int) -> list[dict[str, Any]]:
-        """The wrong answers, the most confident first."""
-        wrong = [row for row in self.rows if row["answer"] != row["truth"]]
-        return sorted(wrong, key=lambda row: row["truth_probability"])[:count]
+        """The pictures answered wrongly, the most wrong first."""
+        wrong = [row for row in self.rows if row["error"] > 0]
+        return sorted(wrong, key=lambda row: -row["error"])[:count]

@@ -12,16 +12,23 @@ from torch import Tensor, nn
 
 from vertebra import pictures, weights
 from vertebra.backbones import Backbone
-from vertebra.structures import Prediction, Preprocess, Target
+from vertebra.structures import Frame, Prediction, Preprocess, Target
 
 
 class Metrics(Protocol):
     """What a task is judged by: collects over batches and processes, then answers."""
 
+    labels: Mapping[str, str]
+    """What to call each scalar on screens and in reports, the most telling first."""
+
     def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None: ...
 
     def compute(self) -> dict[str, Any]:
         """Scalars by name; lists and matrices may stand beside them for the report."""
+        ...
+
+    def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
+        """One picture's entry in an evaluation, plain JSON; `error` is how wrong the prediction is, 0 if not at all."""
         ...
 
     def reset(self) -> None: ...
@@ -30,13 +37,15 @@ class Metrics(Protocol):
 class Task(nn.Module):
     """A backbone with a head for one question. Engine, exporter and server know nothing else about it.
 
-    A task writes `loss`, `forward`, `decode` and `metrics`; predicting from pictures is the same for all.
+    A task writes `loss`, `forward`, `infer` and `metrics`; predicting from pictures is the same for all.
     """
 
     name: ClassVar[str]
     """The task's folder, and its word on the command line."""
     best: ClassVar[str]
     """The metric that picks the best checkpoint; higher is better."""
+    truth: ClassVar[str]
+    """The field of Target that it learns from: `label`, `boxes`, `masks` or `keypoints`."""
 
     backbone: Backbone
     report: weights.Report | None = None
@@ -49,11 +58,11 @@ class Task(nn.Module):
         self.preprocess = preprocess
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Named terms whose sum is minimised; images [B, C, H, W] float32, normalised."""
+        """Named terms whose sum is minimised; images [B, C, H, W] float32, normalised, and targets in their pixels."""
         raise NotImplementedError
 
-    def decode(self, raw: Any) -> list[Prediction]:
-        """What `forward` returned, as one Prediction per picture."""
+    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
+        """Predictions for a batch that `pictures.prepare_all` made, each in pixels of its own picture, on the CPU."""
         raise NotImplementedError
 
     def metrics(self) -> Metrics:
@@ -71,16 +80,16 @@ class Task(nn.Module):
             VertebraError: if one cannot be read.
         """
         many = pictures.listed(images)
-        return self.decode(self.apply_to(many, self)) if many else []
+        return self.apply_to(many, self.infer) if many else []
 
-    def apply_to(self, images: Any, function: Callable[[Tensor], Any]) -> Any:
-        """`function` of the prepared pictures, [B, C, H, W], in eval mode and without gradients."""
-        batch = pictures.prepare_all(pictures.listed(images), self.preprocess)
+    def apply_to(self, images: Any, function: Callable[[Tensor, Sequence[Frame]], Any]) -> Any:
+        """`function` of the prepared pictures [B, C, H, W] and their frames, in eval mode and without gradients."""
+        batch, frames = pictures.prepare_all(pictures.listed(images), self.preprocess)
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.inference_mode():
-                return function(batch.to(next(self.parameters()).device))
+                return function(batch.to(next(self.parameters()).device), frames)
         finally:
             for module, mode in modes.items():
                 module.training = mode

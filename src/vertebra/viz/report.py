@@ -17,7 +17,7 @@ from PIL import Image
 
 import vertebra
 from vertebra import pictures
-from vertebra.data.readers import Sample
+from vertebra.data.catalogue import Sample
 from vertebra.files import replacing
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.tasks import Task
@@ -37,14 +37,6 @@ pre { background: #f3f6f9; padding: 1rem; overflow: auto } .numbers { display: f
 figure { margin: 0; width: 130px; font-size: .8rem; overflow-wrap: anywhere }
 figure img { image-rendering: pixelated } .bad { color: #b3261e }
 """
-LABELS = {
-    "top1": "top-1 accuracy",
-    "top5": "top-5 accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1": "mean F1",
-    "loss": "loss (nats)",
-    "calibration_error": "calibration error",
-}
 
 
 def as_json(evaluation: Evaluation, classes: Sequence[str]) -> str:
@@ -83,7 +75,7 @@ def write(
     classes, metrics = task.classes, evaluation.metrics
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{len(evaluation.rows)} pictures, {len(classes)} classes.</p>"]
     parts.append('<div class="numbers">')
-    parts += [f"<div><b>{metrics[k]:.4f}</b>{escape(label)}</div>" for k, label in LABELS.items() if k in metrics]
+    parts += [f"<div><b>{metrics[k]:.4f}</b>{escape(label)}</div>" for k, label in task.metrics().labels.items()]
     parts.append("</div>")
     if history:
         parts += ["<h2>Training</h2>", _image(_curves(history), "loss, accuracy and learning rate by epoch")]

@@ -47,7 +47,7 @@ def published(
     std: tuple[float, ...] = Preprocess.std,
 ) -> Weights:
     """A row of a family's WEIGHTS: a checkpoint in a timm repository on the Hub, with timm's own test of it."""
-    preprocess = Preprocess((size, size), crop, resize, interpolation, mean, std)
+    preprocess = Preprocess((size, size), crop, resize, interpolation, mean=mean, std=std)
     return Weights(
         hub=f"timm/{repository}",
         source="timm",

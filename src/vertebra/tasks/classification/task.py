@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vertebra import backbones
 from vertebra.errors import VertebraError
 from vertebra.metrics.classification import ClassificationMetrics
-from vertebra.structures import Prediction, Preprocess, Target
+from vertebra.structures import Frame, Prediction, Preprocess, Target
 from vertebra.tasks.base import Task
 
 
@@ -56,6 +56,7 @@ class Classification(Task):
 
     name = "classification"
     best = "top1"
+    truth = "label"
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None
@@ -93,12 +94,12 @@ class Classification(Task):
         )
         return {"classification": value}
 
-    def decode(self, raw: Tensor) -> list[Prediction]:
-        return [Prediction(probabilities=p) for p in raw.float().softmax(1)]
+    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
+        return [Prediction(probabilities=p) for p in self(images).float().softmax(1).cpu()]
 
     def embed(self, images: Any) -> Tensor:
         """The pooled features of pictures, as `predict` takes them: -> [B, width]."""
-        return self.apply_to(images, self.backbone.embed)
+        return self.apply_to(images, lambda batch, _: self.backbone.embed(batch))
 
     def metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics(len(self.classes))
