@@ -112,9 +112,10 @@ class _Tally:
         if not self.hits.any():
             return 0.5
         f1 = 2 * self.hits.cumsum()[ends] / (ends + 1 + self.truths)
-        lowest = ends[f1.argmax()]
-        below = self.scores[lowest + 1] if lowest + 1 < len(self.scores) else 0.0
-        return float(self.scores[lowest] + below) / 2
+        last = ends[f1.argmax()]
+        lowest = float(self.scores[last])
+        below = float(self.scores[last + 1]) if last + 1 < len(self.scores) else min(0.0, lowest)
+        return (lowest + below) / 2
 
 
 class CocoMetrics:
@@ -146,6 +147,7 @@ class CocoMetrics:
         self.kinds = tuple(kinds)
         self.threshold = threshold
         self.most = most
+        self.points = points
         self.sigmas = _sigmas(points)
         self.pictures: list[_Picture] = []
         each = {
@@ -172,22 +174,11 @@ class CocoMetrics:
     def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
         """Objects to be found (`truths`), how many were `found` and `missed`, and how many answers are `false`, at
         `threshold`; as error what the picture's F1 lacks to 1. A crowd is not counted, nor what was found in it."""
-        picture = self._picture(prediction, target)
-        truths = int((~self._ignored(picture.truths)).sum())
-        kept = picture.found.scores >= self.threshold
-        matched = self._matched(picture, kept)[kept]
-        found = int((matched >= 0).sum())
-        false = int((matched == NOTHING).sum())
-        missed = truths - found
-        wrong = missed + false
-        return {
-            "truths": truths,
-            "found": found,
-            "missed": missed,
-            "false": false,
-            "threshold": self.threshold,
-            "error": wrong / (2 * found + wrong) if wrong else 0.0,
-        }
+        return self._row(self._picture(prediction, target))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """`row` of every picture so far, in their order."""
+        return [self._row(picture) for picture in self.pictures]
 
     def compute(self) -> dict[str, Any]:
         """COCO's numbers for each kind, such as `box_ap`, all in 0..1; one that COCO leaves undefined, because no such
@@ -198,7 +189,8 @@ class CocoMetrics:
         and `precision` and `recall` there; `confusion` [classes + 1, classes + 1] counts at that threshold, a row per
         true class, the last row and column being the background. `per_class`: lists with an entry per class, None
         where it is undefined. `pr`: by kind and IoU (`50`, `75`) the precision at recall 0, 0.01, ..., 1 as `mean`
-        over the classes and for each of the `classes`. `curve`: `precision`, `recall` and `f1` at each `score`.
+        over the classes and for each of the `classes`. `curve`: `precision`, `recall` and `f1` at each of 101 values of
+        `score`, from 0 to 1 or as far as the scores go.
         """
         pictures = _numbered(_gathered(self.pictures))
         values: dict[str, Any] = {}
@@ -220,7 +212,8 @@ class CocoMetrics:
         per_class["recall"] = [int(r) / int(n) if n else None for r, n in zip(right, truths, strict=True)]
         per_class["truths"] = truths.tolist()
         best = dict(zip(("precision", "recall", "f1"), tally.at(threshold), strict=True))
-        scores = [i / 100 for i in range(101)]
+        low, high = min([0.0, *tally.scores[-1:]]), max([1.0, *tally.scores[:1]])  # some tools' go beyond 0..1
+        scores = np.linspace(low, high, 101).tolist()
         rows = [tally.at(score) for score in scores]
         return {
             **values,
@@ -238,6 +231,23 @@ class CocoMetrics:
     def _names(self, kind: str) -> list[tuple[str, str]]:
         names = KEYPOINT_NAMES if kind == "keypoints" else NAMES
         return [(key.format(most=self.most), text.format(most=self.most)) for key, text in names]
+
+    def _row(self, picture: _Picture) -> dict[str, Any]:
+        truths = int((~self._ignored(picture.truths)).sum())
+        kept = picture.found.scores >= self.threshold
+        matched = self._matched(picture, kept)[kept]
+        found = int((matched >= 0).sum())
+        false = int((matched == NOTHING).sum())
+        missed = truths - found
+        wrong = missed + false
+        return {
+            "truths": truths,
+            "found": found,
+            "missed": missed,
+            "false": false,
+            "threshold": self.threshold,
+            "error": wrong / (2 * found + wrong) if wrong else 0.0,
+        }
 
     def _picture(self, prediction: Prediction, target: Target) -> _Picture:
         masks = "mask" in self.kinds or "boundary" in self.kinds
@@ -329,7 +339,7 @@ class CocoMetrics:
         evaluator.params.imgIds = [image["id"] for image in images]
         evaluator.params.catIds = [category["id"] for category in categories]
         if kind != "keypoints":
-            evaluator.params.maxDets = [1, 10, self.most]
+            evaluator.params.maxDets = [1, min(10, self.most), self.most]
         evaluator.run()
         return evaluator
 
@@ -395,7 +405,8 @@ def _truths(target: Target, masks: bool) -> _Instances:
     count = len(target.labels)
     boxes = None if target.boxes is None else _wide(target.boxes)
     assert target.masks is not None or not masks or not count
-    encoded = None if target.masks is None else _encode_all(target.masks)
+    needed = target.masks is not None and (masks or target.areas is None)
+    encoded = _encode_all(target.masks) if needed and target.masks is not None else None
     if target.areas is not None:
         areas = _array(target.areas)
     elif encoded is not None:
