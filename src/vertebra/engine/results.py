@@ -89,12 +89,11 @@ class Results:
         self.entries: list[list[tuple[int, Mapping[str, Any]]]] = [[] for _ in self.samples]
         for number, entry in enumerate(entries):
             if (index := _looked_up(numbers, entry["image_id"])) is None:
-                elsewhere = [
-                    s for s, them in catalogue.splits.items() if entry["image_id"] in {t.target.id for t in them}
-                ]
+                asked = entry["image_id"]
+                elsewhere = [s for s, them in catalogue.splits.items() if asked in [t.target.id for t in them]]
                 raise VertebraError(
                     f"{self._place(number)}: no picture of the {split} split of {catalogue.path} has image_id "
-                    f"{_short(entry['image_id'])}; "
+                    f"{_short(asked)}; "
                     + (f"it is in the {elsewhere[0]} split." if elsewhere else f"there are {_range(numbers)}.")
                 )
             if _looked_up(self.labels, entry["category_id"]) is None:
@@ -169,7 +168,7 @@ def _cut(mask: Tensor) -> tuple[tuple[int, int], Tensor]:
 
 
 def _looked_up(table: Mapping[Any, int], key: Any) -> int | None:
-    return table.get(key) if isinstance(key, int) else None
+    return table.get(key) if isinstance(key, int | float) else None
 
 
 def _finite(value: Any) -> bool:
