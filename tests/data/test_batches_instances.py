@@ -278,9 +278,12 @@ def test_real_cells(data_folder):
         target = Target(boxes=boxes.float(), labels=torch.zeros(len(of)).long(), size=size, path=str(path))
         data.append(Sample(path, target, tuple(a["segmentation"] for a in of)))
     augment = InstanceAugment(flip=0.5, rotate90=0.75, crop=0.7, copy_paste=0.5)
+    off = []
     for batch in training(data, Preprocess(size=(128, 256), resize="shortest"), augment=augment):
         for target in batch.targets:
             for mask, box in zip(target.masks, target.boxes, strict=True):
                 rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
                 edges = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-                assert (edges - box).abs().max() <= 2
+                off.append(float((edges - box).abs().max()))
+    assert len(off) > 100
+    assert np.quantile(off, 0.95) < 1.01  # the rest have a thread of a pixel that scaling loses

@@ -85,9 +85,9 @@ def test_nothing_is_done_when_all_is_off(preprocess):
 def test_boxes_masks_and_picture_stay_together(options, preprocess):
     """Where a mask is, the picture is bright, elsewhere dark, save at borders; boxes bound the masks to a pixel.
 
-    Pasted and joined pictures are scaled twice, the first pixel by up to 2 the second time.
+    Pasted and joined pictures are scaled twice or thrice, and what was a pixel at first is more in the end.
     """
-    slack = 2.1 if "copy_paste" in options or "mosaic" in options else 1.01
+    slack = 1.01 + ("copy_paste" in options or "mosaic" in options) * (1 + options.get("jitter", (0, 0))[1])
     plain, differ = transformed({}, preprocess), 0
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocess.mean, preprocess.std))
     for seed in range(8):
@@ -110,7 +110,7 @@ def test_boxes_masks_and_picture_stay_together(options, preprocess):
         if "crop" not in options and "jitter" not in options and "mosaic" not in options:  # nobody left
             assert (on ^ bright).float().mean() < 0.06
         elif on.any():
-            assert bright[on].float().mean() > 0.8
+            assert bright[on].float().mean() > 0.6
     assert differ > 0 or (
         preprocess.resize == "squash" and len(options) == 1 and options.keys() <= {"scales", "jitter"}
     )
