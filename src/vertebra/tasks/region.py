@@ -58,6 +58,9 @@ class RegionConfig:
     """Height / width of the anchors."""
     score_threshold: float = 0.05
     """What is less probable is not reported."""
+    candidates_test: int | None = None
+    """Likeliest answers of each level that go on to non-maximum suppression, there of proposals, in RetinaNet of
+    objects; 1000 if not given, and 6000 on a single map (C4)."""
     nms_threshold: float = 0.5
     """Of two boxes of a class that overlap by more (IoU), the less probable is not reported."""
     detections: int = 100
@@ -94,6 +97,7 @@ class RegionTask(Task):
         "mmdet": {
             "anchor_offset": 0.0,
             "rpn_nearest": 0.3,
+            "proposals_train": 1000,
             "roi_sampling": 0,
             "rpn_beta": 0.0,
             "box_beta": 0.0,
