@@ -139,6 +139,12 @@ class Points:
     sigmas: tuple[float, ...] = ()
     """How far annotators scatter around each, as COCO's object keypoint similarity (OKS) counts it."""
 
+    @staticmethod
+    def from_dict(fields: dict[str, Any]) -> Points:
+        """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
+        pairs = tuple((int(a), int(b)) for a, b in fields["skeleton"])
+        return Points(tuple(fields["names"]), pairs, tuple(fields["flip"]), tuple(fields["sigmas"]))
+
 
 COCO_PERSON = Points(
     (
