@@ -245,7 +245,6 @@ def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Result
     report.save(
         run,
         title=f"{settings.model.backbone} on {catalogue.path}",
-        task=task,
         evaluation=found,
         samples=samples,
         history=results.history,
