@@ -26,7 +26,12 @@ def alike(found, want):
         points = prediction.keypoints if prediction.keypoints is not None else [None] * len(prediction.boxes)
         entries = []
         for box, label, score, mask, point in zip(
-            prediction.boxes.tolist(), prediction.labels.tolist(), prediction.scores.tolist(), masks, points, strict=True
+            prediction.boxes.tolist(),
+            prediction.labels.tolist(),
+            prediction.scores.tolist(),
+            masks,
+            points,
+            strict=True,
         ):
             where = None if mask is None else mask.nonzero().tolist()
             entries.append((score, label, box, where, None if point is None else point[:, :2].tolist()))
@@ -52,8 +57,19 @@ SCENES = {
 
 
 # The finder's keypoints lie half way down what it sees, so they tell of objects that some tile sees to full height.
-HIGH = {"across a corner", "larger than a tile", "a long thin one", "at the picture's own borders", "one inside another"}
-CASES = [(kind, name) for kind in ("boxes", "masks", "keypoints") for name in SCENES if kind != "keypoints" or name not in HIGH]
+HIGH = {
+    "across a corner",
+    "larger than a tile",
+    "a long thin one",
+    "at the picture's own borders",
+    "one inside another",
+}
+CASES = [
+    (kind, name)
+    for kind in ("boxes", "masks", "keypoints")
+    for name in SCENES
+    if kind != "keypoints" or name not in HIGH
+]
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

@@ -143,9 +143,7 @@ def _enlarged(picture: Tensor) -> tuple[np.ndarray, int]:
     return pixels.repeat_interleave(factor, 0).repeat_interleave(factor, 1).contiguous().numpy().copy(), factor
 
 
-def _paint(
-    pixels: np.ndarray, corner: tuple[int, int], crop: Tensor, factor: int, shade: Colour, line: int
-) -> None:
+def _paint(pixels: np.ndarray, corner: tuple[int, int], crop: Tensor, factor: int, shade: Colour, line: int) -> None:
     """Lays a mask [h, w] and its rim over `pixels` [H, W, 3], inside its own rectangle only."""
     if not crop.numel():
         return
@@ -191,8 +189,8 @@ def _labels(
     many: bool,
 ) -> None:
     """Writes each text at its box, the first boxes first: above, below or inside, where it is free."""
-    font = ImageFont.load_default(size=max(10, min(28, min(size) // 32)))
-    height = round(font.size * 1.35)
+    letter = max(10, min(28, min(size) // 32))
+    font, height = ImageFont.load_default(size=letter), round(letter * 1.35)
     taken = np.zeros((0, 4))
     for (x1, y1, x2, y2), text, shade in zip(boxes, texts, colours, strict=True):
         if not text:
