@@ -165,6 +165,11 @@ class ResidualNetwork(Backbone):
             keep(x)
         return x
 
+    def cut(self) -> nn.Module:
+        last = self.stages[-1]
+        self.stages, self.levels = self.stages[:-1], self.levels[:-1]
+        return nn.Sequential(*last.children())
+
     def layers(self) -> list[nn.Module]:
         return [self.stem, *(block for stage in self.stages for block in stage.children())]
 

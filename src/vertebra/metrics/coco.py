@@ -172,22 +172,11 @@ class CocoMetrics:
     def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
         """Objects to be found (`truths`), how many were `found` and `missed`, and how many answers are `false`, at
         `threshold`; as error what the picture's F1 lacks to 1. A crowd is not counted, nor what was found in it."""
-        picture = self._picture(prediction, target)
-        truths = int((~self._ignored(picture.truths)).sum())
-        kept = picture.found.scores >= self.threshold
-        matched = self._matched(picture, kept)[kept]
-        found = int((matched >= 0).sum())
-        false = int((matched == NOTHING).sum())
-        missed = truths - found
-        wrong = missed + false
-        return {
-            "truths": truths,
-            "found": found,
-            "missed": missed,
-            "false": false,
-            "threshold": self.threshold,
-            "error": wrong / (2 * found + wrong) if wrong else 0.0,
-        }
+        return self._row(self._picture(prediction, target))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """`row` of every picture so far, in their order."""
+        return [self._row(picture) for picture in self.pictures]
 
     def compute(self) -> dict[str, Any]:
         """COCO's numbers for each kind, such as `box_ap`, all in 0..1; one that COCO leaves undefined, because no such
@@ -238,6 +227,23 @@ class CocoMetrics:
     def _names(self, kind: str) -> list[tuple[str, str]]:
         names = KEYPOINT_NAMES if kind == "keypoints" else NAMES
         return [(key.format(most=self.most), text.format(most=self.most)) for key, text in names]
+
+    def _row(self, picture: _Picture) -> dict[str, Any]:
+        truths = int((~self._ignored(picture.truths)).sum())
+        kept = picture.found.scores >= self.threshold
+        matched = self._matched(picture, kept)[kept]
+        found = int((matched >= 0).sum())
+        false = int((matched == NOTHING).sum())
+        missed = truths - found
+        wrong = missed + false
+        return {
+            "truths": truths,
+            "found": found,
+            "missed": missed,
+            "false": false,
+            "threshold": self.threshold,
+            "error": wrong / (2 * found + wrong) if wrong else 0.0,
+        }
 
     def _picture(self, prediction: Prediction, target: Target) -> _Picture:
         masks = "mask" in self.kinds or "boundary" in self.kinds
@@ -395,7 +401,8 @@ def _truths(target: Target, masks: bool) -> _Instances:
     count = len(target.labels)
     boxes = None if target.boxes is None else _wide(target.boxes)
     assert target.masks is not None or not masks or not count
-    encoded = None if target.masks is None else _encode_all(target.masks)
+    needed = target.masks is not None and (masks or target.areas is None)
+    encoded = _encode_all(target.masks) if needed and target.masks is not None else None
     if target.areas is not None:
         areas = _array(target.areas)
     elif encoded is not None:

@@ -1,0 +1,7 @@
+"""Instance segmentation: a mask, a box and a class for every object."""
+
+from vertebra.tasks.instance.mask_rcnn import Config, MaskRCNN
+
+TASK = MaskRCNN
+
+__all__ = ["TASK", "Config", "MaskRCNN"]
