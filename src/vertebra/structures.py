@@ -118,7 +118,7 @@ class Prediction:
             for name in ("boxes", "labels", "scores", "keypoints")
             if (value := getattr(self, name)) is not None
         }
-        return replace(self, masks=self.masks.take(chosen) if self.masks else None, **picked)
+        return replace(self, masks=self.masks.take(chosen) if self.masks is not None else None, **picked)
 
     def top(self, count: int = 5) -> list[tuple[int, float]]:
         """The `count` likeliest classes of the whole picture as (class index, probability), falling."""
