@@ -68,3 +68,10 @@ def test_a_task_that_finds_objects(tmp_path):
     assert sorted(found.predictions) == list(range(20, 20 + SHOWN))  # and no others
     report.save(tmp_path, title="squares", evaluation=found, samples=pictures)
     assert (tmp_path / "report.html").read_text().count('class="pair"') == SHOWN
+
+
+def test_the_rows_are_at_the_threshold_of_the_checkpoint():
+    found = evaluate(Shy(), samples(50), batch_size=50, workers=0, threshold=0.9)
+    assert sum(row["found"] for row in found.rows) == 6  # as dark as 25 or less, of 255: i * 255 // 50 < 25.5
+    assert {row["threshold"] for row in found.rows} == {0.9}
+    assert found.metrics["threshold"] < 0.62  # the best one here
