@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,14 @@ class Batch:
     def pin_memory(self) -> Batch:
         self.images = self.images.pin_memory()
         return self
+
+    def to(self, device: torch.device, **options: Any) -> Batch:
+        """The batch with every tensor on `device`; options are those of Tensor.to."""
+        moved = [
+            replace(t, **{k: v.to(device, **options) for k, v in vars(t).items() if isinstance(v, Tensor)})
+            for t in self.targets
+        ]
+        return Batch(self.images.to(device, **options), moved, self.broken, self.frames)
 
 
 def counted_seed(*numbers: int) -> int:
