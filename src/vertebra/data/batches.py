@@ -47,10 +47,12 @@ class Batch:
 
     def to(self, device: torch.device, **options: Any) -> Batch:
         """The batch with every tensor on `device`; options are those of Tensor.to."""
-        moved = [
-            replace(t, **{k: v.to(device, **options) for k, v in vars(t).items() if isinstance(v, Tensor)})
-            for t in self.targets
-        ]
+
+        def there(target: Target) -> Target:
+            fields: dict[str, Any] = {k: v for k, v in vars(target).items() if isinstance(v, Tensor)}
+            return replace(target, **{name: tensor.to(device, **options) for name, tensor in fields.items()})
+
+        moved = [there(target) for target in self.targets]
         return Batch(self.images.to(device, **options), moved, self.broken, self.frames)
 
 
