@@ -157,9 +157,8 @@ def test_paste_by_hand():
 
 
 def test_pasted_masks_stay_in_the_picture():
-    masks = paste(
-        torch.ones(3, 28, 28), torch.tensor([[-20.0, -20, 5, 5], [3, 3, 100, 100], [30, 30, 40, 40]]), (16, 16)
-    )
+    boxes = torch.tensor([[-20.0, -20, 5, 5], [3, 3, 100, 100], [30, 30, 40, 40]])
+    masks = paste(torch.ones(3, 28, 28), boxes, (16, 16))
     assert masks.dense().flatten(1).sum(1).tolist() == [25, 168, 0]  # a mask's own corner counts 0.64 x 0.64
     for (x, y), crop in zip(masks.corners, masks.crops, strict=True):
         assert 0 <= x <= x + crop.shape[1] <= 16

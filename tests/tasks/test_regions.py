@@ -251,9 +251,8 @@ def test_preprocessing_follows_the_backbone():
 
 def test_predict_takes_pictures_of_any_size():
     model = make("instance", "mask_rcnn", score_threshold=0.0).eval()
-    first, second = model.predict(
-        [torch.zeros(3, 50, 40, dtype=torch.uint8), torch.zeros(1, 30, 90, dtype=torch.uint8)]
-    )
+    images = [torch.zeros(3, 50, 40, dtype=torch.uint8), torch.zeros(1, 30, 90, dtype=torch.uint8)]
+    first, second = model.predict(images)
     assert (first.size, second.size) == ((50, 40), (30, 90))
     assert len(first.boxes)
     assert first.masks.dense().shape[1:] == (50, 40)
