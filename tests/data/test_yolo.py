@@ -122,6 +122,11 @@ def test_labels_beside_images_of_each_split(tmp_path):
     assert open_data(tmp_path, want="boxes").counts("val") == [1]
 
 
+def test_the_last_images_on_the_way_are_labels(tmp_path):
+    (tmp_path / "images").mkdir()
+    assert open_data(yolo(tmp_path / "images", {}), want="boxes").counts("val") == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
