@@ -30,12 +30,12 @@ class BrokenPicture(VertebraError):
     """A file that cannot be read as a picture; the text begins with its path."""
 
 
-def find(folder: Path) -> list[Path]:
-    """Every picture file below `folder`, sorted; hidden files and what is in hidden folders are passed over."""
+def find(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Every file below `folder` that ends like a picture, sorted; hidden files and folders are passed over."""
     return sorted(
         p
         for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES
+        if p.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
         and not p.is_dir()
     )

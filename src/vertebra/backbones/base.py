@@ -53,6 +53,8 @@ class Backbone(nn.Module):
     differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """By source, the fields of the config in which its models compute otherwise; modules that depend on such a field
     have an attribute of its name."""
+    any_size: ClassVar[bool] = True
+    """Whether pictures of other sizes than `config.image_size` can go in."""
     parts: int = 1
     """Equal parts of the embedding that have a classifier each, whose logits are averaged."""
     rules: ClassVar[Mapping[str, Any]]
@@ -84,6 +86,11 @@ class Backbone(nn.Module):
     def summary(self, x: Tensor) -> Tensor:
         """What `embed` makes of the features that `walk` returns: -> [B, width]."""
         return x.mean((2, 3))
+
+    def cut(self) -> nn.Module | None:
+        """Takes the last stage off and returns it, [B, C, h, w] -> [B, C', h / 2, w / 2], so that it can be run on
+        regions; the pyramid then ends a level earlier. None where a stage needs the whole picture."""
+        return None
 
     def layers(self) -> list[nn.Module]:
         """Every part that holds parameters, input first, one entry per depth of layer-wise decay."""
@@ -133,10 +140,14 @@ class Backbone(nn.Module):
         if "vertebra" in metadata:
             own = {k.removeprefix("backbone."): tensor for k, tensor in state.items()}
             return own, weights.Report(str(path), "vertebra")
+        converted, dropped, chosen = self.convert(state, source)
+        return converted, weights.Report(str(path), chosen, left_out=dropped)
+
+    def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
+        """Foreign tensors under this backbone's own names, those dropped and why, and the name of the table used."""
         tables = self.tables()
         chosen = weights.rules.choose(state, tables, source, self.state_dict())
-        converted, dropped = weights.convert(state, tables[chosen])
-        return converted, weights.Report(str(path), chosen, left_out=dropped)
+        return *weights.convert(state, tables[chosen]), chosen
 
     def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
         """Fills the backbone from a checkpoint of a whole classifier or of this backbone.

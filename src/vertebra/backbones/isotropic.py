@@ -22,6 +22,7 @@ class FixedGrid(Backbone):
     """
 
     first = "patches.weight"
+    any_size = False
     embedding_only = ("norm.",)
 
     def __init__(self, config: Any, block: Callable[[int, float], nn.Module], norm: Callable[[int], nn.Module]) -> None:

@@ -1,4 +1,4 @@
-"""Convolution, batch norm and activation as one layer."""
+"""Convolution, norm and activation as one layer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 
 def _silu(x: Tensor) -> Tensor:
@@ -52,14 +53,17 @@ class ConvNorm(nn.Module):
         eps: float = 1e-5,
         same: bool = False,
         bias: bool = False,
+        norm: bool = True,
     ) -> None:
+        """`norm` makes a batch norm, which `nn.norm.renorm` may replace; without it the layer has a bias."""
         super().__init__()
+        bias = bias or not norm
         # At stride 1 an odd kernel's "same" padding is the symmetric one, which convolution does for free.
         if same and stride > 1:
             self.conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, 0, groups=groups, bias=bias)
         else:
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
-        self.norm = nn.BatchNorm2d(outputs, eps)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, eps) if norm else nn.Identity()
         self.activation = activation
         self.keeps_residual = False  # True forbids the inference form to overwrite it
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -74,10 +78,11 @@ class ConvNorm(nn.Module):
         return f"activation={self.activation}"
 
 
-def _norm(norm: nn.BatchNorm2d, y: Tensor) -> Tensor:
+def _norm(norm: nn.Module, y: Tensor) -> Tensor:
     """`norm(y)`, in `y`'s own memory where nothing is recorded: one map less alive, up to a tenth of a forward pass."""
     if (
-        norm.training
+        not isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
+        or (norm.training and isinstance(norm, nn.BatchNorm2d))
         or torch.is_grad_enabled()
         or y.device.type != "cpu"
         or y.dtype != norm.weight.dtype

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.ops import FrozenBatchNorm2d
 
 from vertebra.nn.conv import ACTIVATIONS, ConvNorm, SameConv2d
 from vertebra.nn.mlp import LinearGelu
@@ -25,7 +27,10 @@ class FoldedConv(nn.Module):
     def __init__(self, source: ConvNorm) -> None:
         super().__init__()
         self.activation, self.keeps_residual = source.activation, source.keeps_residual
-        self.conv = fuse_conv_bn_eval(copy.deepcopy(source.conv).eval(), source.norm)
+        self.conv = copy.deepcopy(source.conv).eval()
+        if isinstance(norm := source.norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+            fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, self.conv.bias, *fused)
         self.conv.requires_grad_(False)
         self._packed: Tensor | None = None  # weights in oneDNN's own layout; made on the first call on a CPU
 
@@ -100,12 +105,12 @@ def _onednn_takes(x: Tensor) -> bool:
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Replaces every ConvNorm and linear layer inside `model`, in place, by its inference form, and returns the model
-    in eval mode."""
+    """Replaces every ConvNorm whose norm is linear, and every linear layer, inside `model` by its inference form, in
+    place, and returns the model in eval mode."""
     model.eval()
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, ConvNorm):
+            if isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))
             elif isinstance(child, nn.Linear):
                 setattr(module, name, FoldedLinear(child))

@@ -63,6 +63,8 @@ class Report:
     """Names in the checkpoint that were not used, and why."""
     new: list[str] = field(default_factory=list)
     """Names in the model that keep their fresh values."""
+    counted: bool = True
+    """Whether its batch norms counted their steps; frozen ones do not."""
     adapted: dict[str, str] = field(default_factory=dict)
     """Names in the model whose tensor was changed on the way, and how."""
 
@@ -162,6 +164,7 @@ def load(
     adapt: Callable[[str, Tensor, torch.Size], tuple[Tensor, str] | None] = lambda *_: None,
     unwanted: Mapping[str, str] | None = None,
     partial: bool = False,
+    fresh: tuple[str, ...] = ("head.",),
 ) -> Report:
     """Fills `module` from `state`, strictly.
 
@@ -172,7 +175,8 @@ def load(
         adapt: given the name, tensor and wanted shape of what is misshaped, the tensor made to fit and how, or None.
         unwanted: prefixes of names that the module has no use for, and why; they are listed, not complained of.
         partial: whether what is missing, unused or misshaped is listed instead of being an error; nine tenths of
-            the tensors outside `head.` must fit all the same, for else it is of another architecture.
+            the tensors that are not `fresh` must fit all the same, for else it is of another architecture.
+        fresh: prefixes of names that may be newly made with `partial`.
 
     Raises:
         VertebraError: naming every tensor that is missing, unused or misshaped, unless `partial`.
@@ -209,7 +213,7 @@ def load(
             f"{report.path} does not fit this model ({report.source} names): {shown}. "
             "Pass partial=True to load what fits and have the rest listed."
         )
-    body = [name for name in expected if not name.startswith("head.") and not name.endswith("num_batches_tracked")]
+    body = [name for name in expected if not name.startswith(fresh) and not name.endswith("num_batches_tracked")]
     fitting = sum(name in found for name in body)
     if fitting < 0.9 * len(body):
         raise VertebraError(

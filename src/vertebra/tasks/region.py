@@ -1,0 +1,306 @@
+"""What the tasks share that say something of boxes: their options, backbone and pyramid, proposals, and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from vertebra import backbones, weights
+from vertebra.backbones import Backbone
+from vertebra.errors import VertebraError
+from vertebra.heads.regions import Detections
+from vertebra.metrics.coco import CocoMetrics
+from vertebra.necks import FPN, HRFPN, SimplePyramid
+from vertebra.nn.norm import renorm
+from vertebra.ops.heatmaps import locate_keypoints
+from vertebra.ops.masks import paste
+from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
+from vertebra.tasks.base import Task
+
+Size = tuple[int, int]
+Neck = FPN | HRFPN | SimplePyramid
+
+
+@dataclass(frozen=True)
+class RegionConfig:
+    """The model, and the loss it is trained with. Where nothing else is said, defaults are those of the papers."""
+
+    backbone: str = "resnet50"
+    """Public name of the backbone; `vertebra models` lists them."""
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    """Fields of the backbone's own Config to replace."""
+    drop_path: float = 0.0
+    """Stochastic depth rate of the backbone's last block; it rises linearly from 0 at the first."""
+    norm: Literal["auto", "batch", "frozen", "sync", "group"] = "auto"
+    """Norm in the place of the backbone's batch norm: as it is, frozen, over all processes, or of groups of channels.
+    `auto` freezes it when training starts from a checkpoint."""
+    norm_eps: float | None = None
+    """What frozen norms add to the variance; as it is in the backbone if not given, and 0 in torchvision's first
+    detectors."""
+    neck_norm: Literal["none", "batch", "sync", "group"] = "none"
+    """Norm behind the convolutions of the pyramid."""
+    head_norm: Literal["none", "batch", "sync", "group"] = "none"
+    """Norm behind the convolutions of the heads."""
+    neck: Literal["auto", "fpn", "hrfpn"] = "auto"
+    """Pyramid from the backbone's maps: `hrfpn` is HRNet's. `auto` takes `fpn`, or for backbones of a single scale the
+    simple pyramid of ViTDet."""
+    channels: int = 256
+    """Of the pyramid, and of the mask head."""
+    anchor_scale: float = 8.0
+    """Side of the anchors, in cells of their level: with 8, 32 pixels at stride 4. Lower it for small objects. The
+    three anchors of RetinaNet begin at half of it."""
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height / width of the anchors."""
+    score_threshold: float = 0.05
+    """What is less probable is not reported."""
+    candidates_test: int | None = None
+    """Likeliest answers of each level that go on to non-maximum suppression, there of proposals, in RetinaNet of
+    objects; 1000 if not given, and 6000 on a single map (C4)."""
+    nms_threshold: float = 0.5
+    """Of two boxes of a class that overlap by more (IoU), the less probable is not reported."""
+    detections: int = 100
+    """Most that is reported of a picture."""
+    anchor_offset: float = 0.5
+    """Where in its cell an anchor's centre lies; the checkpoints of torchvision, Detectron2 and MMDetection want 0."""
+    rounded_anchors: bool = False
+    """Whether anchors have whole sides, as torchvision's checkpoints want."""
+    inferred_strides: bool = False
+    """Whether strides are taken from the sizes of input and map, as torchvision's checkpoints want."""
+
+
+RECIPE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "lr": 2e-4,
+    "epochs": 24,
+    "warmup": 0.5,
+    "clip": 1.0,
+    "data.batch_size": 4,
+}
+"""Settings of a training run that differ from those of classification."""
+
+
+class RegionTask(Task):
+    """A backbone, a pyramid, and heads that answer with boxes in input pixels.
+
+    A method sets `kinds` and writes `forward` and `loss`.
+    """
+
+    best = "box_ap"
+    truth = "boxes"
+    kinds: ClassVar[tuple[str, ...]] = ("box",)
+    """What CocoMetrics judges it by."""
+    resizes = ("shortest", "fit")
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "torchvision": {
+            "anchor_offset": 0.0,
+            "rounded_anchors": True,
+            "inferred_strides": True,
+            "roi_aligned": False,
+            "mask_targets": "soft",
+            "rounded_masks": True,
+            "loss_per_picture": True,
+        },
+        "detectron2": {"anchor_offset": 0.0, "roi_sampling": 0, "rpn_beta": 0.0, "box_beta": 0.0},
+        "mmdet": {
+            "anchor_offset": 0.0,
+            "rpn_nearest": 0.3,
+            "proposals_train": 1000,
+            "roi_sampling": 0,
+            "rpn_beta": 0.0,
+            "box_beta": 0.0,
+            "cascade_mean": "logits",
+        },
+    }
+    """By source of checkpoints, the options in which its detectors compute otherwise."""
+
+    def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
+        super().__init__(config, classes, preprocess)
+        without = self.needless()
+        for each in dataclasses.fields(config):
+            if each.name in without and getattr(config, each.name) != each.default:
+                raise VertebraError(
+                    f"{config.method} has no option {each.name}: leave it out, or choose another method."
+                )
+
+    @classmethod
+    def prepares(cls, known: Preprocess, backbone: str) -> Preprocess:
+        """Pictures keep their aspect ratio: their shorter side becomes 800 pixels, or they are fitted into the one
+        size that the backbone takes."""
+        if known.resize in cls.resizes:
+            return known
+        if backbones.family(backbone).MODEL.any_size:
+            return dataclasses.replace(known, size=(800, 1333), crop=1.0, resize="shortest")
+        return dataclasses.replace(known, crop=1.0, resize="fit")
+
+    def needless(self) -> set[str]:
+        """Options of the task that this method has no use for."""
+        return set()
+
+    def make_backbone(self, backbone: Backbone | None) -> Backbone:
+        """The backbone that the config asks for, or `backbone` itself."""
+        config = self.config
+        common: dict[str, Any] = {
+            "channels": self.preprocess.channels,
+            "drop_path": config.drop_path,
+            "level_norms": True,
+        }
+        if self.preprocess.resize == "fit":
+            common["image_size"] = self.preprocess.size
+        made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
+        return renorm(made, "batch" if config.norm == "auto" else config.norm, config.norm_eps)  # type: ignore[return-value]
+
+    def make_neck(self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32)) -> Neck:
+        """The pyramid from a backbone's levels; single-scale backbones may have other strides."""
+        config, norm = self.config, self.config.neck_norm != "none"
+        if not {4, 8, 16, 32} <= {level.stride for level in levels}:
+            if config.neck == "hrfpn":
+                raise VertebraError(f"{config.backbone} has maps of one scale, of which hrfpn makes no pyramid.")
+            return SimplePyramid(levels, config.channels)
+        if config.neck == "hrfpn":
+            return HRFPN([level for level in levels if level.stride >= 4], config.channels)
+        return FPN(levels, config.channels, strides, norm=norm)
+
+    def finish(self) -> None:
+        """To be called when all parts are made: puts the chosen norm into the neck and the heads."""
+        for name, child in self.named_children():
+            kind = {"backbone": "none", "neck": self.config.neck_norm}.get(name, self.config.head_norm)
+            if kind != "none":
+                renorm(child, kind)
+
+    def metrics(self) -> CocoMetrics:
+        return CocoMetrics(
+            len(self.classes), self.kinds, getattr(self.config, "points", None), most=self.config.detections
+        )
+
+    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
+        found = self(images, [frame.scaled for frame in frames])
+        return [self.restored(each, frame) for each, frame in zip(found, frames, strict=True)]
+
+    def restored(self, found: Detections, frame: Frame) -> Prediction:
+        """Detections in a picture's own pixels, with masks and keypoints made of their maps, on the CPU."""
+        (height, width), (high, wide) = frame.picture, frame.scaled
+        factor = found.boxes.new_tensor([width / wide, height / high, width / wide, height / high])
+        boxes = (found.boxes * factor).cpu()
+        prediction = Prediction(boxes=boxes, scores=found.scores.cpu(), labels=found.labels.cpu(), size=frame.picture)
+        if found.masks is not None:
+            rounded = self.config.rounded_masks
+            prediction.masks = paste(found.masks.cpu(), boxes, frame.picture, rounded=rounded)
+        if found.heatmaps is not None:
+            keypoints = locate_keypoints(found.heatmaps, found.boxes)
+            keypoints[..., :2] *= factor[:2]
+            keypoints[..., 2] = keypoints[..., 2].sigmoid()
+            prediction.keypoints = keypoints.cpu()
+        return prediction
+
+    def rules(self, source: str) -> weights.Rules:
+        """What a source (a key of PREFIXES) calls the parts beside the backbone, as ours."""
+        raise NotImplementedError
+
+    def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
+        """Fills the model from a checkpoint of a whole detector or of a backbone; otherwise as `Backbone.load`.
+
+        A detector of torchvision, Detectron2 or MMDetection is computed as its source computes it: the options that
+        this changes are listed in the report.
+        """
+        state, report = self.read(where, source)
+        own = self.state_dict()
+        for name in [k for k in state if k.endswith("num_batches_tracked") and k not in own]:
+            del state[name]  # a frozen norm does not count
+
+        def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+            return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
+
+        fresh = tuple(f"{name}." for name, _ in self.named_children() if name != "backbone")
+        weights.load(self, state, report, adapt=adapt, partial=partial, fresh=(*fresh, "head."))
+        self.settle(report)
+        return report
+
+    def settle(self, report: weights.Report) -> None:
+        """Computes as the source of the checkpoint does, and freezes the norms that were loaded if none was chosen."""
+        config = self.config
+        if changed := self.backbone.settle(report):
+            config = dataclasses.replace(config, backbone_options={**config.backbone_options, **changed})
+        fields, without = {f.name for f in dataclasses.fields(config)}, self.needless()
+        whole = any(not name.startswith("backbone.") for name in report.used)
+        for key, value in self.differences.get(report.source, {}).items() if whole else ():
+            if key in fields and key not in without and getattr(config, key) != value:
+                config = dataclasses.replace(config, **{key: value})
+                report.adapted[key] = f"{value}, as {report.source} has it"
+        if config.norm == "auto":
+            # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
+            exact = whole and report.source == "torchvision" and not report.counted
+            config = dataclasses.replace(config, norm="frozen", norm_eps=0.0 if exact else config.norm_eps)
+            renorm(self.backbone, "frozen", config.norm_eps)
+        old, self.config = self.config, config
+        for module in self.modules():
+            if getattr(module, "config", None) is old:
+                module.config = config
+
+    def read(self, where: str | Path, source: str | None) -> tuple[dict[str, Tensor], weights.Report]:
+        """A checkpoint's tensors under this model's own names."""
+        if str(where) in self.backbone.published:
+            own, report = self.backbone.read(where, source)
+            return {f"backbone.{name}": tensor for name, tensor in own.items()}, report
+        state, metadata, path = weights.read(where)
+        if "vertebra" in metadata:
+            return state, weights.Report(str(path), "vertebra")
+        return self.convert(state, source, str(path))
+
+    def convert(
+        self, state: Mapping[str, Tensor], source: str | None, path: str
+    ) -> tuple[dict[str, Tensor], weights.Report]:
+        """A foreign checkpoint's tensors, of a detector or of a backbone, under this model's own names."""
+        detector = _detector(state)
+        if detector is None:
+            inner, dropped, chosen = self.backbone.convert(state, source)
+            own = {name if name.startswith("head.") else f"backbone.{name}": tensor for name, tensor in inner.items()}
+            return own, weights.Report(path, chosen, left_out=dropped)
+        if source is not None and source != detector:
+            raise VertebraError(f"{path} has the names of {detector}, not of {source}.")
+        prefix = next(p for p in PREFIXES[detector] if any(name.startswith(p) for name in state))
+        inside = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
+        beside = {name: t for name, t in state.items() if not name.startswith(prefix)}
+        known = {name.partition("/")[0] for name in self.backbone.tables()}
+        inner, dropped, _ = self.backbone.convert(inside, detector if detector in known else None)
+        outer, more = weights.convert(beside, self.rules(detector))
+        counted = any(name.endswith("num_batches_tracked") for name in state)
+        report = weights.Report(path, detector, left_out=dropped | more, counted=counted)
+        return {f"backbone.{name}": tensor for name, tensor in inner.items()} | outer, report
+
+
+PREFIXES = {
+    "torchvision": ("backbone.body.",),
+    "detectron2": ("backbone.bottom_up.", "backbone."),
+    "mmdet": ("backbone.",),
+}
+"""What stands before the names of the backbone's tensors in a source's detectors."""
+
+
+def _detector(state: Mapping[str, Tensor]) -> str | None:
+    """Whose detector a checkpoint is of; None if it is of no detector."""
+    marks = {
+        "torchvision": ("backbone.body.",),
+        "detectron2": ("backbone.bottom_up.", "proposal_generator.", "roi_heads.res5."),
+        "mmdet": ("rpn_head.", "roi_head.", "bbox_head."),
+    }
+    for source, prefixes in marks.items():
+        if any(name.startswith(prefixes) for name in state):
+            return source
+    return None
+
+
+def extent(images: Tensor) -> Size:
+    """(height, width) of a batch [B, C, H, W]."""
+    return images.shape[-2], images.shape[-1]
+
+
+def valid_sizes(images: Tensor, given: Sequence[Size] | Sequence[Target] | None) -> list[Size]:
+    """(height, width) of each picture without its padding: as given, or as its target says, else the whole input's."""
+    whole = extent(images)
+    return [(each.size or whole) if isinstance(each, Target) else each for each in given or [whole] * len(images)]

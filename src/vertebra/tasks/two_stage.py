@@ -1,0 +1,172 @@
+"""Detectors that first propose regions, then say what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from vertebra import weights
+from vertebra.backbones import Backbone
+from vertebra.backbones.residual import Bottleneck
+from vertebra.heads.box import BoxHead
+from vertebra.heads.cascade import Cascade
+from vertebra.heads.keypoint import KeypointHead
+from vertebra.heads.mask import MaskHead
+from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
+from vertebra.heads.rpn import RPN
+from vertebra.necks import FPN, Coarser
+from vertebra.nn.norm import renorm
+from vertebra.ops.roi import pool_regions
+from vertebra.structures import Level, Preprocess, Target
+from vertebra.tasks.region import RegionConfig, RegionTask, Size
+
+
+@dataclass(frozen=True)
+class TwoStageConfig(RegionConfig):
+    """Options of detectors that first propose regions."""
+
+    proposals_train: int = 2000
+    """Most regions of a picture that the proposal network gives in training."""
+    proposals_test: int | None = None
+    """The same in use; 1000 if not given, and 300 on a single map (C4)."""
+    candidates_train: int | None = None
+    """Likeliest answers of each level that go on to non-maximum suppression in training; 2000 if not given, and 12000
+    on a single map (C4)."""
+    rpn_convs: int = 1
+    """Convolutions before the proposal network's answers."""
+    rpn_nms: float = 0.7
+    """Of two proposals that overlap by more (IoU), the less probable is left out."""
+    rpn_batch: int = 256
+    """Anchors of a picture that the proposal network learns from."""
+    rpn_nearest: float = 0.0
+    """Least IoU by which an object's nearest anchors are its own though they overlap by less than 0.7."""
+    rpn_beta: float = 1 / 9
+    """Where the smooth L1 loss of proposals turns from square to straight; 0 is L1."""
+    region_batch: int = 512
+    """Proposals of a picture that the heads learn from."""
+    region_positive: float = 0.25
+    """Largest share of objects among them."""
+    box_beta: float = 1 / 9
+    """Where the smooth L1 loss of boxes turns from square to straight; 0 is L1."""
+    box_head: Literal["2fc", "4conv1fc"] = "2fc"
+    """Two linear layers, or four convolutions and one; the C4 forms have the backbone's last stage instead."""
+    box_width: int = 1024
+    """Width of those linear layers."""
+    cascade_mean: Literal["probabilities", "logits"] = "probabilities"
+    """What a cascade averages over its stages; MMDetection's checkpoints want `logits`."""
+    roi_sampling: int = 2
+    """Points per cell and axis in RoIAlign; 0 takes as many as there are feature cells."""
+    roi_aligned: bool = True
+    """Whether RoIAlign samples the middle of cells; torchvision's checkpoints want False."""
+
+
+class TwoStage(RegionTask):
+    """A backbone, a pyramid (or one map: the C4 forms), and proposals of where objects are.
+
+    Methods whose name ends in `_c4` run the backbone's last stage on every region. Families whose stages need the
+    whole picture have three bottleneck blocks in its place.
+    """
+
+    def __init__(
+        self, config: Any, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
+    ) -> None:
+        super().__init__(config, classes, preprocess)
+        self.backbone = self.make_backbone(backbone)
+        scale = config.anchor_scale
+        self.stage: nn.Module | None = None
+        self.region_levels: tuple[Level, ...]
+        if config.method.endswith("_c4"):
+            self.stage, self.region_channels = self._last_stage()
+            level = self._c4()
+            self.region_levels = (level,)
+            self.rpn = RPN([level], [[scale * level.stride / 4 * 2**i for i in range(5)]], config)
+        else:
+            self.neck = self.make_neck(self.backbone.levels)
+            self.region_levels = self.neck.levels
+            self.region_channels = config.channels
+            self.coarser = Coarser(self.neck.levels, 1)
+            self.rpn = RPN(self.coarser.levels, [[scale * level.stride] for level in self.coarser.levels], config)
+        cascade = config.method.startswith("cascade")
+        self.box: BoxHead | Cascade = (
+            Cascade([self.trunk() for _ in range(3)], len(classes), config)
+            if cascade
+            else BoxHead(self.trunk(), len(classes), config)
+        )
+
+    def needless(self) -> set[str]:
+        config = self.config
+        without = {"extra_levels", "loss_per_picture"}  # RetinaNet's
+        if not config.method.startswith("cascade"):
+            without |= {"cascade_mean", "mask_stages"}
+        if config.method.endswith("_c4"):
+            without |= {"box_head", "box_width", "neck", "neck_norm"}
+        return without
+
+    def _last_stage(self) -> tuple[nn.Module, int]:
+        channels = self.backbone.levels[-1].channels
+        stage = self.backbone.cut()
+        if stage is not None:
+            return stage, channels
+        inputs, width = self._c4().channels, 2 * self.config.channels
+        blocks = [Bottleneck(inputs, width, 2), Bottleneck(4 * width, width), Bottleneck(4 * width, width)]
+        return renorm(nn.Sequential(*blocks), "batch" if self.config.norm == "auto" else self.config.norm), 4 * width
+
+    def _c4(self) -> Level:
+        """The coarsest of the backbone's maps with a stride of at most 16."""
+        return [level for level in self.backbone.levels if level.stride <= 16][-1:][0]
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps that proposals are made of; regions are read from as many of them as `region_levels` has."""
+        maps = self.backbone(images)
+        if self.stage is not None:
+            return [maps[self.backbone.levels.index(self._c4())]]
+        return self.coarser(self.neck(maps))
+
+    def regions(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+        """Features of boxes [N_i, 4] of each picture: [sum of N_i, C, size, size]; the C4 forms' are always 7 x 7."""
+        strides = [level.stride for level in self.region_levels]
+        options = {"sampling": self.config.roi_sampling, "aligned": self.config.roi_aligned}
+        if self.stage is None:
+            return pool_regions(maps[: len(strides)], strides, boxes, size, **options)
+        x: Tensor = self.stage(pool_regions(maps, strides, boxes, 14, **options))
+        return x
+
+    def trunk(self) -> nn.Module:
+        """What reads a region's features for the box head."""
+        config = self.config
+        if self.stage is not None:
+            return Mean(self.region_channels)
+        convs, linears = (4, 1) if config.box_head == "4conv1fc" else (0, 2)
+        norm = config.head_norm != "none"
+        return LinearTrunk(self.region_channels, 7, config.box_width, convs=convs, linears=linears, norm=norm)
+
+    def find(self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]) -> list[Detections]:
+        """What the box head, or the cascade of them, makes of the proposals [N_i, 4] of each picture."""
+        if isinstance(self.box, Cascade):
+            return self.box(lambda boxes: self.regions(maps, boxes, 7), proposals, sizes)
+        logits, deltas = self.box(self.regions(maps, proposals, 7))
+        return self.box.detect(logits.float().softmax(1), deltas, proposals, sizes)
+
+    def learn(
+        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], sizes: Sequence[Size]
+    ) -> tuple[list[list[Samples]], dict[str, Tensor]]:
+        """The regions drawn for each stage (one, but in a cascade), and the terms of the loss."""
+        if isinstance(self.box, Cascade):
+            return self.box.loss(lambda boxes: self.regions(maps, boxes, 7), proposals, targets, sizes)
+        config = self.config
+        samples = draw(
+            proposals, targets, len(self.classes), iou=0.5, count=config.region_batch, positive=config.region_positive
+        )
+        logits, deltas = self.box(self.regions(maps, [each.boxes for each in samples], 7))
+        return [samples], self.box.loss(logits, deltas, samples)
+
+    def rules(self, source: str) -> weights.Rules:
+        heads: dict[str, Any] = {"box": BoxHead, "mask": MaskHead, "keypoint": KeypointHead}
+        return (
+            *FPN.RULES[source],
+            *RPN.RULES[source],
+            *(rule for name, head in heads.items() if hasattr(self, name) for rule in head.RULES[source]),
+        )
