@@ -78,7 +78,8 @@ def read(sample: Sample, channels: int, field: str) -> Scene:
     try:
         target = replace(sample, segments=()).truth(scene.size)
         # One by one, so that no more than one lies whole in memory.
-        pieces = [] if unmasked else [_piece(segment, scene.size, target.path) for segment in sample.segments]
+        masked = () if unmasked else sample.segments
+        pieces = [_piece(segment, scene.size, sample.where(i)) for i, segment in enumerate(masked)]
     except VertebraError as error:
         raise pictures.BrokenPicture(str(error)) from None
     scene.target = replace(target, masks=None, keypoints=target.keypoints if field == "keypoints" else None)

@@ -54,7 +54,7 @@ def fault(segment: Any, size: tuple[int, int]) -> str:
     Polygons of fewer than three points are no fault beside one of more.
 
     Returns:
-        `its polygon has 3 numbers, ...`, or nothing.
+        Words such as `its polygon has 2 points, three or more make an area`, or nothing.
     """
     try:
         if isinstance(segment, dict):
