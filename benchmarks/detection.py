@@ -115,7 +115,7 @@ def prediction(theirs: MaskRCNN, ours: Ours, picture: Tensor, repeats: int) -> N
     )
     pixels = float((masks[:, 0] != our_masks).float().mean()) if same else 1.0
     print(
-        f"| (the answers: {len(boxes)} objects, {'equal' if same else 'DIFFERENT'}, {pixels:.1e} of pixels differ) | | | |"
+    print(f"| (the answer: {len(boxes)} objects; {pixels:.0e} of the pixels of masks differ) | | | |")
     )
     row("whole prediction, s", {"ours": our_way, "torchvision": their_way}, repeats)
     peak("prediction peak, MiB", {"ours": our_way, "torchvision": their_way})

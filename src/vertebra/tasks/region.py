@@ -153,7 +153,12 @@ class RegionTask(Task):
         if self.preprocess.resize == "fit":
             common["image_size"] = self.preprocess.size
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
-        return renorm(made, "batch" if config.norm == "auto" else config.norm, config.norm_eps)  # type: ignore[return-value]
+        return renorm(made, self.backbone_norm, config.norm_eps)  # type: ignore[return-value]
+
+    @property
+    def backbone_norm(self) -> str:
+        """The norm that the backbone is made with."""
+        return "batch" if self.config.norm == "auto" else str(self.config.norm)
 
     def make_neck(self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32)) -> Neck:
         """The pyramid from a backbone's levels; single-scale backbones may have other strides."""
@@ -161,7 +166,7 @@ class RegionTask(Task):
         if not {4, 8, 16, 32} <= {level.stride for level in levels}:
             if config.neck == "hrfpn":
                 raise VertebraError(f"{config.backbone} has maps of one scale, of which hrfpn makes no pyramid.")
-            return SimplePyramid(levels, config.channels)
+            return SimplePyramid(levels, config.channels, skip=4 - len(strides))
         if config.neck == "hrfpn":
             return HRFPN([level for level in levels if level.stride >= 4], config.channels)
         return FPN(levels, config.channels, strides, norm=norm)
