@@ -225,10 +225,7 @@ def settle(scene: Scene) -> Target:
     scene = Scene(scene.picture, replace(scene.target, boxes=boxes), scene.masks).take(stays)
     if scene.masks is None:
         return scene.target
-    masks = torch.zeros(len(scene.masks), *scene.size, dtype=torch.bool)
-    for place, (x, y, mask) in zip(masks.numpy(), scene.masks, strict=True):
-        place[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-    return replace(scene.target, masks=masks)
+    return replace(scene.target, masks=runs.whole(scene.masks, scene.size))
 
 
 def _piece(segment: Segment, size: tuple[int, int], where: str) -> Piece:
