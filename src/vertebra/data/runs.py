@@ -87,7 +87,7 @@ def tight(x: int, y: int, mask: np.ndarray) -> Piece:
 
 def whole(pieces: Sequence[Piece], size: tuple[int, int]) -> Tensor:
     """Masks over the whole of a picture of (height, width) `size`: [N, H, W] bool."""
-    masks = torch.zeros(len(pieces), *size, dtype=torch.bool)
-    for place, (x, y, mask) in zip(masks.numpy(), pieces, strict=True):
+    masks = np.zeros((len(pieces), *size), bool)  # unlike torch's, memory that is not touched until it is used
+    for place, (x, y, mask) in zip(masks, pieces, strict=True):
         place[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-    return masks
+    return torch.from_numpy(masks)
