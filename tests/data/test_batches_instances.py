@@ -246,10 +246,10 @@ def test_a_mask_that_cannot_be_decoded_is_one_sentence(wrong):
     first, second = evaluation(data)
     assert ids([first, second]) == [[1], [2]]
     (sentence,) = first.broken
-    assert sentence.startswith("0.png: a mask")
+    assert sentence.startswith("0.png, object 1: a mask")
     (batch,) = training(data, batch_size=3)
     assert len(batch.targets) == 3
-    assert [sentence.startswith("0.png: a mask") for sentence in batch.broken] == [True]
+    assert [sentence.startswith("0.png, object 1: a mask") for sentence in batch.broken] == [True]
 
 
 def test_a_picture_without_objects():

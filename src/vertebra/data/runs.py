@@ -36,7 +36,7 @@ def cut(segment: list[list[float]] | dict[str, Any], size: tuple[int, int]) -> P
     if runs.sum() != own[0] * own[1]:
         raise ValueError(f"its runs cover {runs.sum()} pixels of {own[0]} x {own[1]}")
     if own != tuple(size):
-        raise ValueError(f"it has {own[0]} x {own[1]} pixels, the picture {size[0]} x {size[1]}")
+        raise ValueError(f"it has {own[0]} x {own[1]} pixels, not {size[0]} x {size[1]}")
     ends = runs.cumsum()
     on = np.flatnonzero(runs[1::2]) * 2 + 1  # the runs that have pixels
     if not len(on):
