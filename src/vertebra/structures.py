@@ -139,6 +139,12 @@ class Points:
     sigmas: tuple[float, ...] = ()
     """How far annotators scatter around each, as COCO's object keypoint similarity (OKS) counts it."""
 
+    @staticmethod
+    def from_dict(fields: dict[str, Any]) -> Points:
+        """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
+        names, flip, sigmas = (tuple(fields[name]) for name in ("names", "flip", "sigmas"))
+        return Points(names, tuple((a, b) for a, b in fields["skeleton"]), flip, sigmas)
+
 
 COCO_PERSON = Points(
     (

@@ -61,7 +61,7 @@ class Predictor:
     @property
     def points(self) -> Points | None:
         """The keypoints that every object has, where the task finds such."""
-        return getattr(self.task, "points", None)
+        return getattr(self.task.config, "points", None)
 
     @property
     def threshold(self) -> float:

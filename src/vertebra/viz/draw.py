@@ -20,7 +20,7 @@ MANY_OF_ONE = 12
 """The same, where there is one class only; then there are no labels at all, which have but the score to say."""
 OPACITY = 0.4
 """Of the colour inside a mask, in 0..1."""
-SEEN = 0.2
+SEEN = 0.5
 """Keypoints with a lower score are not drawn."""
 
 Colour = tuple[int, int, int]
