@@ -142,8 +142,8 @@ class Points:
     @staticmethod
     def from_dict(fields: dict[str, Any]) -> Points:
         """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
-        names, flip, sigmas = (tuple(fields[name]) for name in ("names", "flip", "sigmas"))
-        return Points(names, tuple((a, b) for a, b in fields["skeleton"]), flip, sigmas)
+        pairs = tuple((int(a), int(b)) for a, b in fields["skeleton"])
+        return Points(tuple(fields["names"]), pairs, tuple(fields["flip"]), tuple(fields["sigmas"]))
 
 
 COCO_PERSON = Points(

@@ -206,6 +206,13 @@ def test_equal_scores_stand_or_fall_together():
     assert values["threshold"] == pytest.approx(0.4)
 
 
+def test_scores_beyond_0_to_1():
+    """As logits have it."""
+    values = computed((found([A, B], [3.0, -2.0]), truth([A, B])))
+    assert (values["f1"], values["threshold"]) == (1, -2)
+    assert (values["curve"]["score"][0], values["curve"]["score"][100]) == (-2, 3)
+
+
 def test_confusion():
     """The wrong class at a truth, an answer on the background, a truth that nobody found, and one below the threshold.
 

@@ -105,7 +105,7 @@ class DenseHead(nn.Module):
 
     @torch.no_grad()
     def detect(self, raw: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[Size], extent: Size) -> list[Detections]:
-        """What is found in each picture of (height, width) `sizes`: of the `config.candidates` likeliest answers of
+        """What is found in each picture of (height, width) `sizes`: of the likeliest answers of
         each level, what is left after non-maximum suppression."""
         config, grids = self.config, self.anchors(raw, extent)
         results = []
@@ -114,7 +114,7 @@ class DenseHead(nn.Module):
             for (logits, deltas), anchors in zip(raw, grids, strict=True):
                 score = by_anchor(logits[i : i + 1], self.count)[0].float().sigmoid().flatten()
                 above = torch.where(score > config.score_threshold)[0]
-                score, order = score[above].topk(min(config.candidates, len(above)))
+                score, order = score[above].topk(min(config.candidates_test or 1000, len(above)))
                 anchor, label = above[order] // self.count, above[order] % self.count
                 move = by_anchor(deltas[i : i + 1], 4)[0, anchor].float()
                 boxes.append(clip_boxes_to_image(decode(move, anchors[anchor]), size))

@@ -50,23 +50,16 @@ class Detections:
 
 
 def draw(
-    proposals: Sequence[Tensor],
-    targets: Sequence[Target],
-    classes: int,
-    *,
-    iou: float,
-    count: int,
-    positive: float,
-    append: bool = True,
+    proposals: Sequence[Tensor], targets: Sequence[Target], classes: int, *, iou: float, count: int, positive: float
 ) -> list[Samples]:
     """Draws the regions of each picture that are learned from.
 
     Args:
-        proposals: [N_i, 4] of each picture.
+        proposals: [N_i, 4] of each picture. The objects' own boxes are added, so that there is something to learn
+            from the first step on.
         iou: least IoU with an object to belong to it; below it a region is background.
         count: regions of a picture.
         positive: largest share of objects' among them.
-        append: whether the objects' own boxes are added, so that there is something to learn from the first step on.
 
     Source: Fast R-CNN, arXiv:1504.08083, section 2.3 ("mini-batch sampling").
     """
@@ -76,13 +69,12 @@ def draw(
         assert target.labels is not None
         kept, crowds = valid(target)
         truth = target.boxes[kept]
-        if append:
-            boxes = torch.cat((boxes, truth))
-        matches = match(boxes, truth, crowds, high=iou, low=iou)
+        every = torch.cat((boxes, truth))
+        matches = match(every, truth, crowds, high=iou, low=iou)
         objects, background = sample(matches, count, positive)
         own = matches[objects]
         labels = torch.cat((target.labels[kept][own], own.new_full((len(background),), classes)))
-        samples.append(Samples(torch.cat((boxes[objects], boxes[background])), labels, kept[own], truth[own]))
+        samples.append(Samples(torch.cat((every[objects], every[background])), labels, kept[own], truth[own]))
     return samples
 
 

@@ -80,11 +80,15 @@ class RPN(nn.Module):
         self, raw: Sequence[tuple[Tensor, Tensor]], anchors: Sequence[Tensor], sizes: Sequence[Size]
     ) -> list[Tensor]:
         """The best boxes after non-maximum suppression on each level: [N_i, 4] of each picture, best first."""
-        tested = self.config.proposals_test or (1000 if len(anchors) > 1 else 300)
-        most = self.config.proposals_train if self.training else tested
+        config, pyramid = self.config, len(anchors) > 1
+        if self.training:
+            most, candidates = config.proposals_train, config.candidates_train or (2000 if pyramid else 12000)
+        else:
+            most = config.proposals_test or (1000 if pyramid else 300)
+            candidates = config.candidates_test or (1000 if pyramid else 6000)
         logits, boxes, levels = [], [], []
         for i, ((scores, deltas), grid) in enumerate(zip(flat(raw), anchors, strict=True)):
-            top, index = scores.topk(min(most, scores.shape[1]))  # [B, k]
+            top, index = scores.topk(min(candidates, scores.shape[1]))  # [B, k]
             chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
             decoded = decode(chosen.float().flatten(0, 1), grid[index.flatten()]).view_as(chosen)
             logits.append(top.float())
@@ -97,7 +101,7 @@ class RPN(nn.Module):
             box = clip_boxes_to_image(box, size)
             kept = remove_small_boxes(box, 1e-3)
             box, score, level = box[kept], score[kept], level[kept]
-            results.append(box[batched_nms(box, score.sigmoid(), level, self.config.rpn_nms)[:most]])
+            results.append(box[batched_nms(box, score.sigmoid(), level, config.rpn_nms)[:most]])
         return results
 
     def loss(

@@ -25,15 +25,22 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Any:
-    """The module of task `name`: TASK is its class, Config its options; VertebraError if there is none."""
+    """The module of task `name`: TASK is its class, METHODS others by their `method` in Config, which is its options;
+    RECIPE are the settings in which its training differs from the usual. VertebraError if there is none."""
     if name not in names():
         raise VertebraError(f"no task is called {name!r}; there are {', '.join(names())}.{nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def preprocess_of(backbone: str, where: str | Path | None) -> Preprocess:
-    """The preprocessing that a checkpoint was trained with, as far as it is known; else the usual one at the backbone's
-    own input size."""
+def preprocess_of(name: str, backbone: str, where: str | Path | None) -> Preprocess:
+    """What task `name` does to pictures before `backbone`, with the mean and deviation that checkpoint `where` was
+    trained with, as far as they are known."""
+    known: Preprocess = find(name).TASK.prepares(_known(backbone, where), backbone)
+    return known
+
+
+def _known(backbone: str, where: str | Path | None) -> Preprocess:
+    """The preprocessing of a checkpoint; else the usual one at the backbone's own input size."""
     usual = Preprocess(size=backbones.family(backbone).VARIANTS[backbones.public_name(backbone)].image_size)
     if where is None:
         return usual
@@ -58,7 +65,8 @@ def create(
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")
     config = module.Config(**options)
-    task: Task = module.TASK(config, labels, preprocess or preprocess_of(config.backbone, weights))
+    method = getattr(module, "METHODS", {}).get(getattr(config, "method", ""), module.TASK)
+    task: Task = method(config, labels, preprocess or preprocess_of(name, config.backbone, weights))
     if weights is not None:
         task.report = task.load(weights, partial=True)
     return task

@@ -58,6 +58,9 @@ class RegionConfig:
     """Height / width of the anchors."""
     score_threshold: float = 0.05
     """What is less probable is not reported."""
+    candidates_test: int | None = None
+    """Likeliest answers of each level that go on to non-maximum suppression, there of proposals, in RetinaNet of
+    objects; 1000 if not given, and 6000 on a single map (C4)."""
     nms_threshold: float = 0.5
     """Of two boxes of a class that overlap by more (IoU), the less probable is not reported."""
     detections: int = 100
@@ -70,6 +73,17 @@ class RegionConfig:
     """Whether strides are taken from the sizes of input and map, as torchvision's checkpoints want."""
 
 
+RECIPE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "lr": 2e-4,
+    "epochs": 24,
+    "warmup": 0.5,
+    "clip": 1.0,
+    "data.batch_size": 4,
+}
+"""Settings of a training run that differ from those of classification."""
+
+
 class RegionTask(Task):
     """A backbone, a pyramid, and heads that answer with boxes in input pixels.
 
@@ -80,6 +94,7 @@ class RegionTask(Task):
     truth = "boxes"
     kinds: ClassVar[tuple[str, ...]] = ("box",)
     """What CocoMetrics judges it by."""
+    resizes = ("shortest", "fit")
     differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "torchvision": {
             "anchor_offset": 0.0,
@@ -94,6 +109,7 @@ class RegionTask(Task):
         "mmdet": {
             "anchor_offset": 0.0,
             "rpn_nearest": 0.3,
+            "proposals_train": 1000,
             "roi_sampling": 0,
             "rpn_beta": 0.0,
             "box_beta": 0.0,
@@ -110,6 +126,16 @@ class RegionTask(Task):
                 raise VertebraError(
                     f"{config.method} has no option {each.name}: leave it out, or choose another method."
                 )
+
+    @classmethod
+    def prepares(cls, known: Preprocess, backbone: str) -> Preprocess:
+        """Pictures keep their aspect ratio: their shorter side becomes 800 pixels, or they are fitted into the one
+        size that the backbone takes."""
+        if known.resize in cls.resizes:
+            return known
+        if backbones.family(backbone).MODEL.any_size:
+            return dataclasses.replace(known, size=(800, 1333), crop=1.0, resize="shortest")
+        return dataclasses.replace(known, crop=1.0, resize="fit")
 
     def needless(self) -> set[str]:
         """Options of the task that this method has no use for."""

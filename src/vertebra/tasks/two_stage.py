@@ -29,9 +29,12 @@ class TwoStageConfig(RegionConfig):
     """Options of detectors that first propose regions."""
 
     proposals_train: int = 2000
-    """Regions that the proposal network gives in training, before and after non-maximum suppression."""
+    """Most regions of a picture that the proposal network gives in training."""
     proposals_test: int | None = None
     """The same in use; 1000 if not given, and 300 on a single map (C4)."""
+    candidates_train: int | None = None
+    """Likeliest answers of each level that go on to non-maximum suppression in training; 2000 if not given, and 12000
+    on a single map (C4)."""
     rpn_convs: int = 1
     """Convolutions before the proposal network's answers."""
     rpn_nms: float = 0.7
@@ -94,7 +97,7 @@ class TwoStage(RegionTask):
 
     def needless(self) -> set[str]:
         config = self.config
-        without = {"candidates", "extra_levels", "loss_per_picture"}  # RetinaNet's
+        without = {"extra_levels", "loss_per_picture"}  # RetinaNet's
         if not config.method.startswith("cascade"):
             without |= {"cascade_mean", "mask_stages"}
         if config.method.endswith("_c4"):

@@ -15,8 +15,6 @@ class Config(TwoStageConfig):
     method: Literal["faster_rcnn", "faster_rcnn_c4", "cascade_rcnn", "retinanet"] = "faster_rcnn"
     """`faster_rcnn` proposes regions over a pyramid, `faster_rcnn_c4` over one map; `cascade_rcnn` has three box heads
     in a row; `retinanet` answers for every anchor at once."""
-    candidates: int = 1000
-    """Most answers of a level that RetinaNet goes on with."""
     extra_levels: Literal["backbone", "pyramid"] = "backbone"
     """What RetinaNet's coarsest levels are convolved from: the backbone's last map or, as in torchvision's first
     checkpoints, the pyramid's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ class Blobs(Task):
         self.truth = config.kind
         self.anchor = nn.Parameter(torch.zeros(1))
         self.batches = []
+        self.backbone = SimpleNamespace(any_size=True)
 
     def forward(self, images):
         return images + self.anchor
