@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ class Batch:
     def pin_memory(self) -> Batch:
         self.images = self.images.pin_memory()
         return self
+
+    def to(self, device: torch.device, **options: Any) -> Batch:
+        """The batch with every tensor on `device`; options are those of Tensor.to."""
+
+        def there(target: Target) -> Target:
+            fields: dict[str, Any] = {k: v for k, v in vars(target).items() if isinstance(v, Tensor)}
+            return replace(target, **{name: tensor.to(device, **options) for name, tensor in fields.items()})
+
+        moved = [there(target) for target in self.targets]
+        return Batch(self.images.to(device, **options), moved, self.broken, self.frames)
 
 
 def counted_seed(*numbers: int) -> int:

@@ -37,7 +37,14 @@ def evaluate(
     Raises:
         VertebraError: if no picture can be read, or `strict` and one cannot.
     """
-    batches = loader(samples, task.preprocess, classes=len(task.classes), batch_size=batch_size, workers=workers)
+    batches = loader(
+        samples,
+        task.preprocess,
+        truth=task.truth,
+        classes=len(task.classes),
+        batch_size=batch_size,
+        workers=workers,
+    )
     device = next(task.parameters()).device
     metrics = task.metrics()
     broken: list[str] = []

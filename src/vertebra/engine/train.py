@@ -50,12 +50,15 @@ def train(settings: Settings) -> Path:
     run = _folder(settings, create=first)
     resume = _resume_point(settings)
     common: dict[str, Any] = {
+        "truth": task.truth,
         "classes": len(catalogue.classes),
         "batch_size": settings.data.batch_size,
         "workers": settings.data.workers,
         "seed": settings.seed,
     }
-    training = loader(catalogue.split("train"), task.preprocess, augment=settings.augment, **common)
+    training = loader(
+        catalogue.split("train"), task.preprocess, augment=settings.augment, points=catalogue.points, **common
+    )
     assert isinstance(training, Endless)
     validation = loader(catalogue.split("val"), task.preprocess, **common)
     _announce(settings, catalogue, task, run, say)

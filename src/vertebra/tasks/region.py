@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vertebra import backbones, weights
 from vertebra.backbones import Backbone
@@ -24,6 +24,7 @@ from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
 from vertebra.tasks.base import Task
 
 Size = tuple[int, int]
+Neck = FPN | HRFPN | SimplePyramid
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class RegionTask(Task):
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
         return renorm(made, "batch" if config.norm == "auto" else config.norm, config.norm_eps)  # type: ignore[return-value]
 
-    def make_neck(self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32)) -> nn.Module:
+    def make_neck(self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32)) -> Neck:
         """The pyramid from a backbone's levels; single-scale backbones may have other strides."""
         config, norm = self.config, self.config.neck_norm != "none"
         if not {4, 8, 16, 32} <= {level.stride for level in levels}:

@@ -77,6 +77,7 @@ class TwoStage(RegionTask):
         self.backbone = self.make_backbone(backbone)
         scale = config.anchor_scale
         self.stage: nn.Module | None = None
+        self.region_levels: tuple[Level, ...]
         if config.method.endswith("_c4"):
             self.stage, self.region_channels = self._last_stage()
             level = self._c4()
@@ -89,7 +90,7 @@ class TwoStage(RegionTask):
             self.coarser = Coarser(self.neck.levels, 1)
             self.rpn = RPN(self.coarser.levels, [[scale * level.stride] for level in self.coarser.levels], config)
         cascade = config.method.startswith("cascade")
-        self.box: nn.Module = (
+        self.box: BoxHead | Cascade = (
             Cascade([self.trunk() for _ in range(3)], len(classes), config)
             if cascade
             else BoxHead(self.trunk(), len(classes), config)
@@ -163,7 +164,7 @@ class TwoStage(RegionTask):
         return [samples], self.box.loss(logits, deltas, samples)
 
     def rules(self, source: str) -> weights.Rules:
-        heads = {"box": BoxHead, "mask": MaskHead, "keypoint": KeypointHead}
+        heads: dict[str, Any] = {"box": BoxHead, "mask": MaskHead, "keypoint": KeypointHead}
         return (
             *FPN.RULES[source],
             *RPN.RULES[source],
