@@ -164,6 +164,11 @@ def test_the_surer_of_two_whole_views_stands():
     assert found.scores.tolist() == pytest.approx([0.8])
 
 
+def test_two_whole_views_that_differ_are_not_joined():
+    found = tiles.merge([said((84, 10, 96, 30, 0.9)), said((7, 10, 19, 30, 0.8))], [LEFT, RIGHT], (100, 180))
+    assert found.boxes.tolist() == [[84, 10, 96, 30]]
+
+
 def test_of_each_keypoint_the_surest():
     left = said((50, 10, 100, 30, 0.6), keypoints=torch.tensor([[[50.0, 20.0, 0.9], [99.0, 20.0, 0.2]]]))
     right = said((0, 10, 60, 30, 0.8), keypoints=torch.tensor([[[1.0, 20.0, 0.3], [60.0, 20.0, 0.7]]]))
