@@ -15,9 +15,14 @@ from vertebra.ops.anchors import pyramid_anchors
 from vertebra.ops.boxes import decode, encode, valid
 from vertebra.ops.match import match, sample
 from vertebra.structures import Level, Target
-from vertebra.weights import Rename
+from vertebra.weights import Fix, Rename
 
 Size = tuple[int, int]
+
+
+def ratio_major(x: Tensor, sides: int, values: int) -> Tensor:
+    """A layer's rows [sides ratios values, ...] as Detectron2 orders anchors, for three ratios, in our order."""
+    return x if sides == 1 else x.unflatten(0, (sides, 3, values)).transpose(0, 1).flatten(0, 2)
 
 
 class RPN(nn.Module):
@@ -45,6 +50,8 @@ class RPN(nn.Module):
             Rename(r"^proposal_generator\.rpn_head\.conv\.", "rpn.convs.0.conv."),
             Rename(r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.objectness."),
             Rename(r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas."),
+            Fix(r"^rpn\.objectness\.", lambda x: ratio_major(x, x.shape[0] // 3, 1), "anchors by side -> by ratio"),
+            Fix(r"^rpn\.deltas\.", lambda x: ratio_major(x, x.shape[0] // 12, 4), "anchors by side -> by ratio"),
         ),
     }
 

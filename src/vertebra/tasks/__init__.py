@@ -13,7 +13,9 @@ from typing import Any
 from vertebra import backbones
 from vertebra.errors import VertebraError, check_fields, nearest
 from vertebra.structures import Preprocess
+from vertebra.tasks import foreign
 from vertebra.tasks.base import Metrics, Task
+from vertebra.tasks.region import RegionConfig
 from vertebra.weights import description
 
 __all__ = ["Metrics", "Task", "create", "find", "names"]
@@ -46,19 +48,29 @@ def preprocess_of(backbone: str, where: str | Path | None) -> Preprocess:
 def create(
     name: str,
     *,
-    classes: int | Sequence[str],
+    classes: int | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     weights: str | Path | None = None,
     **options: Any,
 ) -> Task:
-    """A task's model; `options` are fields of its Config. See `vertebra.create`."""
+    """A task's model; `options` are fields of its Config. See `vertebra.create`.
+
+    Of another library's detector, the file says which options it is built with, where `options` do not.
+    """
     module = find(name)
     check_fields(name, options, {field.name for field in dataclasses.fields(module.Config)})
+    known: Preprocess | None = None
+    config = module.Config(**options)
+    published = str(weights) in backbones.family(config.backbone).WEIGHTS
+    if weights is not None and not published and isinstance(config, RegionConfig):
+        found, count, known = foreign.asked(weights, name)
+        config = dataclasses.replace(config, **{k: v for k, v in found.items() if k not in options})
+        classes = count if classes is None else classes
+    classes = 1000 if classes is None else classes
     labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")
-    config = module.Config(**options)
-    task: Task = module.TASK(config, labels, preprocess or preprocess_of(config.backbone, weights))
+    task: Task = module.TASK(config, labels, preprocess or known or preprocess_of(config.backbone, weights))
     if weights is not None:
         task.report = task.load(weights, partial=True)
     return task

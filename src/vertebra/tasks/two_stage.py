@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from vertebra import weights
 from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
 from vertebra.heads.box import BoxHead
-from vertebra.heads.cascade import Cascade
-from vertebra.heads.keypoint import KeypointHead
-from vertebra.heads.mask import MaskHead
+from vertebra.heads.cascade import SCALES, Cascade
 from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
 from vertebra.heads.rpn import RPN
-from vertebra.necks import FPN, Coarser
+from vertebra.necks import Coarser
 from vertebra.nn.norm import renorm
 from vertebra.ops.roi import pool_regions
 from vertebra.structures import Level, Preprocess, Target
@@ -57,6 +54,8 @@ class TwoStageConfig(RegionConfig):
     """Width of those linear layers."""
     cascade_mean: Literal["probabilities", "logits"] = "probabilities"
     """What a cascade averages over its stages; MMDetection's checkpoints want `logits`."""
+    cascade_scales: tuple[tuple[float, ...], ...] = SCALES
+    """One over the usual deviation of the deltas dx, dy, dw, dh, of each stage of a cascade."""
     roi_sampling: int = 2
     """Points per cell and axis in RoIAlign; 0 takes as many as there are feature cells."""
     roi_aligned: bool = True
@@ -76,7 +75,6 @@ class TwoStage(RegionTask):
         super().__init__(config, classes, preprocess)
         self.backbone = self.make_backbone(backbone)
         scale = config.anchor_scale
-        self.stage: nn.Module | None = None
         if config.method.endswith("_c4"):
             self.stage, self.region_channels = self._last_stage()
             level = self._c4()
@@ -84,9 +82,9 @@ class TwoStage(RegionTask):
             self.rpn = RPN([level], [[scale * level.stride / 4 * 2**i for i in range(5)]], config)
         else:
             self.neck = self.make_neck(self.backbone.levels)
-            self.region_levels = self.neck.levels
+            self.region_levels = self.neck.levels[:4]
             self.region_channels = config.channels
-            self.coarser = Coarser(self.neck.levels, 1)
+            self.coarser = Coarser(self.neck.levels, 5 - len(self.neck.levels))
             self.rpn = RPN(self.coarser.levels, [[scale * level.stride] for level in self.coarser.levels], config)
         cascade = config.method.startswith("cascade")
         self.box: nn.Module = (
@@ -97,9 +95,9 @@ class TwoStage(RegionTask):
 
     def needless(self) -> set[str]:
         config = self.config
-        without = {"extra_levels", "loss_per_picture"}  # RetinaNet's
+        without = {"extra_levels", "extra_relu", "loss_per_picture"}  # RetinaNet's
         if not config.method.startswith("cascade"):
-            without |= {"cascade_mean", "mask_stages"}
+            without |= {"cascade_mean", "cascade_scales", "mask_stages"}
         if config.method.endswith("_c4"):
             without |= {"box_head", "box_width", "neck", "neck_norm"}
         return without
@@ -162,10 +160,17 @@ class TwoStage(RegionTask):
         logits, deltas = self.box(self.regions(maps, [each.boxes for each in samples], 7))
         return [samples], self.box.loss(logits, deltas, samples)
 
-    def rules(self, source: str) -> weights.Rules:
-        heads = {"box": BoxHead, "mask": MaskHead, "keypoint": KeypointHead}
-        return (
-            *FPN.RULES[source],
-            *RPN.RULES[source],
-            *(rule for name, head in heads.items() if hasattr(self, name) for rule in head.RULES[source]),
-        )
+    def differing(self, source: str) -> Mapping[str, Any]:
+        known = dict(super().differing(source))
+        if source == "detectron2" and self.stage is not None:
+            known |= {"proposals_train": 2000, "proposals_test": 1000}
+        if source == "mmdet" and isinstance(self.box, Cascade):
+            # Its configs round the deviations: 0.033 and 0.067.
+            last = (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)
+            known |= {
+                "cascade_mean": "logits",
+                "cascade_scales": (*SCALES[:2], last),
+                "rpn_beta": 1 / 9,
+                "box_beta": 1.0,
+            }
+        return known
