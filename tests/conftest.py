@@ -1,6 +1,7 @@
 """What tests share. Each test process uses one thread, because the tests themselves run side by side."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,25 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real pictures are not here ({folder}); set VERTEBRA_SHARED to the folder that holds them")
     return folder
+
+
+@pytest.fixture
+def make_finder(tmp_path, monkeypatch):
+    """Makes a checkpoint, in `finder`, of a task that finds regions of one brightness exactly; gives its Predictor."""
+    from vertebra import tasks
+    from vertebra.engine import checkpoint
+    from vertebra.predict import Predictor
+    from vertebra.structures import Preprocess
+
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(Path(__file__).parent / "predict" / "tasks")])
+    monkeypatch.delitem(sys.modules, "vertebra.tasks.blobs", raising=False)
+
+    def make(kind="masks", size=64, resize="shortest", classes=("even", "odd"), **about):
+        preprocess = Preprocess(
+            size=(size, 4 * size), resize=resize, interpolation="nearest", divisor=4, mean=(0.0,) * 3, std=(1.0,) * 3
+        )
+        task = tasks.create("blobs", classes=classes, preprocess=preprocess, kind=kind)
+        checkpoint.save(task, tmp_path / "finder" / "best.safetensors", **about)
+        return Predictor(tmp_path / "finder", device="cpu")
+
+    return make

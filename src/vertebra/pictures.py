@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -17,7 +18,7 @@ from vertebra.errors import VertebraError
 from vertebra.structures import Frame, Preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """File name endings that are taken for pictures, in lower case."""
@@ -29,12 +30,12 @@ class BrokenPicture(VertebraError):
     """A file that cannot be read as a picture; the text begins with its path."""
 
 
-def find(folder: Path) -> list[Path]:
-    """Every picture file below `folder`, sorted; hidden files and what is in hidden folders are passed over."""
+def find(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """Every file below `folder` that ends like a picture, sorted; hidden files and folders are passed over."""
     return sorted(
         p
         for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES
+        if p.suffix.lower() in suffixes
         and not any(part.startswith(".") for part in p.relative_to(folder).parts)
         and not p.is_dir()
     )
@@ -57,24 +58,8 @@ def read(source: Any, channels: int = 3) -> Tensor:
         VertebraError: if `source` is of no kind named above.
     """
     if isinstance(source, str | Path):
-        path = Path(source)
-        if not path.is_file():
-            raise BrokenPicture(f"{path}: there is no such file.")
-        if path.stat().st_size == 0:
-            raise BrokenPicture(f"{path}: the file is empty (0 bytes).")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns of what is refused below
-                with Image.open(path) as image:
-                    return _from_pil(image, channels)
-        except BrokenPicture as error:
-            raise BrokenPicture(f"{path}: {error}") from None
-        except Image.DecompressionBombError:
-            raise BrokenPicture(f"{path}: more than {MAX_PIXELS:,} pixels, the most that is decoded.") from None
-        except UnidentifiedImageError:
-            raise BrokenPicture(f"{path}: not a picture in any known format, whatever its name.") from None
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-            raise BrokenPicture(f"{path}: cannot be decoded ({error}).") from error
+        with opened(Path(source)) as image:
+            return _from_pil(image, channels)
     if isinstance(source, Image.Image):
         return _from_pil(source, channels)
     if isinstance(source, np.ndarray):
@@ -85,6 +70,43 @@ def read(source: Any, channels: int = 3) -> Tensor:
     if isinstance(source, Tensor):
         return _from_tensor(source, channels)
     raise VertebraError(f"a picture is a path, PIL image, array or tensor, not {type(source).__name__}.")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture file opened by Pillow, not yet decoded; what goes wrong with it in the block is a BrokenPicture."""
+    if not path.is_file():
+        raise BrokenPicture(f"{path}: there is no such file.")
+    if path.stat().st_size == 0:
+        raise BrokenPicture(f"{path}: the file is empty (0 bytes).")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is refused later
+            with Image.open(path) as image:
+                yield image
+    except BrokenPicture as error:
+        raise BrokenPicture(f"{path}: {error}") from None
+    except Image.DecompressionBombError:
+        raise BrokenPicture(f"{path}: more than {MAX_PIXELS:,} pixels, the most that is decoded.") from None
+    except UnidentifiedImageError:
+        raise BrokenPicture(f"{path}: not a picture in any known format, whatever its name.") from None
+    except VertebraError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise BrokenPicture(f"{path}: cannot be decoded ({error}).") from error
+
+
+def measure(path: Path) -> tuple[int, int]:
+    """(height, width) in pixels that `read` will give a file, from its header alone.
+
+    Raises:
+        BrokenPicture: if the file is not there or no picture.
+    """
+    with opened(path) as image:
+        # Of a PNG without an EXIF block in its header, Pillow would decode all pixels to look for one behind them.
+        plain = image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys()
+        turned = not plain and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def listed(images: Any) -> list[Any]:

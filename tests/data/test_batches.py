@@ -1,6 +1,7 @@
 """Batches: the same on every run, for any number of workers, and through broken pictures."""
 
 import gc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vertebra.data.batches import Batch, Batches, Collate, Pictures, counted_seed, loader
+from vertebra.data import scenes
+from vertebra.data.batches import Batch, Batches, Collate, Item, Pictures, counted_seed, loader
 from vertebra.data.catalogue import Sample
-from vertebra.data.transforms import Augment, TrainTransform
+from vertebra.data.transforms import Augment, batch_transform
 from vertebra.errors import VertebraError
-from vertebra.structures import Preprocess, Target
+from vertebra.structures import Frame, Preprocess, Target
 
 PREPROCESS = Preprocess(size=(16, 16))
 
@@ -237,25 +239,43 @@ def test_reading_leaves_other_random_numbers_alone():
     """Augmentation and mixing have seeds of their own."""
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    items = [Pictures(samples(2), TrainTransform(Augment(), PREPROCESS), 3, training=True)[i, i] for i in range(2)]
-    Collate(2, Augment(mixup=0.2))(items)
+    batches = training(samples(2), augment=Augment(mixup=0.2)).loader
+    batches.collate_fn([batches.dataset[i, i] for i in range(2)])
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_pictures_by_key():
-    data = Pictures(samples(3), lambda picture: picture + torch.randint(0, 9, ()), 3, training=True)
+    def view(scene, another):
+        return scene.picture + torch.randint(0, 9, ()), scene.target, Frame((20, 20), (20, 20))
+
+    data = Pictures(samples(3), partial(scenes.read, channels=3, field="label"), view, training=True)
     assert len(data) == 3
-    image, target, broken, seed = data[1, 7]
-    assert torch.equal(image, data[1, 7][0])
-    assert (int(target.label), broken, seed) == (1, [], 7)
+    item = data[1, 7]
+    assert torch.equal(item.image, data[1, 7].image)
+    assert (int(item.target.label), item.broken, item.seed) == (1, [], 7)
 
 
 def test_collate_keeps_paths_when_it_mixes():
-    items = [(torch.full((3, 4, 4), i), Target(label=torch.tensor(i), path=str(i)), [], i) for i in (0, 1)]
-    items = [(image.float(), target, broken, seed) for image, target, broken, seed in items]
-    batch = Collate(2, Augment(mixup=1.0))(items)
+    frame = Frame((4, 4), (4, 4))
+    targets = [Target(label=torch.tensor(i), path=str(i)) for i in (0, 1)]
+    items = [Item(torch.full((3, 4, 4), float(i)), target, frame, [], i) for i, target in enumerate(targets)]
+    batch = Collate(PREPROCESS, batch_transform(Augment(mixup=1.0), 2))(items)
     assert [target.path for target in batch.targets] == ["0", "1"]
     assert torch.stack([target.label for target in batch.targets]).sum(1).tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("resize", "scaled", "shape"),
+    [("crop", (16, 16), (16, 16)), ("squash", (16, 16), (16, 16)), ("fit", (16, 8), (16, 16))],
+)
+def test_frames_say_how_each_picture_lies_in_its_image(resize, scaled, shape):
+    data = [Sample(torch.zeros(3, 40, 20, dtype=torch.uint8), Target(label=torch.tensor(0)))]
+    preprocess = Preprocess(size=(16, 16), resize=resize)
+    (batch,) = loader(data, preprocess, classes=1, batch_size=1, workers=0)
+    assert batch.frames == [Frame((40, 20), scaled)]
+    assert batch.images.shape == (1, 3, *shape)
+    (batch,) = loader(data, PREPROCESS, classes=1, batch_size=1, workers=0, augment=Augment())
+    assert batch.frames == [Frame((16, 16), (16, 16))]  # in training the image is all there is
 
 
 def test_a_batch_of_none():

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from vertebra.metrics.classification import ClassificationMetrics
-from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Prediction, Target
 
 
@@ -105,11 +104,10 @@ def test_everything_is_plain():
     json.dumps(computed([p for p, _ in FIVE], [t for _, t in FIVE]))
 
 
-def test_worst_are_the_most_confident_mistakes():
-    rows = [
-        {"index": i, "answer": answer, "truth": 0, "truth_probability": p}
-        for i, (answer, p) in enumerate([(0, 0.9), (1, 0.4), (1, 0.1), (0, 0.05), (2, 0.2)])
-    ]
-    evaluation = Evaluation({}, rows)
-    assert [row["index"] for row in evaluation.worst(2)] == [2, 4]
-    assert [row["index"] for row in evaluation.worst(9)] == [2, 4, 1]
+def test_row():
+    """As error, what the true class's probability lacks to 1; none for a right answer, however unsure."""
+    metrics = ClassificationMetrics(3)
+    wrong = metrics.row(Prediction(probabilities=torch.tensor([0.5, 0.125, 0.375])), Target(label=torch.tensor(2)))
+    assert wrong == {"truth": 2, "answer": 0, "probability": 0.5, "truth_probability": 0.375, "error": 0.625}
+    right = metrics.row(Prediction(probabilities=torch.tensor([0.25, 0.5, 0.25])), Target(label=torch.tensor(1)))
+    assert right["error"] == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vertebra.structures import Prediction
+from vertebra.structures import Masks, Points, Prediction
 from vertebra.viz import draw
 
 PREDICTION = Prediction(probabilities=torch.tensor([0.75, 0.25, 0.0]))
@@ -61,3 +61,153 @@ def test_thumbnail(height, width, size, channels):
     made = draw.thumbnail(picture(channels, height, width))
     assert made.size == size
     assert made.mode == "RGB"
+
+
+# -- objects
+
+GROUND = 30
+
+
+def found(*boxes, scores=None, labels=None, masks=None, keypoints=None):
+    count = len(boxes)
+    return Prediction(
+        boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        scores=None if scores is None else torch.tensor(scores),
+        labels=torch.tensor(labels if labels is not None else [0] * count, dtype=torch.int64),
+        masks=masks,
+        keypoints=keypoints,
+    )
+
+
+def drawn(prediction, classes=CLASSES, size=(300, 400), **more):
+    return np.asarray(draw.instances(torch.full((3, *size), GROUND, dtype=torch.uint8), prediction, classes, **more))
+
+
+def of(pixels, index):
+    """Where the picture has the colour of a class."""
+    return (pixels == draw.colour(index)).all(-1)
+
+
+def test_a_box_is_drawn_inside_its_pixels():
+    pixels = drawn(found((100, 50, 200, 150)), ("",))
+    rows, columns = np.nonzero(of(pixels, 0))
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (50, 149, 100, 199)
+    assert (pixels[60:140, 110:190] == GROUND).all()
+
+
+def test_a_mask_is_translucent_with_a_rim():
+    crop = torch.zeros(40, 60, dtype=torch.bool)
+    crop[5:35, 5:55] = True
+    pixels = drawn(found((105, 55, 155, 85), masks=Masks((300, 400), [(100, 50)], [crop])), ("",))
+    assert tuple(pixels[70, 130]) == tuple(int(GROUND * 0.6 + part * 0.4) for part in draw.colour(0))
+    assert tuple(pixels[55, 130]) == draw.colour(0)
+    assert tuple(pixels[52, 130]) == (GROUND,) * 3  # in the crop, but not in the mask
+
+
+def test_a_class_has_its_colour_in_every_picture():
+    first = drawn(found((10, 50, 60, 90), (200, 50, 260, 90), labels=[2, 0]), ("", "", ""))
+    second = drawn(found((10, 50, 60, 90), labels=[2]), ("", "", ""))
+    assert np.array_equal(first[:, :100], second[:, :100])
+    assert of(first, 0).any()
+    assert not of(first, 1).any()
+
+
+def test_colours_are_told_apart():
+    colours = np.array([draw.colour(i) for i in range(12)], dtype=float)
+    distances = np.linalg.norm(colours[:, None] - colours, axis=-1) + 1000 * np.eye(12)
+    assert distances.min() > 40
+    assert len({draw.colour(i) for i in range(80)}) == 80
+
+
+def test_one_class_has_a_colour_per_object():
+    pixels = drawn(found((10, 50, 60, 90), (200, 50, 260, 90)), ("cell",))
+    assert of(pixels, 0)[:, :100].any()
+    assert of(pixels, 1)[:, 150:].any()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 20, 10), (380, 0, 400, 10), (390, 290, 400, 300), (0, 0, 400, 300)])
+def test_labels_stay_in_the_picture(box):
+    plain = drawn(found(box, labels=[1]), ("a", "", "c"))
+    labelled = drawn(found(box, labels=[1]), ("a", "a class with a name", "c"))
+    where = np.argwhere((plain != labelled).any(-1))
+    assert len(where)  # it is there, and whole: a label has the same number of pixels wherever it stands
+    extent = where.max(0) - where.min(0) + 1
+    free = drawn(found((100, 100, 120, 110), labels=[1]), ("a", "", "c"))
+    label = np.argwhere(
+        (free != drawn(found((100, 100, 120, 110), labels=[1]), ("a", "a class with a name", "c"))).any(-1)
+    )
+    assert (np.abs(extent - (label.max(0) - label.min(0) + 1)) <= 2).all()
+
+
+def test_labels_do_not_cover_each_other():
+    boxes = [(100, 100, 140, 140)] * 5
+    labels = [0, 1, 2, 0, 1]
+    pixels = drawn(found(*boxes, labels=labels), ("one name", "another", "a third"))
+    # Three have room: above, below, and inside at the top. The box itself has 156 pixels of the last one's colour.
+    assert [of(pixels, i).sum() > 250 for i in range(3)] == [True] * 3
+    three = drawn(found(*boxes[:3], labels=labels[:3]), ("one name", "another", "a third"))
+    inside = np.s_[101:139, 101:139]
+    assert np.array_equal(three[inside], pixels[inside])
+
+
+def test_an_object_below_the_threshold_is_not_drawn():
+    objects = found((10, 50, 60, 90), (200, 50, 260, 90), scores=[0.9, 0.3], labels=[0, 1])
+    assert of(drawn(objects), 1).any()
+    assert not of(drawn(objects, threshold=0.5), 1).any()
+    nothing = drawn(objects, threshold=0.95)
+    assert (nothing == GROUND).all()
+
+
+def test_three_hundred_objects_have_thin_outlines_and_no_labels():
+    boxes = [(20 * i, 20 * j, 20 * i + 16, 20 * j + 16) for i in range(20) for j in range(15)]
+    crops = [torch.ones(16, 16, dtype=torch.bool)] * 300
+    masks = Masks((300, 400), [(20 * i, 20 * j) for i in range(20) for j in range(15)], crops)
+    pixels = drawn(found(*boxes, scores=[0.9] * 300, masks=masks), ("nucleus",))
+    for i in range(20):
+        for j in range(15):
+            part = pixels[20 * j : 20 * j + 20, 20 * i : 20 * i + 20]
+            assert (part[16:] == GROUND).all()
+            assert (part[:, 16:] == GROUND).all()
+            assert len({tuple(p) for p in part[:16, :16].reshape(-1, 3)}) == 2  # inside and rim
+            assert tuple(part[1, 1]) != tuple(part[0, 0])
+
+
+def test_small_pictures_are_enlarged_with_what_is_on_them():
+    crop = torch.ones(8, 8, dtype=torch.bool)
+    objects = found((16, 16, 24, 24), masks=Masks((64, 64), [(16, 16)], [crop]))
+    pixels = drawn(objects, ("",), size=(64, 64))
+    assert pixels.shape == (256, 256, 3)
+    changed = np.argwhere((pixels != GROUND).any(-1))
+    assert changed.min(0).tolist() == [64, 64]
+    assert changed.max(0).tolist() == [95, 95]
+
+
+def test_keypoints_are_joined_where_they_were_seen():
+    keypoints = torch.tensor([[[120.0, 100.0, 0.9], [280.0, 100.0, 0.9], [200.0, 250.0, 0.1]]])
+    objects = found((100, 50, 300, 280), keypoints=keypoints)
+    pixels = drawn(objects, ("",), points=Points(("a", "b", "c"), ((0, 1), (1, 2))))
+    assert tuple(pixels[100, 200]) == draw.colour(0)
+    assert tuple(pixels[100, 280]) == draw.colour(0)
+    assert tuple(pixels[250, 200]) == (GROUND,) * 3
+    assert tuple(pixels[175, 240]) == (GROUND,) * 3
+    assert tuple(drawn(objects, ("",))[100, 200]) == (GROUND,) * 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_nothing_found_is_the_picture(channels):
+    source = picture(channels, 300, 400)
+    pixels = np.asarray(draw.instances(source, found(), CLASSES))
+    assert np.array_equal(pixels, source.expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+
+def test_the_picture_itself_is_left_alone():
+    source = picture(3, 300, 400)
+    before = source.clone()
+    draw.instances(source, found((10, 10, 50, 50)), CLASSES)
+    assert torch.equal(source, before)
+
+
+def test_what_a_prediction_holds_says_how_it_is_drawn():
+    source = picture(3, 300, 400)
+    assert draw.answered(source, PREDICTION, CLASSES, count=2).height > 300
+    assert draw.answered(source, found((10, 10, 50, 50)), CLASSES).height == 300

@@ -4,18 +4,18 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 from PIL import Image
 
-from vertebra import tasks
 from vertebra.data.catalogue import Sample
 from vertebra.metrics.classification import ClassificationMetrics
 from vertebra.metrics.evaluation import Evaluation
-from vertebra.structures import Prediction, Preprocess, Target
-from vertebra.viz import report
+from vertebra.structures import Prediction, Target
+from vertebra.viz import plots, report
 
 CLASSES = ("<b>cat</b> & co", 'dog "x"', "$\\emu$")
 HISTORY = [
@@ -50,38 +50,36 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made():
-    """A task, its evaluation on four pictures of which two are answered wrongly, and the pictures."""
-    task = tasks.create("classification", backbone="resnet18", classes=CLASSES, preprocess=Preprocess(size=(32, 32)))
+    """The evaluation of four pictures of which two are answered wrongly, and the pictures."""
     probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.1, 0.6, 0.3]])
     truths = [0, 1, 2, 2]
     samples = [
         Sample(torch.full((3, 10, 10 + i), i, dtype=torch.uint8), Target(label=torch.tensor(t), path=f"in/<{i}>.png"))
         for i, t in enumerate(truths)
     ]
-    metrics = ClassificationMetrics(3)
-    metrics.update([Prediction(probabilities=p) for p in probabilities], [s.target for s in samples])
+    return evaluated(probabilities, samples, CLASSES), samples
+
+
+def evaluated(probabilities, samples, classes) -> Evaluation:
+    metrics = ClassificationMetrics(len(classes))
+    predictions, targets = [Prediction(probabilities=p) for p in probabilities], [s.target for s in samples]
+    metrics.update(predictions, targets)
     rows = [
-        {
-            "index": i,
-            "path": samples[i].target.path,
-            "truth": truth,
-            "answer": int(p.argmax()),
-            "probability": float(p.max()),
-            "truth_probability": float(p[truth]),
-        }
-        for i, (p, truth) in enumerate(zip(probabilities, truths, strict=True))
+        {"index": i, "path": target.path, **metrics.row(prediction, target)}
+        for i, (prediction, target) in enumerate(zip(predictions, targets, strict=True))
     ]
-    return task, Evaluation(metrics.compute(), rows, ["in/<x>.png: broken & empty."]), samples
+    broken = ["in/<x>.png: broken & empty."]
+    return Evaluation(metrics.compute(), rows, broken, classes=tuple(classes), labels=metrics.labels)
 
 
 def written(path, made, **options) -> str:
-    task, evaluation, samples = made
-    report.write(path, title="cats & <dogs>", task=task, evaluation=evaluation, samples=samples, **options)
+    evaluation, samples = made
+    report.write(path, title="cats & <dogs>", evaluation=evaluation, samples=samples, **options)
     return path.read_text(encoding="utf-8")
 
 
 def test_it_is_whole(tmp_path, made):
-    text = written(tmp_path / "r.html", made, history=HISTORY, config="epochs: 2 # <&>\n", broken=made[1].broken)
+    text = written(tmp_path / "r.html", made, history=HISTORY, config="epochs: 2 # <&>\n", broken=made[0].broken)
     page = Page(text)
     for heading in ("Training", "Confusion matrix", "Calibration", "Classes", "Most wrong", "Timings", "Config"):
         assert heading in page.text
@@ -113,7 +111,7 @@ def test_its_pictures_can_be_decoded(tmp_path, made):
 
 
 def test_names_are_escaped(tmp_path, made):
-    text = written(tmp_path / "r.html", made, broken=made[1].broken)
+    text = written(tmp_path / "r.html", made, broken=made[0].broken)
     assert "<b>cat</b>" not in text
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; co" in text
     assert "<title>cats &amp; &lt;dogs&gt;</title>" in text
@@ -131,36 +129,59 @@ def test_the_most_wrong_come_first(tmp_path, made):
 
 
 def test_without_history_and_mistakes(tmp_path, made):
-    task, evaluation, samples = made
-    right = Evaluation(evaluation.metrics, [r for r in evaluation.rows if r["answer"] == r["truth"]])
-    text = written(tmp_path / "r.html", (task, right, samples))
+    evaluation, samples = made
+    right = replace(evaluation, rows=[r for r in evaluation.rows if r["answer"] == r["truth"]])
+    text = written(tmp_path / "r.html", (right, samples))
     assert "No picture was answered wrongly." in text
     assert "Training" not in text
     assert "Unreadable" not in text
 
 
 def test_answers_that_are_not_numbers(tmp_path, made):
-    task, evaluation, samples = made
+    evaluation, samples = made
     rows = [{**row, "probability": float("nan"), "truth_probability": float("nan")} for row in evaluation.rows]
-    assert "Most wrong" in written(tmp_path / "r.html", (task, Evaluation(evaluation.metrics, rows), samples))
+    assert "Most wrong" in written(tmp_path / "r.html", (replace(evaluation, rows=rows), samples))
 
 
 def test_one_epoch_and_many_classes(tmp_path):
     classes = [f"class {i}" for i in range(45)]
-    task = tasks.create("classification", backbone="resnet18", classes=classes, preprocess=Preprocess(size=(32, 32)))
-    metrics = ClassificationMetrics(45)
-    metrics.update([Prediction(probabilities=torch.eye(45)[0])], [Target(label=torch.tensor(0))])
-    row = {"index": 0, "path": "", "truth": 0, "answer": 0, "probability": 1.0, "truth_probability": 1.0}
-    evaluation = Evaluation(metrics.compute(), [row])
     samples = [Sample(torch.zeros(3, 4, 4, dtype=torch.uint8), Target(label=torch.tensor(0)))]
-    text = written(tmp_path / "r.html", (task, evaluation, samples), history=HISTORY[:1])
-    assert "class 44" in text
+    evaluation = evaluated(torch.eye(45)[:1], samples, classes)
+    assert "class 44" in written(tmp_path / "r.html", (evaluation, samples), history=HISTORY[:1])
 
 
 def test_as_json(made):
-    found = json.loads(report.as_json(made[1], CLASSES))
+    found = json.loads(report.as_json(made[0]))
     assert found["classes"] == list(CLASSES)
     assert found["metrics"]["top1"] == 0.5
     assert found["answers"][1]["truth"] == CLASSES[1]
     assert found["answers"][1]["answer"] == CLASSES[0]
-    assert found["broken"] == made[1].broken
+    assert found["broken"] == made[0].broken
+
+
+def test_curves_show_what_there_is():
+    """Losses together, scores in the order of their labels, and gaps where a number was undefined."""
+    history = [
+        {"epoch": 1, "train/loss": 2.0, "train/box": 1.5, "val/a": 0.1, "lr": 0.1, "val/other": 7.0},
+        {"epoch": 2, "train/loss": 1.0, "train/box": 0.5, "val/a": 0.2, "lr": 0.1, "val/b": 0.4, "val/loss": 1.2},
+        {"epoch": 3, "train/loss": 0.5, "train/box": 0.4, "val/a": 0.3, "lr": 0.0, "val/b": 0.5, "val/loss": 1.1},
+    ]
+    losses, scores, rate = plots.curves(history, {"b": "B", "a": "A", "loss": "loss", "c": "C"}).axes
+
+    def drawn(axes) -> dict[str, list[float]]:
+        return {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+
+    assert drawn(losses) == {"train/loss": [2.0, 1.0, 0.5], "train/box": [1.5, 0.5, 0.4], "val/loss": [1.2, 1.1]}
+    assert list(drawn(scores).items()) == [("val/b", [0.4, 0.5]), ("val/a", [0.1, 0.2, 0.3])]
+    assert list(scores.lines[0].get_xdata()) == [2, 3]
+    assert drawn(rate) == {"lr": [0.1, 0.1, 0.0]}
+
+
+def test_metrics_of_a_task_that_has_no_sections(tmp_path):
+    """The frame asks for labels and nothing else."""
+    evaluation = Evaluation(
+        {"iou": 0.25}, [{"index": 0, "path": "", "error": 0.0}], classes=("a",), labels={"iou": "mean IoU"}
+    )
+    text = written(tmp_path / "r.html", (evaluation, []))
+    assert "1 picture, 1 class." in text
+    assert "<b>0.2500</b>mean IoU" in text

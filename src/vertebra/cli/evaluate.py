@@ -1,4 +1,4 @@
-"""`vertebra evaluate CHECKPOINT --data.path=…`: metrics, and a report of them."""
+"""`vertebra evaluate CHECKPOINT --data.path=…`: metrics, and a report of them; also of what another tool has found."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from jsonargparse import Namespace
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from vertebra.cli.parsing import parse, parser
 from vertebra.data import open_data
-from vertebra.data.catalogue import restrict
-from vertebra.engine import checkpoint
-from vertebra.engine.evaluate import evaluate
+from vertebra.data.catalogue import Catalogue, Sample, restrict
+from vertebra.data.readers import read
+from vertebra.engine import checkpoint, results
+from vertebra.engine.evaluate import evaluate, evaluate_results
 from vertebra.errors import VertebraError
-from vertebra.metrics.evaluation import Evaluation
-from vertebra.tasks import Task
+from vertebra.metrics.evaluation import Evaluation, written
 from vertebra.viz import report
 
 
 @dataclass
 class Data:
     path: str = ""
-    """Folder, CSV list, IDX folder or `shapes`, as `vertebra train` takes it; the run's own data if not given."""
+    """Data in any form that `vertebra train` takes; the run's own data if not given."""
     split: Literal["train", "val", "test"] = "val"
     """Which part of it."""
     val_share: float | None = None
@@ -51,9 +53,26 @@ class Options:
 
 def run(argv: Sequence[str]) -> None:
     arguments = parser("evaluate", "Measures a trained model on a data set.")
-    arguments.add_argument("checkpoint", help="best.safetensors, or the run folder that holds it.")
+    arguments.add_argument(
+        "checkpoint",
+        help="best.safetensors, or the run folder that holds it; or a .json of COCO results (bbox, segmentation or "
+        "keypoints) that any tool has written.",
+    )
     arguments.add_class_arguments(Options)
     chosen = parse(arguments, argv)
+    judge = _results if Path(chosen.checkpoint).suffix.lower() == ".json" else _model
+    found, samples, where = judge(chosen)
+    _print(found, f"{chosen.checkpoint} on {where}")
+    if chosen.save:
+        folder = Path(chosen.save)
+        folder.mkdir(parents=True, exist_ok=True)
+        title = f"{chosen.checkpoint} on {where}"
+        report.save(folder, title=title, evaluation=found, samples=samples, broken=found.broken)
+        print(f"look at {folder / 'report.html'}")
+
+
+def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], str]:
+    """What a checkpoint finds in the data."""
     task, about = checkpoint.load(chosen.checkpoint, device=chosen.device)
     trained = about.get("data", {})
     path = chosen.data.path or trained.get("path")
@@ -61,7 +80,8 @@ def run(argv: Sequence[str]) -> None:
         raise VertebraError("the checkpoint does not say what it was trained on: give --data.path.")
     val_share = trained.get("val_share", 0.2) if chosen.data.val_share is None else chosen.data.val_share
     seed = trained.get("seed", 0) if chosen.data.seed is None else chosen.data.seed
-    catalogue = open_data(path, val_share=val_share, seed=seed)
+    catalogue = open_data(path, want=task.truth, val_share=val_share, seed=seed)
+    _note_broken(catalogue)
     samples = restrict(catalogue.split(chosen.data.split), catalogue.classes, task.classes)
     found = evaluate(
         task,
@@ -71,38 +91,42 @@ def run(argv: Sequence[str]) -> None:
         strict=chosen.strict,
         progress=True,
     )
-    _print(found, task, f"{chosen.checkpoint} on {path}, {chosen.data.split}")
-    if chosen.save:
-        folder = Path(chosen.save)
-        folder.mkdir(parents=True, exist_ok=True)
-        report.save(
-            folder,
-            title=f"{chosen.checkpoint} on {path}",
-            task=task,
-            evaluation=found,
-            samples=samples,
-            broken=found.broken,
-        )
-        print(f"look at {folder / 'report.html'}")
+    return found, samples, f"{path}, {chosen.data.split}"
 
 
-def _print(found: Evaluation, task: Task, title: str) -> None:
+def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], str]:
+    """What another tool has found in the data; where the data has one split only, in that one."""
+    entries = results.read(chosen.checkpoint)
+    if not chosen.data.path:
+        raise VertebraError(f"{chosen.checkpoint} does not say what data it is of: give --data.path.")
+    catalogue = read(chosen.data.path, want=results.want(entries))
+    _note_broken(catalogue)
+    split = chosen.data.split if len(catalogue.splits) > 1 else next(iter(catalogue.splits))
+    found = evaluate_results(chosen.checkpoint, entries, catalogue, split, progress=True)
+    return found, catalogue.split(split), f"{chosen.data.path}, {split}"
+
+
+def _note_broken(catalogue: Catalogue) -> None:
+    for sentence in catalogue.broken:
+        print(f"left out: {sentence}")
+
+
+def _print(found: Evaluation, title: str) -> None:
     console = Console()
-    numbers = Table(title=title)
-    numbers.add_column("metric")
+    print(title)
+    numbers = Table("metric", box=SIMPLE_HEAD)
     numbers.add_column("value", justify="right")
-    for key, label in task.metrics().labels.items():
-        numbers.add_row(label, f"{found.metrics[key]:.4f}")
+    for label, value in found.numbers.items():
+        numbers.add_row(label, written(value, 4))
     numbers.add_row("pictures", str(len(found.rows)))
     console.print(numbers)
-    per_class = found.metrics["per_class"]
-    table = Table("class", title="per class")
-    for key in per_class:
-        table.add_column(key, justify="right")
-    for i, name in enumerate(task.classes):
-        cells = (f"{values[i]:.3f}" if key != "support" else str(values[i]) for key, values in per_class.items())
-        table.add_row(name, *cells)
-    console.print(table)
+    if per_class := found.metrics.get("per_class"):
+        table = Table("class", box=SIMPLE_HEAD)
+        for key in per_class:
+            table.add_column(key.replace("_", " "), justify="right", overflow="fold")
+        for name, *values in zip(found.classes, *per_class.values(), strict=True):
+            table.add_row(name, *map(written, values))
+        console.print(table)
     for sentence in found.broken:
         print(f"left out: {sentence}")
     if found.broken:

@@ -38,6 +38,7 @@ def run(argv: Sequence[str]) -> None:
     arguments.add_class_arguments(Data, "data")
     arguments.add_class_arguments(Augment, "augment")
     arguments.add_argument("--task", default=task, help="Stands in config files; on the command line it comes first.")
+    arguments.set_defaults(module.RECIPE)
     if config:
         check_config(config, arguments)
     values = parse(arguments, words).as_dict()

@@ -6,9 +6,11 @@ first picture. So a resumed run needs no generator's state, and the number of wo
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,10 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vertebra import pictures
+from vertebra.data import scenes
 from vertebra.data.catalogue import Sample
-from vertebra.data.transforms import Augment, TrainTransform, batch_transform
+from vertebra.data.scenes import Scene
+from vertebra.data.transforms import Augment, InstanceAugment, InstanceTransform, TrainTransform, batch_transform
 from vertebra.errors import VertebraError
-from vertebra.structures import Frame, Preprocess, Target
+from vertebra.structures import Frame, Points, Preprocess, Target
 
 
 @dataclass
@@ -46,21 +50,36 @@ def counted_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-Item = tuple[Tensor | None, Target, list[str], int]
+@dataclass
+class Item:
+    """One picture of a batch."""
+
+    image: Tensor | None
+    """[C, h, w] float32, normalised, without padding; None if no picture could be read."""
+    target: Target
+    frame: Frame
+    broken: list[str]
+    """One sentence per picture that could not be read on the way to this one."""
+    seed: int
+
+
+View = Callable[[Scene, Callable[[], Scene]], tuple[Tensor, Target, Frame]]
+"""Makes of a sample its image, [C, h, w] float32, its target, and how the picture lies in the image; the second
+argument draws a further sample with torch's random numbers."""
 
 
 class Pictures(Dataset):
-    """Samples by (index, seed); an item is (image, target, sentences on unreadable pictures, seed).
+    """Samples by (index, seed).
 
-    A training set (one with a random transform) gives the next readable sample in a broken one's place.
+    In training the next readable sample stands in for a broken one.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], transform: Callable[[Tensor], Tensor], channels: int, *, training: bool
+        self, samples: Sequence[Sample], read: Callable[[Sample], Scene], view: View, *, training: bool
     ) -> None:
         self.samples = samples
-        self.transform = transform
-        self.channels = channels
+        self.read = read
+        self.view = view
         self.training = training
 
     def __len__(self) -> int:
@@ -69,38 +88,49 @@ class Pictures(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         index, seed = key
         broken: list[str] = []
+        scene = self._readable(index, broken)
+        if scene is None:
+            return Item(None, Target(), Frame((0, 0), (0, 0)), broken, seed)
+
+        def another() -> Scene:
+            drawn = self._readable(int(torch.randint(len(self.samples), ())), broken)
+            assert drawn is not None, "the first scene was readable"
+            return drawn
+
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
+            image, target, frame = self.view(scene, another)
+        return Item(image, target, frame, broken, seed)
+
+    def _readable(self, index: int, broken: list[str]) -> Scene | None:
         for step in range(len(self.samples) if self.training else 1):
-            sample = self.samples[(index + step) % len(self.samples)]
             try:
-                picture = pictures.read(sample.picture, self.channels)
+                return self.read(self.samples[(index + step) % len(self.samples)])
             except pictures.BrokenPicture as error:
                 broken.append(str(error))
-                continue
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                return self.transform(picture), sample.target, broken, seed
-        return None, Target(), broken, seed
+        return None
 
 
 class Collate:
-    """Items of Pictures to a Batch, mixed by the batch transform if there is one; None if no picture was readable."""
+    """Items of Pictures to a Batch, mixed by the batch transform if there is one."""
 
-    def __init__(self, classes: int, augment: Augment | None = None) -> None:
-        self.mix = batch_transform(augment, classes) if augment else None
+    def __init__(self, preprocess: Preprocess, mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None) -> None:
+        self.preprocess = preprocess
+        self.mix = mix
 
     def __call__(self, items: list[Item]) -> Batch:
-        broken = [sentence for _, _, sentences, _ in items for sentence in sentences]
-        good = [(image, target) for image, target, _, _ in items if image is not None]
-        images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-        targets = [target for _, target in good]
+        broken = [sentence for item in items for sentence in item.broken]
+        good = [item for item in items if item.image is not None]
+        found = [item.image for item in good if item.image is not None]
+        images = pictures.batched(found, self.preprocess) if found else torch.empty(0)
+        targets = [item.target for item in good]
         if self.mix is not None and len(good) > 1:
             labels = torch.stack([t.label for t in targets if t.label is not None])
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(counted_seed(items[0][3]))
+                torch.default_generator.manual_seed(counted_seed(items[0].seed))
                 images, labels = self.mix(images, labels)
             targets = [Target(label=label, path=t.path) for label, t in zip(labels, targets, strict=True)]
-        size = (images.shape[-2], images.shape[-1]) if good else (0, 0)
-        return Batch(images, targets, broken, [Frame(size, size) for _ in targets])
+        return Batch(images, targets, broken, [item.frame for item in good])
 
 
 class Batches(Sampler):
@@ -109,10 +139,16 @@ class Batches(Sampler):
     Training goes on from epoch to epoch without end; its order is shuffled by (seed, epoch) and leaves out a last
     batch that is not full, unless it is the only one. Evaluation goes through every sample once, with no process
     given one twice. The length is that of one epoch.
+
+    With `groups`, one number per sample, training fills each batch from one group as long as any group has enough
+    left; what then remains of all groups is put together.
     """
 
-    def __init__(self, count: int, size: int, *, seed: int, training: bool) -> None:
+    def __init__(
+        self, count: int, size: int, *, seed: int, training: bool, groups: Sequence[int] | None = None
+    ) -> None:
         self.count, self.size, self.seed, self.training = count, size, seed, training
+        self.groups = groups if training and groups is not None else [0] * count
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -131,9 +167,19 @@ class Batches(Sampler):
         order = np.arange(self.count)
         if self.training:
             np.random.default_rng([self.seed, epoch]).shuffle(order)
-        for i in range(len(self)):
-            mine = order[i * self.size : (i + 1) * self.size][rank::world]
-            yield [(int(index), counted_seed(self.seed, epoch, int(index))) for index in mine]
+        for batch in itertools.islice(self._batches(order.tolist()), len(self)):
+            yield [(index, counted_seed(self.seed, epoch, index)) for index in batch[rank::world]]
+
+    def _batches(self, order: list[int]) -> Iterator[list[int]]:
+        waiting: dict[int, list[int]] = {group: [] for group in sorted(set(self.groups))}
+        for index in order:
+            batch = waiting[self.groups[index]]
+            batch.append(index)
+            if len(batch) == self.size:
+                yield batch
+                waiting[self.groups[index]] = []
+        rest = [index for group in waiting.values() for index in group]
+        yield from (rest[i : i + self.size] for i in range(0, len(rest), self.size))
 
 
 class Endless:
@@ -180,39 +226,111 @@ def loader(
     samples: Sequence[Sample],
     preprocess: Preprocess,
     *,
+    truth: str = "label",
     classes: int,
     batch_size: int,
     workers: int | None = None,
     seed: int = 0,
-    augment: Augment | None = None,
+    augment: Augment | InstanceAugment | None = None,
+    points: Points | None = None,
 ) -> DataLoader | Endless:
     """Batches of the samples: augmented and shuffled if `augment` is given, else as evaluation wants them.
 
     Args:
+        truth: the field of Target that is learned from: `label`, `boxes`, `masks` or `keypoints`. Masks are decoded for
+            `masks` alone.
         batch_size: pictures per step, over all processes together.
         workers: processes that read pictures; None chooses by the number of cores.
+        augment: Augment for `label`, else InstanceAugment.
+        points: the keypoints, so that those with sides change them in a mirror.
+
+    Raises:
+        VertebraError: if the batch size, the preprocessing or the augmentation does not go with the rest.
     """
     if batch_size < 1:
         raise VertebraError(f"batch_size is {batch_size}; it must be 1 or more.")
     training = augment is not None
-    transform = TrainTransform(augment, preprocess) if augment else _Prepare(preprocess)
+    groups, mix = None, None
+    view: View = _Whole(preprocess)
+    if truth == "label":
+        assert not isinstance(augment, InstanceAugment)
+        if augment is not None:
+            view, mix = _Labelled(TrainTransform(augment, preprocess)), batch_transform(augment, classes)
+    else:
+        assert not isinstance(augment, Augment)
+        _check(preprocess, truth, augment)
+        if augment is not None:
+            view = _Objects(InstanceTransform(augment, preprocess, points))
+            groups = _orientations(samples) if preprocess.resize == "shortest" else None
+    read = partial(scenes.read if training else scenes.read_whole, channels=preprocess.channels, field=truth)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    batches = Batches(len(samples), batch_size, seed=seed, training=training)
+    batches = Batches(len(samples), batch_size, seed=seed, training=training, groups=groups)
     made = DataLoader(
-        Pictures(samples, transform, preprocess.channels, training=training),
+        Pictures(samples, read, view, training=training),
         batch_sampler=batches,
-        collate_fn=Collate(classes, augment),
+        collate_fn=Collate(preprocess, mix),
         num_workers=workers,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        # A hundred masks of a picture take as much memory as ten pictures, and all of it is shared memory.
+        prefetch_factor=(2 if truth == "masks" else 4) if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     return Endless(made, batches) if training else made
 
 
-class _Prepare:
+def _check(preprocess: Preprocess, truth: str, augment: InstanceAugment | None) -> None:
+    if preprocess.resize == "crop":
+        raise VertebraError(
+            f"resize is 'crop', which would cut objects off; a task that learns from {truth} needs 'shortest', 'fit' "
+            "or 'squash'."
+        )
+    if augment is not None and augment.copy_paste and truth != "masks":
+        raise VertebraError(
+            f"augment.copy_paste is {augment.copy_paste:g}, but it cuts objects out by their masks, and this task "
+            f"learns from {truth}; set it to 0."
+        )
+
+
+def _orientations(samples: Sequence[Sample]) -> list[int] | None:
+    """1 for each picture that is wider than high, else 0; None if the data set does not tell its pictures' sizes."""
+    sizes = [sample.target.size for sample in samples]
+    known = [int(size[1] > size[0]) for size in sizes if size is not None]
+    return known if len(known) == len(sizes) else None
+
+
+class _Whole:
+    """A picture as evaluation wants it; the target stays in the picture's own pixels."""
+
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
 
-    def __call__(self, picture: Tensor) -> Tensor:
-        return pictures.prepare(picture, self.preprocess)
+    def __call__(self, scene: Scene, another: Callable[[], Scene]) -> tuple[Tensor, Target, Frame]:
+        image = pictures.prepare(scene.picture, self.preprocess)
+        return image, scene.target, pictures.frame(scene.size, self.preprocess)
+
+
+class _Labelled:
+    """A picture to learn its class from, augmented."""
+
+    def __init__(self, transform: TrainTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, scene: Scene, another: Callable[[], Scene]) -> tuple[Tensor, Target, Frame]:
+        image = self.transform(scene.picture)
+        return image, scene.target, _itself(image)
+
+
+class _Objects:
+    """A picture to learn its objects from, augmented together with them; the target is in pixels of the image."""
+
+    def __init__(self, transform: InstanceTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, scene: Scene, another: Callable[[], Scene]) -> tuple[Tensor, Target, Frame]:
+        image, target = self.transform(scene, another)
+        return image, target, _itself(image)
+
+
+def _itself(image: Tensor) -> Frame:
+    size = (image.shape[-2], image.shape[-1])
+    return Frame(size, size)

@@ -20,7 +20,8 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 """Every split, and the folder names and CSV words that mean it."""
-
+WANTS = ("label", "boxes", "masks", "keypoints")
+"""The fields of Target that a task can learn from."""
 
 Segment = list[list[float]] | dict[str, Any] | Path | Tensor
 """How a data set writes one mask: polygons x1, y1, x2, y2, ... in pixels; COCO's run-length encoding, as lists or
@@ -35,7 +36,9 @@ class Sample:
     target: Target
     """Everything but the masks, in pixels of the picture as it is read, upright."""
     segments: tuple[Segment, ...] = ()
-    """The mask of each instance, where the data set has masks; decoded when it is wanted."""
+    """The mask of each instance, where masks are wanted and the data set has them; decoded by `truth`."""
+    numbers: tuple[int, ...] = ()
+    """The number of each instance in the data set's own file, if it numbers them."""
 
     @property
     def label(self) -> int:
@@ -43,18 +46,45 @@ class Sample:
         assert self.target.label is not None
         return int(self.target.label)
 
+    def where(self, i: int) -> str:
+        """Instance number `i` in words, for sentences."""
+        name = f"annotation {self.numbers[i]}" if i < len(self.numbers) else f"object {i + 1}"
+        return f"{self.target.path}, {name}"
+
     def truth(self, size: tuple[int, int]) -> Target:
-        """The target with its masks decoded, for a picture of (height, width) `size`.
+        """The target with its masks decoded, for a picture that was read and is of (height, width) `size`.
+
+        Where the data set has masks and no boxes, the boxes and areas are the masks', and masks without a pixel are
+        left out.
 
         Raises:
-            VertebraError: if a mask is of another size, or cannot be decoded.
+            VertebraError: if the picture or a mask is of another size than annotated, or a mask cannot be decoded.
         """
+        known = self.target.size
+        if known is not None and known != tuple(size):
+            turned = ", perhaps because its EXIF tag turns it" if known == (size[1], size[0]) else ""
+            raise VertebraError(
+                f"{self.target.path}: the picture is {size[0]} x {size[1]} pixels, its annotations are for "
+                f"{known[0]} x {known[1]} (height x width){turned}."
+            )
+        target = replace(self.target, size=size)
         if not self.segments:
-            return replace(self.target, size=size)
-        from vertebra.data.segments import decode
+            none = target.labels is not None and not len(target.labels)
+            return replace(target, masks=torch.zeros(0, *size, dtype=torch.bool)) if none else target
+        from vertebra.data import segments
 
-        masks = [decode(segment, size, self.target.path) for segment in self.segments]
-        return replace(self.target, size=size, masks=torch.stack(masks))
+        masks = [segments.decode(segment, size, self.where(i)) for i, segment in enumerate(self.segments)]
+        if target.boxes is None:
+            kept = [i for i, mask in enumerate(masks) if mask.any()]
+            masks = [masks[i] for i in kept]
+            target = replace(
+                target,
+                boxes=torch.tensor([segments.extent(mask) for mask in masks], dtype=torch.float32).reshape(-1, 4),
+                areas=torch.tensor([float(mask.sum()) for mask in masks]),
+                labels=None if target.labels is None else target.labels[kept],
+                crowd=None if target.crowd is None else target.crowd[kept],
+            )
+        return replace(target, masks=torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool))
 
 
 @dataclass

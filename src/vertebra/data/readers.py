@@ -1,66 +1,93 @@
-"""From a path to a Catalogue: picture folders, CSV lists, IDX files and the built-in shapes."""
+"""From a path to a Catalogue: which format lies there, and how it is divided into splits."""
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import json
 import random
-import struct
-import zlib
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
+from vertebra.data import classified, coco, instance_masks, shapes, voc, yolo
+from vertebra.data.catalogue import WANTS, Catalogue, Sample
+from vertebra.errors import VertebraError, one_of
 
-from vertebra import pictures
-from vertebra.data.catalogue import SPLITS, Catalogue, Sample
-from vertebra.errors import VertebraError, nearest
-from vertebra.structures import Target
+TASKS = {"label": "classification", "boxes": "detection", "masks": "instance", "keypoints": "keypoints"}
+"""Which task learns from each field of Target."""
+WORDS = {"label": "classes of whole pictures"}
 
 
-def open_data(path: str | Path, *, want: str = "label", val_share: float = 0.2, seed: int = 0) -> Catalogue:
+def open_data(path: str | Path, *, want: str | None = "label", val_share: float = 0.2, seed: int = 0) -> Catalogue:
     """Finds out what lies at `path` and lists it; no picture is decoded.
 
     Args:
         path: a folder with a folder per class, or with such folders in `train/` and `val/`; a CSV file with
-            columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); or the word `shapes`.
+            columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); a COCO folder or JSON; a
+            folder of Pascal VOC's XML; YOLO's data.yaml or its folder; a folder of masks; or the word `shapes`.
         want: the field of Target that is to be learned or measured: `label`, `boxes`, `masks` or `keypoints`.
-        val_share: share of each class that becomes the val split where there is none, in 0..1.
+            Samples carry no masks or keypoints that nobody wants. None: everything that is there.
+        val_share: share that becomes the val split where there is none, in 0..1: of each class where a picture has
+            one class, else of the pictures.
         seed: of that split, and of the built-in shapes.
 
     Raises:
-        VertebraError: if nothing usable is there; the sentence says what was expected.
+        VertebraError: if nothing usable is there, or the data does not have what is wanted; the sentence says what
+            was expected. One annotation that is wrong is no reason: it is left out and listed in `broken`.
     """
-    if str(path) == "shapes":
-        from vertebra.data import shapes
-
-        return shapes.catalogue(seed=seed)
     if not 0 < val_share < 1:
         raise VertebraError(f"val_share is {val_share}; it must lie between 0 and 1.")
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
-    if path.is_file():
-        if path.suffix.lower() != ".csv":
-            raise VertebraError(f"{path} is a file; data is a folder of pictures or a .csv list.")
-        catalogue = _read_csv(path)
-    elif list(path.glob("*-idx3-ubyte*")):
-        catalogue = _read_idx(path)
-    else:
-        catalogue = _read_folder(path)
-    if len(catalogue.classes) < 2:
-        raise VertebraError(
-            f"{path} has one class only ({catalogue.classes[0]!r}); a classifier needs two or more to tell apart."
-        )
+    catalogue = read(path, want=want, seed=seed)
     if "val" not in catalogue.splits and "test" in catalogue.splits:
         catalogue.splits["val"] = catalogue.splits.pop("test")
         catalogue.notes.append("no val split: the test split is used as val")
     if "val" not in catalogue.splits:
         _divide(catalogue, val_share, seed)
     return catalogue
+
+
+def read(path: str | Path, *, want: str | None = "label", seed: int = 0) -> Catalogue:
+    """As `open_data`, with the splits that the data itself has."""
+    if want is not None:
+        one_of("want", want, WANTS)
+    if str(path) == "shapes":
+        return shapes.catalogue(seed) if want in ("label", None) else shapes.objects(want, seed)
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
+    catalogue = _recognised(path, want)
+    if want is not None and want not in catalogue.has:
+        _lacking(catalogue, want)
+    if "label" in catalogue.has and len(catalogue.classes) < 2:
+        raise VertebraError(
+            f"{path} has one class only ({catalogue.classes[0]!r}); a classifier needs two or more to tell apart."
+        )
+    return catalogue
+
+
+def _recognised(path: Path, want: str | None) -> Catalogue:
+    if path.is_file():
+        kind = path.suffix.lower()
+        if kind == ".csv":
+            return classified.read_csv(path)
+        if kind == ".json":
+            return coco.read(path, want)
+        if kind in (".yaml", ".yml"):
+            return yolo.read(path, want)
+        raise VertebraError(
+            f"{path} is a file; data is a folder of pictures or a .csv list, COCO's .json or YOLO's data.yaml."
+        )
+    if list(path.glob("*-idx3-ubyte*")):
+        return classified.read_idx(path)
+    for reader in (coco, yolo, voc, instance_masks):
+        if reader.recognise(path):
+            return reader.read(path, want)
+    return classified.read_folder(path)
+
+
+def _lacking(catalogue: Catalogue, want: str) -> None:
+    has = [word for word in WANTS if word in catalogue.has]
+    raise VertebraError(
+        f"{catalogue.path} has {' and '.join(WORDS.get(word, word) for word in has)} but no {WORDS.get(want, want)}: "
+        f"train {' or '.join(TASKS[word] for word in has)} on it."
+    )
 
 
 def _nearest_path(path: Path) -> str:
@@ -70,136 +97,20 @@ def _nearest_path(path: Path) -> str:
     return f" Did you mean {parent / close[0]}?" if close else f" The folder {parent} is, but holds no {missing!r}."
 
 
-def _sample(picture: Path | Tensor, label: int) -> Sample:
-    path = str(picture) if isinstance(picture, Path) else ""
-    return Sample(picture, Target(label=torch.tensor(label), path=path))
-
-
-def _read_folder(path: Path) -> Catalogue:
-    folders = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")}
-    found = {split: folders[w] for split, words in SPLITS.items() for w in words if w in folders}
-    notes: list[str] = []
-    if "train" not in found and "val" not in found:
-        found = {"train": path}
-    elif ignored := sorted(set(folders.values()) - set(found.values())):
-        notes.append(f"passed over beside the splits: {', '.join(p.name for p in ignored)}")
-    names = {
-        split: [p for p in sorted(top.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-        for split, top in found.items()
-    }
-    first = names.get("train") or next(iter(names.values()))
-    classes = tuple(p.name for p in first)
-    if not classes:
-        loose = len(pictures.find(next(iter(found.values()))))
-        raise VertebraError(
-            f"{next(iter(found.values()))} has no class folders"
-            + (f" but {loose} loose pictures" if loose else "")
-            + "; put the pictures of each class into a folder named after it."
-        )
-    splits: dict[str, list[Sample]] = {}
-    for split, folders_of_split in names.items():
-        splits[split] = []
-        for folder in folders_of_split:
-            if folder.name not in classes:
-                raise VertebraError(
-                    f"{folder} is a class that the train split does not have.{nearest(folder.name, classes)}"
-                )
-            files = pictures.find(folder)
-            if not files:
-                raise VertebraError(
-                    f"class folder {folder} holds no pictures ({', '.join(pictures.SUFFIXES)}): "
-                    "add some, or remove the folder."
-                )
-            splits[split] += [_sample(file, classes.index(folder.name)) for file in files]
-    return Catalogue(str(path), "folder", classes, splits, notes)
-
-
-def _read_csv(path: Path) -> Catalogue:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        try:
-            columns = [c.strip().lower() for c in rows.fieldnames or []]
-            if "path" not in columns or "label" not in columns:
-                raise VertebraError(
-                    f"{path}, line 1: a picture list has the columns path, label and maybe split; "
-                    f"this one has {', '.join(columns) or 'none'}."
-                )
-            rows.fieldnames = columns
-            entries = [(rows.line_num, row) for row in rows]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise VertebraError(f"{path}, line {rows.line_num + 1}: cannot be read as CSV ({error}).") from error
-    words = {word: split for split, known in SPLITS.items() for word in known}
-    for line, row in entries:
-        if not row["path"] or not row["label"]:
-            raise VertebraError(f"{path}, line {line}: path or label is empty.")
-        if not (path.parent / row["path"]).is_file():
-            raise VertebraError(f"{path}, line {line}: {path.parent / row['path']} is not there.")
-        if (row.get("split") or "train").strip().lower() not in words:
-            raise VertebraError(f"{path}, line {line}: split is {row['split']!r}, not one of {', '.join(words)}.")
-    if not entries:
-        raise VertebraError(f"{path} lists no pictures.")
-    classes = tuple(sorted({row["label"] for _, row in entries}))
-    index = {name: i for i, name in enumerate(classes)}
-    splits: dict[str, list[Sample]] = {}
-    for _, row in entries:
-        split = words[(row.get("split") or "train").strip().lower()]
-        splits.setdefault(split, []).append(_sample(path.parent / row["path"], index[row["label"]]))
-    return Catalogue(str(path), "csv", classes, splits)
-
-
-def _read_idx(path: Path) -> Catalogue:
-    splits: dict[str, list[Sample]] = {}
-    for split, stem in {"train": "train", "val": "t10k"}.items():
-        images = _idx(path, f"{stem}-images-idx3-ubyte", 3)
-        labels = _idx(path, f"{stem}-labels-idx1-ubyte", 1)
-        if len(images) != len(labels):
-            raise VertebraError(f"{path}: {stem} has {len(images)} pictures but {len(labels)} labels.")
-        splits[split] = [
-            _sample(torch.from_numpy(image[None]), int(label)) for image, label in zip(images, labels, strict=True)
-        ]
-    count = 1 + max((sample.label for samples in splits.values() for sample in samples), default=-1)
-    if not count:
-        raise VertebraError(f"{path}: its IDX files hold no pictures.")
-    classes = tuple(str(i) for i in range(count))
-    if (names := path / "classes.json").is_file():
-        try:
-            listed = json.loads(names.read_text())
-            listed = listed.get("classes", listed) if isinstance(listed, dict) else listed
-            classes = tuple(listed.values() if isinstance(listed, dict) else listed)
-        except (ValueError, TypeError) as error:
-            raise VertebraError(f"{names} is not a JSON list of class names ({error}).") from error
-        if len(classes) < count:
-            raise VertebraError(f"{names} names {len(classes)} classes, but the labels go up to {count - 1}.")
-    return Catalogue(str(path), "idx", classes, splits)
-
-
-def _idx(folder: Path, stem: str, dimensions: int) -> np.ndarray:
-    """One file of the IDX format: magic number, sizes as big-endian int32, then bytes."""
-    path = next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
-    if path is None:
-        raise VertebraError(f"{folder} has no {stem} or {stem}.gz beside its other IDX files.")
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        sizes = struct.unpack(f">{dimensions}i", content[4 : 4 + 4 * dimensions])
-        if content[:4] != bytes([0, 0, 8, dimensions]):
-            raise ValueError("its magic number is wrong")
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes).copy()
-    except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
-        raise VertebraError(f"{path} is not a whole IDX file of bytes ({error}).") from error
-
-
 def _divide(catalogue: Catalogue, share: float, seed: int) -> None:
-    """Moves `share` of every class, at least one picture where there are two, from train to val."""
-    by_class: dict[int, list[Sample]] = {}
+    """Moves `share` of the pictures, at least one of two or more, from train to val; with labels, of every class."""
+    groups: dict[int, list[Sample]] = {}
+    labelled = "label" in catalogue.has
     for sample in catalogue.splits["train"]:
-        by_class.setdefault(sample.label, []).append(sample)
+        groups.setdefault(sample.label if labelled else -1, []).append(sample)
     train: list[Sample] = []
     val: list[Sample] = []
-    for label in sorted(by_class):
-        samples = by_class[label]
-        random.Random(f"{seed}/{label}").shuffle(samples)
+    for label in sorted(groups):
+        samples = groups[label]
+        random.Random(f"{seed}/{label}" if labelled else seed).shuffle(samples)
         count = min(len(samples) - 1, max(1, round(len(samples) * share)))
         val += samples[:count]
         train += samples[count:]
     catalogue.splits = {"train": train, "val": val}
-    catalogue.notes.append(f"no val split: {share:.0%} of each class set apart with seed {seed}")
+    of = "each class" if labelled else "the pictures"
+    catalogue.notes.append(f"no val split: {share:.0%} of {of} set apart with seed {seed}")

@@ -1,17 +1,20 @@
-"""Masks as data sets write them: polygons, COCO's run lengths, pictures."""
+"""Masks as data sets write them, polygons, COCO's run lengths, pictures: reading them and writing them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from faster_coco_eval.core import mask as rle
+from PIL import ImageOps
 from torch import Tensor
 
 from vertebra import pictures
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, first_line
 
 if TYPE_CHECKING:
     from vertebra.data.catalogue import Segment
@@ -24,22 +27,186 @@ def decode(segment: Segment, size: tuple[int, int], where: str) -> Tensor:
         VertebraError: if it is of another size, or cannot be decoded.
     """
     if isinstance(segment, Path):
-        mask = pictures.read(segment, 1)[0] > 0
+        where, values = str(segment), _pixels(segment)
+        mask = torch.from_numpy((values if values.ndim == 2 else values.any(-1)) != 0)
     elif isinstance(segment, Tensor):
         mask = segment
+    elif not segment:  # no polygon, no pixel
+        mask = torch.zeros(size, dtype=torch.bool)
     else:
         try:
             encoded = rle.frPyObjects(segment, *size) if not _compressed(segment) else segment
             encoded = rle.merge(encoded) if isinstance(encoded, list) else encoded
             mask = torch.from_numpy(rle.decode(encoded).astype(np.bool_))
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise VertebraError(f"{where}: a mask cannot be decoded ({error}).") from error
+        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
+            raise VertebraError(f"{where}: a mask cannot be decoded ({first_line(error)}).") from error
     if tuple(mask.shape) != tuple(size):
         raise VertebraError(
             f"{where}: a mask of {mask.shape[0]} x {mask.shape[1]} pixels lies on a picture of {size[0]} x {size[1]} "
             "(height x width)."
         )
     return mask
+
+
+def fault(segment: Any, size: tuple[int, int]) -> str:
+    """What is wrong with a COCO segmentation on a picture of (height, width) `size`, told without decoding it.
+
+    Polygons of fewer than three points are no fault beside one of more.
+
+    Returns:
+        `its polygon has 3 numbers, ...`, or nothing.
+    """
+    try:
+        if isinstance(segment, dict):
+            return _fault_of_runs(segment, size)
+        if isinstance(segment, list):
+            return _fault_of_polygons(segment, size)
+    except (TypeError, ValueError, OverflowError):
+        pass  # of another kind altogether
+    return "its segmentation is neither a list of polygons nor run lengths (size and counts)"
+
+
+def _fault_of_runs(segment: dict[str, Any], size: tuple[int, int]) -> str:
+    height, width = segment.get("size", (0, 0))
+    if (height, width) != tuple(size):
+        return f"its mask is {height} x {width} pixels, the picture {size[0]} x {size[1]} (height x width)"
+    counts = segment.get("counts")
+    if isinstance(counts, str):
+        return ""
+    if not isinstance(counts, list):
+        return "its run lengths are missing (counts)"
+    if any(not isinstance(count, int) or count < 0 for count in counts):
+        return "its run lengths are not all whole numbers"
+    if sum(counts) != height * width:
+        return f"its run lengths add up to {sum(counts)} pixels, not to the picture's {height * width}"
+    return ""
+
+
+def _fault_of_polygons(segment: list[list[float]], size: tuple[int, int]) -> str:
+    for polygon in segment:
+        if len(polygon) % 2:
+            return f"a polygon of it has {len(polygon)} numbers, which are no pairs of x and y"
+        if not math.isfinite(sum(polygon)):
+            return "a polygon of it has a point that is not a number"
+        # Far points would be drawn, for nothing and at great cost.
+        for values, side in ((polygon[::2], size[1]), (polygon[1::2], size[0])):
+            if values and (min(values) < -side or max(values) > 2 * side):
+                return (
+                    f"a polygon of it reaches further beyond the picture ({size[1]} x {size[0]} pixels) than its side"
+                )
+    if segment and all(len(polygon) < 6 for polygon in segment):
+        return f"its polygon has {max(len(p) for p in segment) // 2} points, three or more make an area"
+    return ""
+
+
+def extent(mask: Tensor) -> tuple[int, int, int, int]:
+    """The box around a mask's pixels, [H, W] bool with one at least: x1, y1, x2, y2, end exclusive."""
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def encode(mask: Tensor) -> dict[str, Any]:
+    """[H, W] bool -> COCO's compressed run lengths, as JSON holds them."""
+    return _as_json(rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8))))
+
+
+def numbered(path: Path) -> tuple[tuple[int, int], list[tuple[int, Segment, tuple[int, int, int, int], int]]]:
+    """The instances in a picture file whose pixels hold their numbers, 0 being none.
+
+    Returns:
+        (height, width), and of each instance its number, mask, box x1, y1, x2, y2 (end exclusive) and pixels.
+
+    Raises:
+        VertebraError: if the file cannot be read, or has colours instead of numbers.
+    """
+    values = _pixels(path)
+    if values.ndim != 2:
+        raise VertebraError(f"{path}: its pixels are colours; the number of an instance is one grey value.")
+    height, width = values.shape
+    flat = values.T.reshape(-1)  # column by column, as run lengths go
+    order = np.argsort(flat, kind="stable")
+    numbers, starts = np.unique(flat[order], return_index=True)
+    found: list[tuple[int, Segment, tuple[int, int, int, int], int]] = []
+    for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+        if number == 0:
+            continue
+        ends = np.flatnonzero(np.diff(places) > 1)
+        first, last = places[np.r_[0, ends + 1]], places[np.r_[ends, len(places) - 1]] + 1
+        borders = np.stack([first, last], 1).reshape(-1)
+        counts = np.diff(np.r_[0, borders, height * width]).tolist()
+        segment = _as_json(rle.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+        columns, rows = places // height, places % height
+        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+        found.append((int(number), segment, box, len(places)))
+    return (height, width), found
+
+
+def outline(mask: Tensor) -> list[float]:
+    """One polygon x1, y1, x2, y2, ... along the pixels' borders that fills to exactly this mask, [H, W] bool.
+
+    Further pieces and holes are joined to the first piece by a line there and back, which encloses nothing.
+    Empty for a mask without a pixel.
+    """
+    points: list[tuple[int, int]] = []
+    for loop in _loops(mask.numpy()):
+        points += [*loop, loop[0]]
+        if loop[0] != points[0]:
+            points.append(points[0])
+    return [float(value) for point in points[:-1] for value in point]
+
+
+def area(polygon: Sequence[float]) -> float:
+    """Square pixels inside a polygon x1, y1, x2, y2, ..., whichever way around."""
+    x, y = np.asarray(polygon, np.float64).reshape(-1, 2).T
+    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+
+
+def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
+    """The corners of every closed border of a mask [H, W] bool, as x, y; outer borders and holes alike."""
+    padded = np.pad(mask.astype(np.int8), 1)
+    leads: dict[tuple[int, int], list[tuple[int, int]]] = {}  # from each corner to the next ones, the mask on the right
+    down = np.diff(padded, axis=0)[:, 1:-1]
+    for y, x in np.argwhere(down).tolist():
+        start, end = ((x, y), (x + 1, y)) if down[y, x] > 0 else ((x + 1, y), (x, y))
+        leads.setdefault(start, []).append(end)
+    across = np.diff(padded, axis=1)[1:-1]
+    for y, x in np.argwhere(across).tolist():
+        start, end = ((x, y + 1), (x, y)) if across[y, x] > 0 else ((x, y), (x, y + 1))
+        leads.setdefault(start, []).append(end)
+    loops = []
+    while leads:
+        start = here = next(iter(leads))
+        loop: list[tuple[int, int]] = []
+        step = (0, 0)
+        while here in leads:
+            ends = leads[here]
+            end = ends.pop()
+            if not ends:
+                del leads[here]
+            towards = (end[0] - here[0], end[1] - here[1])
+            if towards != step:  # a corner, not a point on a side
+                loop.append(here)
+            here, step = end, towards
+            if here == start:
+                break
+        loops.append(loop)
+    return loops
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """A mask file's values as they are, numbers of a palette's colours included: [H, W], or [H, W, C] colours."""
+    with pictures.opened(path) as image:
+        if image.width * image.height > pictures.MAX_PIXELS:
+            raise pictures.BrokenPicture(f"more than {pictures.MAX_PIXELS:,} pixels, the most that is decoded.")
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBA", "LA"):  # transparency says nothing
+            image = image.convert(image.mode[:-1])
+        return np.array(image)
+
+
+def _as_json(encoded: dict[str, Any]) -> dict[str, Any]:
+    counts = encoded["counts"]
+    return {"size": list(encoded["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def _compressed(segment: Segment) -> bool:

@@ -10,21 +10,26 @@ import colorsys
 import functools
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from vertebra.structures import Target
+from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.structures import Points, Target
 
 CLASSES = ("circle", "cross", "hexagon", "square", "star", "triangle")
-KEYPOINTS = ("ahead", "right", "behind", "left")
-SKELETON = ((1, 2), (2, 3), (3, 4), (4, 1))
+POINTS = Points(
+    ("ahead", "right", "behind", "left"), ((0, 1), (1, 2), (2, 3), (3, 0)), (0, 3, 2, 1), (0.05, 0.05, 0.05, 0.05)
+)
 COUNTS = {"train": 960, "val": 240}
 SIZE = 64
+MANY = (1, 6)
+"""Least and largest number of objects, where there are several in a picture."""
 
 
 @dataclass(frozen=True)
@@ -131,22 +136,52 @@ def _truth(labels: list[int], points: list[np.ndarray], owner: np.ndarray) -> Ta
 @functools.lru_cache(maxsize=4)
 def scenes(split: str, seed: int = 0, size: int = SIZE, objects: tuple[int, int] = (1, 1)) -> list[Scene]:
     """A whole split, drawn."""
-    start = sum(count for name, count in COUNTS.items() if list(COUNTS).index(name) < list(COUNTS).index(split))
-    return [draw(seed, start + i, size, objects) for i in range(COUNTS[split])]
+    return [draw(seed, _start(split) + i, size, objects) for i in range(COUNTS[split])]
 
 
-def catalogue(seed: int = 0) -> Any:
-    """The set for `vertebra train`, with one object a picture."""
-    from vertebra.data.catalogue import Catalogue, Sample
+def _start(split: str) -> int:
+    """The number of a split's first picture in the whole set."""
+    return sum(count for name, count in COUNTS.items() if list(COUNTS).index(name) < list(COUNTS).index(split))
 
-    splits = {
-        split: [
-            Sample(torch.from_numpy(scene.picture).permute(2, 0, 1).contiguous(), scene.target)
-            for scene in scenes(split, seed)
-        ]
-        for split in COUNTS
-    }
+
+def catalogue(seed: int = 0) -> Catalogue:
+    """The set for classification, with one object a picture."""
+    splits = {split: [Sample(_pixels(scene), scene.target) for scene in scenes(split, seed)] for split in COUNTS}
     return Catalogue("shapes", "shapes", CLASSES, splits)
+
+
+def objects(want: str = "masks", seed: int = 0) -> Catalogue:
+    """The set with 1 to 6 objects a picture of twice the side, as `write_coco` writes it: boxes, masks, keypoints.
+
+    Args:
+        want: `masks` or `keypoints` for these beside the boxes, `boxes` for neither, `all` for both.
+    """
+    splits: dict[str, list[Sample]] = {}
+    for split, count in COUNTS.items():
+        splits[split] = []
+        for i in range(count):
+            # Drawn anew instead of by `scenes`, which would keep some 300 MB.
+            scene = draw(seed, _start(split) + i, 2 * SIZE, MANY)
+            masks = scene.target.masks
+            assert masks is not None
+            target = replace(
+                scene.target,
+                label=None,
+                masks=None,
+                semantic=None,
+                keypoints=scene.target.keypoints if want in ("keypoints", "all") else None,
+                areas=masks.sum((1, 2)).float(),
+                crowd=torch.zeros(len(masks), dtype=torch.bool),
+                size=(2 * SIZE, 2 * SIZE),
+                id=i + 1,
+            )
+            splits[split].append(Sample(_pixels(scene), target, tuple(masks) if want in ("masks", "all") else ()))
+    return Catalogue("shapes", "shapes", CLASSES, splits, has=frozenset({"boxes", "masks", "keypoints"}), points=POINTS)
+
+
+def _pixels(scene: Scene) -> Tensor:
+    """[3, H, W] uint8."""
+    return torch.from_numpy(scene.picture).permute(2, 0, 1).contiguous()
 
 
 def write_folder(folder: Path, seed: int = 0) -> None:
@@ -158,7 +193,7 @@ def write_folder(folder: Path, seed: int = 0) -> None:
             Image.fromarray(scene.picture).save(path)
 
 
-def write_coco(folder: Path, seed: int = 0, size: int = 2 * SIZE, objects: tuple[int, int] = (1, 6)) -> None:
+def write_coco(folder: Path, seed: int = 0, size: int = 2 * SIZE, objects: tuple[int, int] = MANY) -> None:
     """Writes the set as a COCO folder: images/split/number.png, annotations/instances_split.json with boxes,
     masks (uncompressed RLE) and keypoints, and semantic/split/number.png (0 ground, classes from 1)."""
     for split in COUNTS:
@@ -193,7 +228,13 @@ def write_coco(folder: Path, seed: int = 0, size: int = 2 * SIZE, objects: tuple
                     }
                 )
         categories = [
-            {"id": i + 1, "name": name, "keypoints": list(KEYPOINTS), "skeleton": [list(s) for s in SKELETON]}
+            {
+                "id": i + 1,
+                "name": name,
+                "keypoints": list(POINTS.names),
+                "skeleton": [[a + 1, b + 1] for a, b in POINTS.skeleton],
+                "sigmas": list(POINTS.sigmas),
+            }
             for i, name in enumerate(CLASSES)
         ]
         (folder / "annotations").mkdir(parents=True, exist_ok=True)

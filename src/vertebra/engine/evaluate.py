@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
 
 from vertebra.data.batches import loader
-from vertebra.data.catalogue import Sample
+from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.engine import results
 from vertebra.errors import VertebraError
-from vertebra.metrics.evaluation import Evaluation
+from vertebra.metrics.coco import CocoMetrics
+from vertebra.metrics.evaluation import SHOWN, Evaluation, Worst
 from vertebra.tasks import Task
 
 
@@ -39,6 +42,7 @@ def evaluate(
     metrics = task.metrics()
     broken: list[str] = []
     rows: list[dict[str, Any]] = []
+    worst = Worst()
     known = {sample.target.path: i for i, sample in enumerate(samples) if sample.target.path}
     task.eval()
     with torch.inference_mode():
@@ -52,7 +56,45 @@ def evaluate(
             for prediction, target in zip(found, batch.targets, strict=True):
                 index = known[target.path] if target.path else len(rows)
                 rows.append({"index": index, "path": target.path, **metrics.row(prediction, target)})
+                worst.add(rows[-1], prediction)
             metrics.update(found, batch.targets)
     if not rows:
         raise VertebraError(f"none of the {len(samples)} pictures can be read: {broken[0]}")
-    return Evaluation(metrics.compute(), rows, broken)
+    return Evaluation(
+        metrics.compute(),
+        rows,
+        broken,
+        classes=task.classes,
+        labels=metrics.labels,
+        predictions=worst.predictions(),
+        points=getattr(metrics, "points", None),
+    )
+
+
+def evaluate_results(
+    path: str | Path, entries: Sequence[Mapping[str, Any]], catalogue: Catalogue, split: str, *, progress: bool = False
+) -> Evaluation:
+    """Judges what another tool has found; no picture is read.
+
+    Args:
+        path: where the entries come from, for errors.
+        entries: as `results.read` gives them.
+
+    Raises:
+        VertebraError: if an entry does not fit the data.
+    """
+    samples = catalogue.split(split)
+    found = results.Results(path, entries, catalogue, split)
+    metrics = CocoMetrics(len(catalogue.classes), results.kinds(entries), catalogue.points)
+    for index in track(range(len(samples)), "evaluating", disable=not progress, transient=True):
+        metrics.update([found.prediction(index)], [found.target(index)])
+    values = metrics.compute()
+    metrics.threshold = values["threshold"]
+    rows = [
+        {"index": index, "path": sample.target.path, **row}
+        for index, (sample, row) in enumerate(zip(samples, metrics.rows(), strict=True))
+    ]
+    evaluation = Evaluation(values, rows, classes=catalogue.classes, labels=metrics.labels, points=catalogue.points)
+    shown = [row["index"] for row in evaluation.worst(SHOWN)]
+    evaluation.predictions = {index: found.prediction(index) for index in shown}
+    return evaluation

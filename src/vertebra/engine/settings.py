@@ -13,9 +13,10 @@ class Data:
     """Which pictures, and how they enter the network."""
 
     path: str = "shapes"
-    """Folder with a folder per class (or with train/ and val/), CSV list, IDX folder, or `shapes` (built in)."""
+    """Folder or file in any known format, see `vertebra data`, or `shapes` (built in)."""
     image_size: int = 0
-    """Side of the square input, in pixels; 0 takes the backbone's own, mostly 224."""
+    """Side of the square input, in pixels, or of the shorter side where pictures keep their shape; 0 takes the usual:
+    the backbone's own for classification, mostly 224, and 800 for boxes."""
     batch_size: int = 32
     """Pictures per step, over all processes together."""
     workers: int | None = None
@@ -24,8 +25,10 @@ class Data:
     """Share of each class set apart for validation where the data has no val split, in 0..1."""
     channels: int = 3
     """1 reads pictures as grey, 3 as RGB."""
-    resize: Literal["crop", "squash"] = "crop"
-    """`crop` keeps the aspect ratio and takes the centre; `squash` stretches the whole picture to the input."""
+    resize: Literal["auto", "crop", "squash", "shortest", "fit"] = "auto"
+    """Classification: `crop` keeps the aspect ratio and takes the centre, `squash` stretches the whole picture to the
+    input. Boxes: `shortest` scales by the shorter side, up to 1.67 times that for the longer; `fit` puts the whole
+    picture into the square. `auto` takes the first that the task and the backbone can do with."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Settings:
     """What is trained."""
     data: Data = field(default_factory=Data)
     """Which pictures, and how they enter the network."""
-    augment: Augment = field(default_factory=Augment)
+    augment: Any = field(default_factory=Augment)
     """What is done at random to training pictures."""
     epochs: int = 30
     """Passes over the training pictures."""

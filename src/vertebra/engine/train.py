@@ -24,7 +24,7 @@ from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import evaluate
 from vertebra.engine.settings import Settings
 from vertebra.engine.trainee import Average, Results, Trainee, plain
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, one_of
 from vertebra.files import replacing
 from vertebra.structures import Preprocess
 from vertebra.viz import report
@@ -43,7 +43,8 @@ def train(settings: Settings) -> Path:
     _quiet()
     first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     say = print if first else (lambda *_: None)
-    catalogue = open_data(settings.data.path, val_share=settings.data.val_share, seed=settings.seed)
+    truth = tasks.find(settings.task).TASK.truth
+    catalogue = open_data(settings.data.path, want=truth, val_share=settings.data.val_share, seed=settings.seed)
     L.seed_everything(settings.seed, verbose=False)
     task = _task(settings, catalogue, say)
     run = _folder(settings, create=first)
@@ -156,13 +157,13 @@ def _quiet() -> None:
 
 
 def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
-    known = tasks.preprocess_of(settings.model.backbone, settings.weights)
-    if len(known.mean) != settings.data.channels:
-        known = Preprocess(mean=(0.449,), std=(0.226,)) if settings.data.channels == 1 else Preprocess()
-    side = settings.data.image_size or tasks.preprocess_of(settings.model.backbone, None).size[0]
-    preprocess = dataclasses.replace(known, size=(side, side), crop=1.0, resize=settings.data.resize)
     model = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(settings.model)}
+    preprocess = _preprocess(settings)
+    if catalogue.points and "points" in model:
+        model["points"] = catalogue.points
     if settings.balance:
+        if "class_weights" not in model:
+            raise VertebraError(f"balance weighs the classes of whole pictures; {settings.task} has no use for it.")
         counts = catalogue.counts("train")
         if 0 in counts:
             raise VertebraError(f"class {catalogue.classes[counts.index(0)]!r} has no training pictures to balance.")
@@ -173,6 +174,21 @@ def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
     if task.report:
         say(task.report)
     return task
+
+
+def _preprocess(settings: Settings) -> Preprocess:
+    data, backbone = settings.data, settings.model.backbone
+    known = tasks.preprocess_of(settings.task, backbone, settings.weights)
+    if len(known.mean) != data.channels:
+        mean, std = ((0.449,), (0.226,)) if data.channels == 1 else (Preprocess.mean, Preprocess.std)
+        known = dataclasses.replace(known, mean=mean, std=std)
+    usual = tasks.preprocess_of(settings.task, backbone, None)
+    possible = tasks.find(settings.task).TASK.resizes
+    resize = (usual.resize if usual.resize in possible else possible[0]) if data.resize == "auto" else data.resize
+    one_of("data.resize", resize, possible)
+    side = data.image_size or usual.size[0]
+    longest = round(side * usual.size[1] / usual.size[0]) if resize == usual.resize == "shortest" else side
+    return dataclasses.replace(known, size=(side, longest), crop=1.0, resize=resize)
 
 
 def _folder(settings: Settings, *, create: bool) -> Path:
@@ -229,7 +245,6 @@ def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Result
     report.save(
         run,
         title=f"{settings.model.backbone} on {catalogue.path}",
-        task=task,
         evaluation=found,
         samples=samples,
         history=results.history,

@@ -131,14 +131,18 @@ class Results(L.Callback):
         module.log_dict(scalars, sync_dist=True)
         if not all(math.isfinite(value) for value in scalars.values()):
             raise module.diverged(f"in the validation of epoch {trainer.current_epoch + 1}")
-        score = values[module.task.best]
+        score = values.get(module.task.best, 0.0)  # average precision is undefined where there is nothing to be found
         trainer.callback_metrics["val/score"] = torch.tensor(score)  # what early stopping watches, on every process
         if self.best is None or score > self.best["score"]:
             self.best = {"score": score, "epoch": trainer.current_epoch + 1, "metrics": values}
             if trainer.is_global_zero:
                 settings = module.settings
                 data = {"path": settings.data.path, "val_share": settings.data.val_share, "seed": settings.seed}
-                about = {"metrics": values, "epoch": trainer.current_epoch + 1, "data": data}
+                about = {
+                    "metrics": {k: v for k, v in values.items() if isinstance(v, float)},
+                    "epoch": trainer.current_epoch + 1,
+                    "data": data,
+                }
                 checkpoint.save(module.task, self.run / "best.safetensors", **about)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -60,7 +60,8 @@ class ClassificationMetrics(MetricCollection):
     def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:  # type: ignore[override]
         probabilities = torch.stack([p.probabilities for p in predictions if p.probabilities is not None])
         labels = torch.stack([t.label for t in targets if t.label is not None])
-        super().update(probabilities, labels)
+        device = self["top1"].device
+        super().update(probabilities.to(device), labels.to(device))
 
     def compute(self) -> dict[str, Any]:
         """top1, top5 and calibration_error (expected, 15 bins) in 0..1; loss in nats; macro means over the classes

@@ -112,9 +112,10 @@ class _Tally:
         if not self.hits.any():
             return 0.5
         f1 = 2 * self.hits.cumsum()[ends] / (ends + 1 + self.truths)
-        lowest = ends[f1.argmax()]
-        below = self.scores[lowest + 1] if lowest + 1 < len(self.scores) else 0.0
-        return float(self.scores[lowest] + below) / 2
+        last = ends[f1.argmax()]
+        lowest = float(self.scores[last])
+        below = float(self.scores[last + 1]) if last + 1 < len(self.scores) else min(0.0, lowest)
+        return (lowest + below) / 2
 
 
 class CocoMetrics:
@@ -146,6 +147,7 @@ class CocoMetrics:
         self.kinds = tuple(kinds)
         self.threshold = threshold
         self.most = most
+        self.points = points
         self.sigmas = _sigmas(points)
         self.pictures: list[_Picture] = []
         each = {
@@ -187,7 +189,8 @@ class CocoMetrics:
         and `precision` and `recall` there; `confusion` [classes + 1, classes + 1] counts at that threshold, a row per
         true class, the last row and column being the background. `per_class`: lists with an entry per class, None
         where it is undefined. `pr`: by kind and IoU (`50`, `75`) the precision at recall 0, 0.01, ..., 1 as `mean`
-        over the classes and for each of the `classes`. `curve`: `precision`, `recall` and `f1` at each `score`.
+        over the classes and for each of the `classes`. `curve`: `precision`, `recall` and `f1` at each of 101 values of
+        `score`, from 0 to 1 or as far as the scores go.
         """
         pictures = _numbered(_gathered(self.pictures))
         values: dict[str, Any] = {}
@@ -209,7 +212,8 @@ class CocoMetrics:
         per_class["recall"] = [int(r) / int(n) if n else None for r, n in zip(right, truths, strict=True)]
         per_class["truths"] = truths.tolist()
         best = dict(zip(("precision", "recall", "f1"), tally.at(threshold), strict=True))
-        scores = [i / 100 for i in range(101)]
+        low, high = min([0.0, *tally.scores[-1:]]), max([1.0, *tally.scores[:1]])  # some tools' go beyond 0..1
+        scores = np.linspace(low, high, 101).tolist()
         rows = [tally.at(score) for score in scores]
         return {
             **values,
@@ -335,7 +339,7 @@ class CocoMetrics:
         evaluator.params.imgIds = [image["id"] for image in images]
         evaluator.params.catIds = [category["id"] for category in categories]
         if kind != "keypoints":
-            evaluator.params.maxDets = [1, 10, self.most]
+            evaluator.params.maxDets = [1, min(10, self.most), self.most]
         evaluator.run()
         return evaluator
 

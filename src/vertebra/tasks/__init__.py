@@ -13,10 +13,10 @@ from typing import Any
 from vertebra import backbones
 from vertebra.errors import VertebraError, check_fields, nearest
 from vertebra.structures import Preprocess
-from vertebra.tasks import foreign
 from vertebra.tasks.base import Metrics, Task
-from vertebra.tasks.region import RegionConfig
-from vertebra.weights import description
+from vertebra.tasks.foreign import Detector, recognised
+from vertebra.tasks.region import RegionTask
+from vertebra.weights import description, read
 
 __all__ = ["Metrics", "Task", "create", "find", "names"]
 
@@ -27,15 +27,22 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Any:
-    """The module of task `name`: TASK is its class, Config its options; VertebraError if there is none."""
+    """The module of task `name`: TASK is its class, METHODS others by their `method` in Config, which is its options;
+    RECIPE are the settings in which its training differs from the usual. VertebraError if there is none."""
     if name not in names():
         raise VertebraError(f"no task is called {name!r}; there are {', '.join(names())}.{nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def preprocess_of(backbone: str, where: str | Path | None) -> Preprocess:
-    """The preprocessing that a checkpoint was trained with, as far as it is known; else the usual one at the backbone's
-    own input size."""
+def preprocess_of(name: str, backbone: str, where: str | Path | None) -> Preprocess:
+    """What task `name` does to pictures before `backbone`, with the mean and deviation that checkpoint `where` was
+    trained with, as far as they are known."""
+    known: Preprocess = find(name).TASK.prepares(_known(backbone, where), backbone)
+    return known
+
+
+def _known(backbone: str, where: str | Path | None) -> Preprocess:
+    """The preprocessing of a checkpoint; else the usual one at the backbone's own input size."""
     usual = Preprocess(size=backbones.family(backbone).VARIANTS[backbones.public_name(backbone)].image_size)
     if where is None:
         return usual
@@ -55,22 +62,34 @@ def create(
 ) -> Task:
     """A task's model; `options` are fields of its Config. See `vertebra.create`.
 
-    Of another library's detector, the file says which options it is built with, where `options` do not.
+    Of another library's detector, the file says which options it is built with, where they are left at their defaults.
     """
     module = find(name)
     check_fields(name, options, {field.name for field in dataclasses.fields(module.Config)})
-    known: Preprocess | None = None
-    config = module.Config(**options)
-    published = str(weights) in backbones.family(config.backbone).WEIGHTS
-    if weights is not None and not published and isinstance(config, RegionConfig):
-        found, count, known = foreign.asked(weights, name)
-        config = dataclasses.replace(config, **{k: v for k, v in found.items() if k not in options})
-        classes = count if classes is None else classes
+    foreign: Detector | None = None
+    if weights is not None and issubclass(module.TASK, RegionTask):
+        foreign = _foreign(module.Config(**options).backbone, weights)
+    if foreign is not None:
+        usual = {field.name: field.default for field in dataclasses.fields(module.Config)}
+        chosen = {key: value for key, value in options.items() if value != usual[key]}
+        options |= foreign.options(name) | chosen
+        classes = foreign.classes if classes is None else classes
     classes = 1000 if classes is None else classes
     labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")
-    task: Task = module.TASK(config, labels, preprocess or known or preprocess_of(config.backbone, weights))
+    config = module.Config(**options)
+    if preprocess is None:
+        preprocess = preprocess_of(name, config.backbone, weights)
+        if foreign is not None:
+            preprocess = dataclasses.replace(preprocess, antialias=foreign.antialias)
+    method = getattr(module, "METHODS", {}).get(getattr(config, "method", ""), module.TASK)
+    task: Task = method(config, labels, preprocess)
     if weights is not None:
         task.report = task.load(weights, partial=True)
     return task
+
+
+def _foreign(backbone: str, where: str | Path) -> Detector | None:
+    """The detector of another library that a file holds, if it does."""
+    return None if str(where) in backbones.family(backbone).WEIGHTS else recognised(read(where)[0])

@@ -46,6 +46,8 @@ class Task(nn.Module):
     """The metric that picks the best checkpoint; higher is better."""
     truth: ClassVar[str]
     """The field of Target that it learns from: `label`, `boxes`, `masks` or `keypoints`."""
+    resizes: ClassVar[tuple[str, ...]] = ("crop", "squash")
+    """The ways of Preprocess.resize that it can do with, the usual one first."""
 
     backbone: Backbone
     report: weights.Report | None = None
@@ -56,6 +58,12 @@ class Task(nn.Module):
         self.config = config
         self.classes = tuple(classes)
         self.preprocess = preprocess
+
+    @classmethod
+    def prepares(cls, known: Preprocess, backbone: str) -> Preprocess:
+        """What is done to pictures if nothing else is said, where `known` is what the backbone's weights, or the
+        checkpoint, come with."""
+        return known
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Named terms whose sum is minimised; images [B, C, H, W] float32, normalised, and targets in their pixels."""

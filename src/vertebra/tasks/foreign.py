@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from vertebra.heads.keypoint import KeypointHead
 from vertebra.heads.mask import MaskHead
 from vertebra.heads.rpn import RPN
 from vertebra.necks import FPN, HRFPN
-from vertebra.structures import COCO_PERSON, Points, Preprocess
+from vertebra.structures import COCO_PERSON, Points
 from vertebra.weights import Drop, Rename
 
 PREFIXES = {
@@ -69,6 +68,11 @@ class Detector:
             return len(self.beside["dense.classify.bias"]) // anchors
         head = self._first("box.classify.bias", "box.0.classify.bias")
         return None if head is None else len(head) - 1
+
+    @property
+    def antialias(self) -> bool:
+        """Whether pictures that are made smaller are smoothed first: so does Pillow, with which Detectron2 resizes."""
+        return self.source.startswith("detectron2")
 
     def options(self, task: str) -> dict[str, Any]:
         """The options of `task` with which a model has the tensors that are in the file."""
@@ -128,16 +132,6 @@ class Detector:
 
     def _norm(self, *prefixes: str) -> str:
         return _kind([name for name in self.beside if name.startswith(prefixes)])
-
-
-def asked(where: str | Path, task: str) -> tuple[dict[str, Any], int | None, Preprocess | None]:
-    """What a file of another library's detector wants: options of `task`, the number of classes, and how pictures are
-    prepared; nothing of other files. Raises as `weights.read`."""
-    found = recognised(weights.read(where)[0])
-    if found is None:
-        return {}, None, None
-    preprocess = Preprocess((800, 1333), resize="shortest", antialias=found.source.startswith("detectron2"))
-    return found.options(task), found.classes, preprocess
 
 
 def recognised(state: Mapping[str, Tensor], source: str | None = None) -> Detector | None:

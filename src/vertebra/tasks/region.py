@@ -74,6 +74,17 @@ class RegionConfig:
     """Whether strides are taken from the sizes of input and map, as torchvision's checkpoints want."""
 
 
+RECIPE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "lr": 2e-4,
+    "epochs": 24,
+    "warmup": 0.5,
+    "clip": 1.0,
+    "data.batch_size": 4,
+}
+"""Settings of a training run that differ from those of classification."""
+
+
 class RegionTask(Task):
     """A backbone, a pyramid, and heads that answer with boxes in input pixels.
 
@@ -84,6 +95,7 @@ class RegionTask(Task):
     truth = "boxes"
     kinds: ClassVar[tuple[str, ...]] = ("box",)
     """What CocoMetrics judges it by."""
+    resizes = ("shortest", "fit")
     stage: nn.Module | None
     """The backbone's last stage, where it is run on regions."""
 
@@ -96,6 +108,16 @@ class RegionTask(Task):
                 raise VertebraError(
                     f"{config.method} has no option {each.name}: leave it out, or choose another method."
                 )
+
+    @classmethod
+    def prepares(cls, known: Preprocess, backbone: str) -> Preprocess:
+        """Pictures keep their aspect ratio: their shorter side becomes 800 pixels, or they are fitted into the one
+        size that the backbone takes."""
+        if known.resize in cls.resizes:
+            return known
+        if backbones.family(backbone).MODEL.any_size:
+            return dataclasses.replace(known, size=(800, 1333), crop=1.0, resize="shortest")
+        return dataclasses.replace(known, crop=1.0, resize="fit")
 
     def needless(self) -> set[str]:
         """Options of the task that this method has no use for."""

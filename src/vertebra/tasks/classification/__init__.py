@@ -3,5 +3,6 @@
 from vertebra.tasks.classification.task import Classification, Config
 
 TASK = Classification
+RECIPE: dict[str, object] = {}
 
-__all__ = ["TASK", "Classification", "Config"]
+__all__ = ["RECIPE", "TASK", "Classification", "Config"]

@@ -1,7 +1,8 @@
 """Instance segmentation: a mask, a box and a class for every object."""
 
 from vertebra.tasks.instance.mask_rcnn import Config, MaskRCNN
+from vertebra.tasks.region import RECIPE
 
 TASK = MaskRCNN
 
-__all__ = ["TASK", "Config", "MaskRCNN"]
+__all__ = ["RECIPE", "TASK", "Config", "MaskRCNN"]

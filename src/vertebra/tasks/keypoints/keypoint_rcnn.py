@@ -30,6 +30,10 @@ class Config(TwoStageConfig):
     """The keypoints: names, skeleton, which change sides in the mirror, and how exactly people place them. Training
     takes them from the data."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.points, dict):  # as it comes from JSON
+            object.__setattr__(self, "points", Points.from_dict(self.points))
+
 
 class KeypointRCNN(TwoStage):
     """[B, C, H, W] -> the boxes of each picture, each with its keypoints.

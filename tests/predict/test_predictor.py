@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_tiles import scene
 
 import vertebra
 from vertebra import tasks
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.pictures import BrokenPicture
-from vertebra.structures import Prediction, Preprocess
+from vertebra.predict import predictor as predictor_module
+from vertebra.structures import Masks, Prediction, Preprocess
 
 
 @pytest.fixture(scope="module")
@@ -112,3 +114,99 @@ def test_a_grey_model_takes_colour(tmp_path, files):
     predictor = vertebra.load(tmp_path / "grey.safetensors", device="cpu")
     from_file, from_array = predictor.predict([files[0], np.array(Image.open(files[0]))])
     assert torch.allclose(from_file.probabilities, from_array.probabilities, atol=1e-2)
+
+
+def test_probabilities_are_the_mean_of_the_picture_and_its_mirror_image(saved, files):
+    predictor = vertebra.load(saved[1], device="cpu")
+    picture = torch.from_numpy(np.array(Image.open(files[0]))).permute(2, 0, 1)
+    want = probabilities(predictor.predict([picture, picture.flip(-1)])).mean(0)
+    (found,) = predictor.predict(files[0], tta=True)
+    assert torch.allclose(found.probabilities, want, atol=1e-6)
+    assert found.path == str(files[0])
+    assert not torch.allclose(found.probabilities, predictor.predict(files[0])[0].probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"threshold": 0.3}, "threshold is for models that find objects; this one is for classification."),
+        ({"tile": 256}, "tile is for models that find objects; this one is for classification."),
+        ({"batch_size": 0}, "batch_size is 0; it must be 1 or more."),
+    ],
+)
+def test_options_that_do_not_fit_classification(saved, files, options, sentence):
+    predictor = vertebra.load(saved[1], device="cpu")
+    for ask in (predictor.predict, predictor.stream):
+        with pytest.raises(VertebraError) as error:
+            ask(files, **options)
+        assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"threshold": 1.5}, "threshold is 1.5; it must lie between 0 and 1."),
+        ({"tile": 8}, "tile is 8; it must be 16 pixels or more, or 0 for whole pictures."),
+        ({"tile": -64}, "tile is -64; it must be 16 pixels or more, or 0 for whole pictures."),
+        ({"tile": 64, "overlap": 0.0}, "overlap is 0.0; it must be above 0 and 0.5 at most."),
+        ({"tile": 64, "overlap": 0.6}, "overlap is 0.6; it must be above 0 and 0.5 at most."),
+    ],
+)
+def test_options_out_of_range(make_finder, options, sentence):
+    with pytest.raises(VertebraError) as error:
+        make_finder().predict(scene(), **options)
+    assert str(error.value) == sentence
+
+
+THREE = [(0, 0, 10, 10, 96), (20, 20, 30, 30, 160), (40, 40, 50, 50, 224)]  # scores 0.375, 0.625, 0.875
+
+
+@pytest.mark.parametrize(
+    ("about", "threshold", "count"),
+    [
+        ({}, None, 2),
+        ({"metrics": {"map": 0.4}}, None, 2),
+        ({"metrics": {"threshold": 0.7}}, None, 1),
+        ({"metrics": {"threshold": 0.7}}, 0.0, 3),
+        ({}, 0.625, 2),
+        ({}, 1.0, 0),
+    ],
+)
+def test_the_threshold(make_finder, about, threshold, count):
+    (found,) = make_finder(**about).predict(scene(*THREE, size=(64, 64)), threshold=threshold)
+    assert found.scores.tolist() == [0.875, 0.625, 0.375][:count]
+    assert len(found.boxes) == len(found.labels) == len(found.masks) == count
+    assert isinstance(found.masks, Masks)
+
+
+def test_pictures_of_like_shape_go_together(make_finder):
+    finder = make_finder()
+    sizes = [(64, 160), (160, 64), (64, 160), (160, 64), (64, 64), (64, 160)]
+    many = [scene((4 * i, 0, 4 * i + 8, 8, 200), size=size) for i, size in enumerate(sizes)]
+    found = finder.predict(many, batch_size=2)
+    assert finder.task.batches == [(2, 3, 64, 160), (2, 3, 64, 160), (2, 3, 160, 64)]
+    assert [one.boxes[0, 0].item() for one in found] == [4.0 * i for i in range(6)]
+    assert [one.size for one in found] == sizes
+
+
+def test_no_more_is_read_ahead_than_memory_holds(make_finder, monkeypatch):
+    monkeypatch.setattr(predictor_module, "READ_AHEAD", 10_000)
+    taken = []
+
+    def pictures():
+        for i in range(8):
+            taken.append(i)
+            yield scene(size=(64, 64))
+
+    answers = make_finder().stream(pictures(), batch_size=16)
+    next(answers)
+    assert len(taken) == 3  # 12,288 pixels
+
+
+def test_the_stream_of_a_batch_passes_broken_pictures_by(make_finder, files):
+    for file in files:
+        Image.new("RGB", (64, 64)).save(file)
+    files[1].write_bytes(b"")
+    found = list(make_finder().stream(files, batch_size=4))
+    assert [isinstance(answer, BrokenPicture) for answer in found] == [False, True, False, False, False]
+    assert [one.path for one in found if isinstance(one, Prediction)] == [str(files[i]) for i in (0, 2, 3, 4)]

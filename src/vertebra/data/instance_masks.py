@@ -1,0 +1,214 @@
+"""Folders with a mask for each object, in picture files.
+
+Three forms, each also within folders of splits (`train/`, `val/`, `test/`):
+
+- `NAME/images/` with one picture and `NAME/masks/` with one file per object, of one class;
+- `images/NAME.jpg` and `masks/CLASS/NAME_1.png`, `NAME_2.png`, ..., one file per object;
+- `images/NAME.jpg` and `masks/NAME.png`, whose pixels hold the number of their object, 0 for none, of one class.
+
+In a file per object, every pixel other than 0 belongs to it. Such a mask is read when it is needed, and its box is the
+one around its pixels. Files of numbers are read when the data is opened: the objects in them have to be counted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from vertebra import pictures
+from vertebra.data import segments
+from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.copies import Copies
+from vertebra.data.instances import Annotation, Gatherer, split_folders
+from vertebra.errors import VertebraError
+from vertebra.structures import Target
+
+ONE = "object"
+"""What the class is called where nothing names it."""
+
+
+def recognise(path: Path) -> bool:
+    """Whether a folder, or the folders of splits in it, are of one of the three forms."""
+    return _holds(path) or bool(split_folders(path, _holds))
+
+
+def read(path: Path, want: str | None) -> Catalogue:
+    """Masks in picture files, in one of the three forms.
+
+    Raises:
+        VertebraError: if the folders are of none of the forms.
+    """
+    folders = {"train": path} if _holds(path) else split_folders(path, _holds)
+    folders = {split: folders[split] for split in SPLITS if split in folders}
+    gatherer = Gatherer(want)
+    named = {name: None for folder in folders.values() for name in _class_folders(folder)}
+    classes = tuple(sorted(named)) or (ONE,)
+    splits = {split: _samples(folder, classes, gatherer) for split, folder in folders.items()}
+    return gatherer.catalogue(path, "masks", classes, splits)
+
+
+def _holds(folder: Path) -> bool:
+    """Whether `images` and `masks` lie in a folder, or in a folder of it."""
+    return _is_pair(folder) or any(_is_pair(below) for below in _subfolders(folder))
+
+
+def _is_pair(folder: Path) -> bool:
+    return (folder / "masks").is_dir() and (folder / "images").is_dir()
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    words = {word for known in SPLITS.values() for word in known}
+    return [
+        below
+        for below in sorted(folder.iterdir())
+        if below.is_dir() and not below.name.startswith(".") and below.name.lower() not in words
+    ]
+
+
+def _class_folders(folder: Path) -> list[str]:
+    masks = folder / "masks"
+    return [p.name for p in masks.iterdir() if p.is_dir() and not p.name.startswith(".")] if masks.is_dir() else []
+
+
+def _samples(folder: Path, classes: tuple[str, ...], gatherer: Gatherer) -> list[Sample]:
+    if not _is_pair(folder):
+        return _of_own_folders(folder, gatherer)
+    if any(p.is_dir() for p in (folder / "images").iterdir()):
+        raise VertebraError(
+            f"{folder / 'images'} holds folders; the pictures lie in it themselves, and splits are folders above: "
+            "train/images, train/masks, val/images, val/masks."
+        )
+    images: dict[str, Path] = {}
+    for picture in _files(folder / "images"):
+        if images.setdefault(picture.stem, picture) != picture:
+            gatherer.broken.append(f"{picture} is left out: {images[picture.stem].name} has the same name for masks.")
+    if _class_folders(folder):
+        if loose := _files(folder / "masks"):
+            raise VertebraError(
+                f"{folder / 'masks'} holds folders of classes and also loose files, {loose[0].name} for one; "
+                "it takes either masks/CLASS/NAME_1.png or masks/NAME.png."
+            )
+        return _of_class_folders(folder, images, classes, gatherer)
+    return _of_numbers(folder, images, gatherer)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in pictures.SUFFIXES and not p.name.startswith("."))
+
+
+def _of_own_folders(folder: Path, gatherer: Gatherer) -> list[Sample]:
+    samples = []
+    for own in _subfolders(folder):
+        images = _files(own / "images") if (own / "images").is_dir() else []
+        if len(images) != 1 or not (own / "masks").is_dir():
+            wrong = f"{len(images)} pictures in images/" if len(images) != 1 else "no masks/"
+            gatherer.broken.append(
+                f"{own} is left out: it has {wrong}; one picture and a folder of masks are expected."
+            )
+            continue
+        samples.append(_sample(images[0], [(mask, 0) for mask in _files(own / "masks")], gatherer))
+    return samples
+
+
+def _of_class_folders(
+    folder: Path, images: dict[str, Path], classes: tuple[str, ...], gatherer: Gatherer
+) -> list[Sample]:
+    masks: dict[str, list[tuple[Path, int]]] = {name: [] for name in images}
+    for name in sorted(_class_folders(folder)):
+        for mask in _files(folder / "masks" / name):
+            owner = mask.stem if mask.stem in images else mask.stem.rpartition("_")[0]
+            if owner in images:
+                masks[owner].append((mask, classes.index(name)))
+            else:
+                gatherer.broken.append(
+                    f"{mask} is left out: no picture in {folder / 'images'} is called {mask.stem!r} up to its last '_'."
+                )
+    return [_sample(picture, masks[name], gatherer) for name, picture in images.items()]
+
+
+def _sample(picture: Path, masks: list[tuple[Path, int]], gatherer: Gatherer) -> Sample:
+    """Boxes and areas stay open until the masks are read."""
+    gatherer.has.add("masks")
+    gatherer.objects += len(masks)
+    labels = torch.tensor([label for _, label in masks], dtype=torch.int64)
+    target = Target(labels=labels, crowd=torch.zeros(len(masks), dtype=torch.bool), path=str(picture))
+    if not masks:
+        target.boxes, target.areas = torch.zeros(0, 4), torch.zeros(0)
+    return Sample(picture, target, tuple(mask for mask, _ in masks))
+
+
+def _of_numbers(folder: Path, images: dict[str, Path], gatherer: Gatherer) -> list[Sample]:
+    masks = {mask.stem: mask for mask in _files(folder / "masks")}
+    if not masks.keys() & images.keys():
+        raise VertebraError(
+            f"no file in {folder / 'masks'} is called as a picture in {folder / 'images'}; masks are masks/NAME.png "
+            "with a number for each object, or masks/CLASS/NAME_1.png with a file for each."
+        )
+    gatherer.broken += [
+        f"{masks[name]} is left out: no picture in {folder / 'images'} is called {name!r}."
+        for name in sorted(masks.keys() - images.keys())
+    ]
+    samples = []
+    for name, picture in images.items():
+        if name not in masks:
+            gatherer.broken.append(f"{picture} is left out: {folder / 'masks'} has no file called {name!r} for it.")
+            continue
+        try:
+            size = pictures.measure(picture)
+            own, objects = segments.numbered(masks[name])
+        except pictures.BrokenPicture as error:
+            gatherer.broken.append(f"{str(error).removesuffix('.')}; {picture} is left out.")
+            continue
+        if own != size:
+            gatherer.broken.append(
+                f"{picture} is left out: its masks are {own[0]} x {own[1]} pixels, it is {size[0]} x {size[1]} "
+                "(height x width)."
+            )
+            continue
+        annotations = [
+            Annotation(f"{masks[name]}, object {number}", 0, box, segment, area=pixels, number=number)
+            for number, segment, box, pixels in objects
+        ]
+        gatherer.has.add("masks")
+        samples.append(gatherer.sample(picture, size, annotations))
+    return samples
+
+
+def write(catalogue: Catalogue, folder: Path) -> list[str]:
+    """Writes `SPLIT/images/` and `SPLIT/masks/CLASS/NAME_1.png`, white on black.
+
+    Returns:
+        What folders of masks cannot hold and the data has.
+
+    Raises:
+        VertebraError: if a class cannot be the name of a folder.
+    """
+    for name in catalogue.classes:
+        if "/" in name or "\\" in name or name.startswith(".") or not name:
+            raise VertebraError(f"class {name!r} cannot be the name of a folder of masks; rename it in the data.")
+    crowds = empty = 0
+    for split, samples in catalogue.splits.items():
+        for name in catalogue.classes:
+            (folder / split / "masks" / name).mkdir(parents=True, exist_ok=True)
+        copies = Copies(folder / split / "images", stems=True)
+        for sample in samples:
+            picture = copies.add(sample.picture)
+            target = sample.target
+            assert target.labels is not None
+            assert target.size is not None
+            for i, (segment, label) in enumerate(zip(sample.segments, target.labels.tolist(), strict=True), 1):
+                if target.crowd is not None and target.crowd[i - 1]:
+                    crowds += 1
+                    continue
+                mask = segments.decode(segment, target.size, target.path)
+                if not mask.any():
+                    empty += 1
+                    continue
+                pixels = Image.fromarray(mask.numpy())
+                pixels.save(folder / split / "masks" / catalogue.classes[label] / f"{picture.stem}_{i}.png")
+    lost = [f"{crowds} crowd regions"] if crowds else []
+    lost += [f"{empty} objects without a pixel in their mask"] if empty else []
+    lost += ["keypoints"] if "keypoints" in catalogue.has else []
+    return lost + (["boxes other than around the masks", "ids"] if catalogue.kind == "coco" else [])

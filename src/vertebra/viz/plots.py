@@ -1,0 +1,110 @@
+"""Figures and tables of a report, each as the HTML that holds it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from vertebra import pictures
+from vertebra.data.catalogue import Sample
+from vertebra.metrics.evaluation import written
+
+matplotlib.use("Agg")
+
+HEADINGS = {"f1": "F1", "support": "pictures", "truths": "objects"}
+"""Of columns whose key says too little."""
+LINES = 8
+"""The most curves in one plot."""
+NAMED = 100
+"""With more classes, the rows and columns of a confusion matrix have numbers in place of names."""
+
+
+def pixels(sample: Sample) -> Tensor:
+    """A sample's picture to be shown: [C, H, W] uint8, in colour if it is a file."""
+    return pictures.read(sample.picture, len(sample.picture) if isinstance(sample.picture, Tensor) else 3)
+
+
+def plot(figure: Figure, description: str) -> str:
+    """A figure as an image that the page itself holds."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return _tag(buffer.getvalue(), "png", description)
+
+
+def image(picture: Image.Image, description: str, *, format: str = "png") -> str:
+    """A picture as an image that the page itself holds; `format` is `png` or `jpeg`."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format=format)
+    return _tag(buffer.getvalue(), format, description)
+
+
+def _tag(content: bytes, format: str, description: str) -> str:
+    data = base64.b64encode(content).decode()
+    return f'<img alt="{escape(description)}" src="data:image/{format};base64,{data}">'
+
+
+def curves(history: Sequence[Mapping[str, float]], labels: Mapping[str, str]) -> Figure:
+    """Losses, scores and the learning rate by epoch.
+
+    Args:
+        history: a row per epoch; a column may be missing in some.
+        labels: the metrics' names; those that come first are drawn.
+    """
+    keys = list(dict.fromkeys(key for row in history for key in row))
+    losses = [key for key in keys if key.startswith("train/") or (key.startswith("val/") and "loss" in key)]
+    scores = [f"val/{key}" for key in labels if f"val/{key}" in keys and "loss" not in key][:LINES]
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for axis, chosen, title in zip(axes, (losses, scores, ["lr"]), ("losses", "scores", "learning rate"), strict=True):
+        for key in chosen:
+            points = [(row["epoch"], row[key]) for row in history if key in row]
+            axis.plot(*zip(*points, strict=True), label=key, marker="." if len(points) < 40 else "")
+        axis.set(xlabel="epoch", title=title)
+        axis.grid(alpha=0.3)
+        if chosen and chosen != ["lr"]:
+            axis.legend(fontsize="small")
+    if scores:
+        axes[1].set_ylim(-0.02, 1.02)
+    return figure
+
+
+def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Counts by truth (rows) and answer (columns), coloured by their share of the row."""
+    count = len(names)
+    side = min(12.0, max(4.0, 0.42 * count + 2))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = [[value / max(1, sum(row)) for value in row] for row in matrix]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth")
+    if count <= NAMED:
+        size = min(10.0, 0.6 * 72 * side / count)  # points, of the cell's share
+        axes.set_xticks(range(count), names, rotation=90, parse_math=False, fontsize=size)
+        axes.set_yticks(range(count), names, parse_math=False, fontsize=size)
+    if count <= 20:
+        for i, row in enumerate(matrix):
+            for j, value in enumerate(row):
+                if value:
+                    axes.text(
+                        j, i, str(value), ha="center", va="center", color="white" if shares[i][j] > 0.5 else "black"
+                    )
+    return figure
+
+
+def per_class(table: Mapping[str, Sequence[Any]], classes: Sequence[str]) -> str:
+    """A row for each class, a column for each list of the table."""
+    head = "".join(f"<th>{escape(HEADINGS.get(key, key.replace('_', ' ')))}</th>" for key in table)
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>{''.join(f'<td>{written(value)}</td>' for value in values)}</tr>"
+        for name, *values in zip(classes, *table.values(), strict=True)
+    )
+    return f"<table><tr><th>class</th>{head}</tr>{rows}</table>"

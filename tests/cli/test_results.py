@@ -1,0 +1,170 @@
+"""`vertebra evaluate` of what other tools have found, in COCO's form."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faster_coco_eval.core import mask as rle
+from PIL import Image
+
+POINTS = ["left", "right"]
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A COCO folder of three pictures of 60 x 40 pixels and two categories, numbered with gaps."""
+    folder = tmp_path / "cells"
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    for split, numbers in (("train", (4,)), ("val", (7, 12, 30))):
+        images, annotations = [], []
+        for number in numbers:
+            name = f"{number}.png"
+            Image.new("RGB", (60, 40), (9 * number % 255, 90, 90)).save(folder / "images" / name)
+            images.append({"id": number, "file_name": name, "width": 60, "height": 40})
+            for i, (x, y) in enumerate([(5, 5), (30, 10)] if number != 30 else []):
+                annotations.append(
+                    {
+                        "id": 100 * number + i + 1,
+                        "image_id": number,
+                        "category_id": (3, 8)[i],
+                        "bbox": [x, y, 20, 20],
+                        "area": 400,
+                        "iscrowd": 0,
+                        "segmentation": [[x, y, x + 20, y, x + 20, y + 20, x, y + 20]],
+                        "keypoints": [x + 2, y + 2, 2, x + 12, y + 12, 2],
+                        "num_keypoints": 2,
+                    }
+                )
+        categories = [
+            {"id": n, "name": name, "keypoints": POINTS, "skeleton": [[1, 2]]} for n, name in ((3, "a"), (8, "b"))
+        ]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+def write(path: Path, content) -> Path:
+    path.write_text(json.dumps(content))
+    return path
+
+
+def hit(number: int, category: int = 3, score: float = 0.9, **more) -> dict:
+    x, y = (5, 5) if category == 3 else (30, 10)
+    return {"image_id": number, "category_id": category, "score": score, **(more or {"bbox": [x, y, 20, 20]})}
+
+
+def mask(x: int, y: int) -> dict:
+    canvas = np.zeros((40, 60), np.uint8, order="F")
+    canvas[y : y + 20, x : x + 20] = 1
+    encoded = rle.encode(canvas)
+    counts = encoded["counts"]
+    return {"size": [40, 60], "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def saved(folder: Path) -> dict:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_boxes(data, tmp_path, run_vertebra):
+    """Class a is found in both pictures, class b in one of two; and there is something on the empty picture."""
+    entries = [hit(7), hit(12, score=0.8), hit(7, 8, 0.7), hit(30, 8, 0.3)]
+    words = ["evaluate", write(tmp_path / "found.json", entries), f"--data.path={data}", f"--save={tmp_path / 'out'}"]
+    out = run_vertebra(*words)
+    assert "box AP " in out
+    assert "0.7525" in out  # (1 + 51 / 101) / 2
+    made = saved(tmp_path / "out")
+    assert made["metrics"]["box_ap"] == pytest.approx((1 + 51 / 101) / 2)
+    assert made["metrics"]["threshold"] == pytest.approx(0.5)
+    assert made["metrics"]["confusion"] == [[2, 0, 0], [0, 1, 1], [0, 0, 0]]
+    assert made["classes"] == ["a", "b"]
+    assert [Path(row["path"]).name for row in made["answers"]] == ["7.png", "12.png", "30.png"]
+    assert [row["found"] for row in made["answers"]] == [2, 1, 0]
+    assert [row["error"] for row in made["answers"]] == pytest.approx([0, 1 / 3, 0])
+    page = (tmp_path / "out/report.html").read_text()
+    for heading in ("Precision and recall", "Score threshold", "Confusion matrix", "Classes", "Most wrong"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "1 of 2 found" in page
+    assert page.count('class="pair"') == 1
+
+
+def test_masks(data, tmp_path, run_vertebra):
+    entries = [hit(7, segmentation=mask(5, 5)), hit(12, segmentation=[[5, 5, 25, 5, 25, 25, 5, 25]])]
+    found = write(tmp_path / "found.json", entries)
+    out = run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    assert "boundary AP" in out
+    made = saved(tmp_path / "out")["metrics"]
+    assert made["mask_ap"] == made["boundary_ap"] == pytest.approx(0.5)
+    assert made["per_class"]["mask_ap"] == pytest.approx([1, 0])
+    assert "box_ap" not in made
+
+
+def test_keypoints(data, tmp_path, run_vertebra):
+    entries = [hit(n, keypoints=[7, 7, 1, 17, 17, 1]) for n in (7, 12)]
+    found = write(tmp_path / "found.json", entries)
+    run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    assert saved(tmp_path / "out")["metrics"]["per_class"]["keypoint_ap"] == pytest.approx([1, 0])
+    assert 'alt="what was found: 7.png"' in (tmp_path / "out/report.html").read_text()
+
+
+def test_the_split_is_chosen_and_a_single_one_is_taken(data, tmp_path, run_vertebra):
+    found = write(tmp_path / "found.json", [hit(4), hit(4, 8)])
+    assert "1.0000" in run_vertebra("evaluate", found, f"--data.path={data}", "--data.split=train")
+    alone = data / "annotations/instances_train.json"
+    assert "1.0000" in run_vertebra("evaluate", found, f"--data.path={alone}")
+
+
+def test_nothing_found(data, tmp_path, run_vertebra):
+    out = run_vertebra(
+        "evaluate", write(tmp_path / "found.json", []), f"--data.path={data}", f"--save={tmp_path / 'out'}"
+    )
+    assert "box AP" in out
+    assert saved(tmp_path / "out")["metrics"]["box_ap"] == 0
+
+
+def test_pictures_that_went_missing_since(data, tmp_path, run_vertebra):
+    """They are not needed to judge, only to be shown."""
+    (data / "images/12.png").write_bytes(b"")
+    found = write(tmp_path / "found.json", [hit(7)])
+    run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    assert "12.png: the file is empty" in (tmp_path / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"annotations": []}, "is no file of COCO results, which is a list"),
+        ([hit(7), 5], "entry 1 (counted from 0) is not an object but 5"),
+        ([hit(7), {"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1]}], "entry 1 (counted from 0) has no score"),
+        ([{"image_id": 7, "category_id": 3, "score": 1}], "entry 0 (counted from 0) has no bbox"),
+        ([hit(7), hit(7, segmentation=[])], "entry 1 (counted from 0) has no bbox as the first one has"),
+        ([hit(7, score="high")], "entry 0 (counted from 0): score is 'high', not a number"),
+        ([hit(7, score=float("nan"))], "score is nan, not a number"),
+        ([hit(7), hit(8)], "entry 1 (counted from 0): no picture of the val split of"),
+        ([hit(8)], "has image_id 8; there are 7, 12, 30."),
+        ([hit(4)], "has image_id 4; it is in the train split."),
+        ([hit("7")], "has image_id '7'"),
+        ([hit([7])], "has image_id [7]"),
+        ([hit(7, 1, bbox=[0, 0, 1, 1])], "has no category_id 1; there are 3, 8."),
+        ([hit(7, bbox=[0, 0, 1])], "entry 0 (counted from 0): bbox is [0, 0, 1], not a list of 4 numbers"),
+        ([hit(7, bbox=[0, 0, -1, 1])], "bbox is [0, 0, -1, 1], whose width or height is negative"),
+        ([hit(7, keypoints=[1, 2, 3])], "keypoints is [1, 2, 3], not a list of 6 numbers"),
+        ([hit(7, segmentation={"size": [9, 9], "counts": [81]})], "entry 0 (counted from 0): a mask of 9 x 9 pixels"),
+    ],
+)
+def test_wrong_results(data, tmp_path, complaint, content, said):
+    found = write(tmp_path / "found.json", content)
+    sentence = complaint("evaluate", found, f"--data.path={data}")
+    assert said in sentence
+    assert str(found) in sentence
+
+
+def test_wrong_files(data, tmp_path, complaint):
+    assert "cannot be read (No such file" in complaint("evaluate", tmp_path / "gone.json", f"--data.path={data}")
+    (tmp_path / "cut.json").write_text('[{"image_id": 7,')
+    assert "cut.json is not valid JSON" in complaint("evaluate", tmp_path / "cut.json", f"--data.path={data}")
+    found = write(tmp_path / "found.json", [hit(7)])
+    assert "give --data.path" in complaint("evaluate", found)
+    annotations = data / "annotations/instances_val.json"
+    assert "these are annotations" in complaint("evaluate", annotations, f"--data.path={data}")
