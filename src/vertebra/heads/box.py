@@ -120,7 +120,7 @@ class BoxHead(nn.Module):
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, config: Any) -> Detections:
     """The best of boxes [N, 4] after non-maximum suppression in each class."""
-    kept = remove_small_boxes(boxes, 1e-2)
+    kept = remove_small_boxes(boxes, config.least_side)
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     kept = batched_nms(boxes, scores, labels, config.nms_threshold)[: config.detections]
     return Detections(boxes[kept], scores[kept], labels[kept])

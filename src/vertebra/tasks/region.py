@@ -66,6 +66,8 @@ class RegionConfig:
     """Of two boxes of a class that overlap by more (IoU), the less probable is not reported."""
     detections: int = 100
     """Most that is reported of a picture."""
+    least_side: float = 0.01
+    """In input pixels; a box that is narrower or lower is not reported. Most checkpoints' sources report empty ones."""
     anchor_offset: float = 0.5
     """Where in its cell an anchor's centre lies; the checkpoints of torchvision, Detectron2 and MMDetection want 0."""
     rounded_anchors: bool = False
@@ -306,6 +308,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
         "rounded_masks": True,
     },
     "detectron2": {
+        "least_side": 0.0,
         "anchor_offset": 0.0,
         "proposals_train": 1000,
         "roi_sampling": 0,
@@ -313,6 +316,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
         "box_beta": 0.0,
     },
     "mmdet": {
+        "least_side": 0.0,
         "anchor_offset": 0.0,
         "rpn_nearest": 0.3,
         "proposals_train": 1000,

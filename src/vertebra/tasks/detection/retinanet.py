@@ -62,8 +62,8 @@ class RetinaNet(RegionTask):
 
     def differing(self, source: str) -> Mapping[str, Any]:
         own: dict[str, Mapping[str, Any]] = {
-            "torchvision": {"box_beta": 0.0, "loss_per_picture": True, "detections": 300},
+            "torchvision": {"least_side": 0.0, "box_beta": 0.0, "loss_per_picture": True, "detections": 300},
             "detectron2": {"box_beta": 0.1},
-            "mmdet": {"extra_relu": False},
+            "mmdet": {"least_side": 1e-6, "extra_relu": False},
         }
         return {**super().differing(source), **own.get(source, {})}
