@@ -10,7 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import vertebra
 from vertebra import pictures
-from vertebra.ledger.check import fabricate_state, fabricated_input
+from vertebra.ledger.fabricate import fabricate_state, fabricated_input
 from vertebra.structures import Preprocess, Target
 from vertebra.tasks.detection import RetinaNet
 

@@ -224,7 +224,7 @@ class RegionTask(Task):
                     if hasattr(module, key):
                         setattr(module, key, value)
         source = report.source.partition("/")[0]
-        whole = any(name.startswith(("rpn.", "dense.", "box.")) for name in report.used)
+        whole = any(name.startswith(("neck.", "rpn.", "dense.", "box.")) for name in report.used)
         usual = {each.name: each.default for each in dataclasses.fields(config) if each.name not in self.needless()}
         for key, value in self.differing(source).items() if whole else ():
             if key in usual and getattr(config, key) == usual[key] != value:
