@@ -145,6 +145,8 @@ def _stages(model: _Model, torchvision: bool) -> dict[str, Tensor]:
 def _on_fixed_boxes(model: _Model, torchvision: bool) -> dict[str, Tensor]:
     """What the heads make of boxes that the reference names; torchvision has the background first."""
     task, spec = model.task, model.spec
+    if model.dense:
+        return {}
     if "fixed_boxes" in spec:
         boxes = [torch.tensor(spec["fixed_boxes"])]
     elif "fixed_rois" in spec:

@@ -40,6 +40,8 @@ class TwoStageConfig(RegionConfig):
     """Anchors of a picture that the proposal network learns from."""
     rpn_nearest: float = 0.0
     """Least IoU by which an object's nearest anchors are its own though they overlap by less than 0.7."""
+    rpn_inside: bool = False
+    """Whether the proposal network learns only from anchors that lie inside the picture, as the first did."""
     rpn_beta: float = 1 / 9
     """Where the smooth L1 loss of proposals turns from square to straight; 0 is L1."""
     region_batch: int = 512
@@ -167,6 +169,7 @@ class TwoStage(RegionTask):
         if source == "mmdet" and isinstance(self.box, Cascade):
             # Its configs round the deviations: 0.033 and 0.067.
             last = (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)
+            known |= {"proposals_train": 2000, "rpn_inside": True}
             known |= {
                 "cascade_mean": "logits",
                 "cascade_scales": (*SCALES[:2], last),
