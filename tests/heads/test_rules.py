@@ -390,6 +390,16 @@ def test_mmdet_deep_stem():
         weights.load(model, converted, weights.Report("", "mmdet"))
 
 
+def test_mmdets_caffe_style_is_asked_for(tmp_path):
+    model = made("detection", mmdet("c4"), tmp_path)
+    weight = model.backbone.stem[0].conv.weight.clone()
+    model.load(tmp_path / "model.pth", source="mmdet/caffe")
+    scale = 255 * torch.tensor(Preprocess.std)[:, None, None]
+    assert torch.allclose(model.backbone.stem[0].conv.weight, weight.flip(1) * scale)
+    blocks = [block for block in model.modules() if hasattr(block, "stride_first")]
+    assert [block.conv1.conv.stride[0] for block in blocks] == [1, 2, 2, 2]
+
+
 def test_no_relu_between_mmdets_coarsest_levels(tmp_path):
     model = made("detection", mmdet("retinanet"), tmp_path)
     with torch.no_grad():

@@ -66,9 +66,14 @@ class ResNet(ResidualNetwork):
         super().__init__(config, config.depths, config.deep, block, expansion)
 
     def differing(self, source: str) -> Mapping[str, Any]:
-        # Detectron2's own ResNets come from the first ones; its ResNeXts, and what it took from torchvision, do not.
-        own = source == "detectron2" and self.config.bottleneck and self.config.groups == 1
-        return {"stride_first": True} if own else {}
+        # Detectron2's own ResNets come from the first ones, in Caffe; its ResNeXts, and torchvision's, do not.
+        first = source in ("detectron2", "mmdet/caffe") and self.config.bottleneck and self.config.groups == 1
+        return {"stride_first": True} if first else {}
+
+    def settle(self, report: weights.Report) -> Mapping[str, Any]:
+        if report.source in ("detectron2", "mmdet/caffe"):
+            report.adapted[self.first] = "from BGR to RGB, normalised as usual"
+        return super().settle(report)
 
 
 MODEL = ResNet
@@ -209,18 +214,25 @@ def _mmdet(config: Config) -> weights.Rules:
     return mmdet_names(config.deep)
 
 
-def _detectron2(config: Config) -> weights.Rules:
-    """Its first convolution takes BGR, and, but for ResNeXt, in 0..255: made to take what others do.
+def _mmdet_caffe(config: Config) -> weights.Rules:
+    return (*mmdet_names(config.deep), _from_bgr(config))
 
-    Names: Detectron2, detectron2/modeling/backbone/resnet.py.
-    """
+
+def _detectron2(config: Config) -> weights.Rules:
+    """Names: Detectron2, detectron2/modeling/backbone/resnet.py."""
+    return (*_DETECTRON2, _from_bgr(config))
+
+
+def _from_bgr(config: Config) -> Fix:
+    """The first convolution takes BGR less ImageNet's mean, and, but for ResNeXt, in 0..255: made to take what others
+    do."""
 
     def ours(x: Tensor) -> Tensor:
         x = x.flip(1)
         deviations = x.new_tensor(Preprocess.std)[:, None, None]
         return x if config.groups > 1 or x.shape[1] != 3 else x * 255 * deviations
 
-    return (*_DETECTRON2, Fix(r"^stem\.0\.conv\.weight$", ours, "BGR in 0..255 -> RGB, normalised"))
+    return Fix(r"^stem\.0\.conv\.weight$", ours, "BGR in 0..255 -> RGB, normalised")
 
 
 _DETECTRON2 = (
@@ -240,6 +252,7 @@ RULES = {
     "torchvision": _rules,
     "official": _rules,
     "mmdet": _mmdet,
+    "mmdet/caffe": _mmdet_caffe,  # its configs with `caffe` in their names
     "mmseg": _mmdet,
     "detectron2": _detectron2,
     "detectron2/rgb": _DETECTRON2,  # trained from torchvision's weights, with its stride and preprocessing
