@@ -37,7 +37,7 @@ def make_finder(tmp_path, monkeypatch):
     from vertebra import tasks
     from vertebra.engine import checkpoint
     from vertebra.predict import Predictor
-    from vertebra.structures import Preprocess
+    from vertebra.structures import Points, Preprocess
 
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(Path(__file__).parent / "predict" / "tasks")])
     monkeypatch.delitem(sys.modules, "vertebra.tasks.blobs", raising=False)
@@ -46,7 +46,8 @@ def make_finder(tmp_path, monkeypatch):
         preprocess = Preprocess(
             size=(size, 4 * size), resize=resize, interpolation="nearest", divisor=4, mean=(0.0,) * 3, std=(1.0,) * 3
         )
-        task = tasks.create("blobs", classes=classes, preprocess=preprocess, kind=kind)
+        points = Points(("left", "right"), ((0, 1),), (1, 0), (0.1, 0.1)) if kind == "keypoints" else None
+        task = tasks.create("blobs", classes=classes, preprocess=preprocess, kind=kind, points=points)
         checkpoint.save(task, tmp_path / "finder" / "best.safetensors", **about)
         return Predictor(tmp_path / "finder", device="cpu")
 

@@ -165,25 +165,6 @@ COCO_PERSON = Points(
 """The keypoints of people in COCO, with the deviations that its evaluation uses."""
 
 
-COCO_PERSON = Points(
-    (
-        *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
-        *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
-        *("left_knee", "right_knee", "left_ankle", "right_ankle"),
-    ),
-    (
-        *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10)),
-        *((1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
-    ),
-    (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15),
-    (
-        *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107),
-        *(0.087, 0.087, 0.089, 0.089),
-    ),
-)
-"""The keypoints of people in COCO, with the deviations that its evaluation uses."""
-
-
 @dataclass(frozen=True)
 class Frame:
     """How a picture lies in a network's input: scaled, its top left corner in the input's."""

@@ -3,6 +3,7 @@
 import pickle
 from collections import Counter
 from dataclasses import replace
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,21 @@ def test_the_loader_can_be_sent_to_a_started_process():
     assert len(pickle.loads(pickle.dumps((made.dataset, made.collate_fn)))[0]) == 8
 
 
+def test_batches_are_sent_between_processes():
+    masks = torch.zeros(3, 500, 700, dtype=torch.bool)
+    masks[0, 3:9, 690:] = True
+    masks[1, 499, 0] = masks[1, 490, 5] = True  # the last is empty
+    frame = Frame((500, 700), (500, 700))
+    none = Target(boxes=torch.zeros(0, 4), masks=torch.zeros(0, 20, 30, dtype=torch.bool))
+    batch = Batch(torch.zeros(0), [Target(masks=masks, id=3), none, Target()], ["a.png: no."], [frame] * 3)
+    found = ForkingPickler.loads(ForkingPickler.dumps(batch))
+    assert torch.equal(found.targets[0].masks, masks)
+    assert found.targets[1].masks.shape == (0, 20, 30)
+    assert found.targets[2].masks is None
+    assert (found.targets[0].id, found.broken, found.frames) == (3, ["a.png: no."], [frame] * 3)
+    assert batch.targets[0].masks is masks  # what is sent is not changed
+
+
 # -- evaluation
 
 
@@ -230,10 +246,10 @@ def test_a_mask_that_cannot_be_decoded_is_one_sentence(wrong):
     first, second = evaluation(data)
     assert ids([first, second]) == [[1], [2]]
     (sentence,) = first.broken
-    assert sentence.startswith("0.png: a mask")
+    assert sentence.startswith("0.png, object 1: a mask")
     (batch,) = training(data, batch_size=3)
     assert len(batch.targets) == 3
-    assert [sentence.startswith("0.png: a mask") for sentence in batch.broken] == [True]
+    assert [sentence.startswith("0.png, object 1: a mask") for sentence in batch.broken] == [True]
 
 
 def test_a_picture_without_objects():

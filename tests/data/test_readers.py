@@ -320,3 +320,24 @@ def test_what_is_listed_can_be_read(tmp_path):
             Image.new("RGB", (4, 4), (i * 50, 0, 0)).save(tmp_path / name / f"{i}.png")
     for samples in open_data(tmp_path).splits.values():
         assert all(pictures.read(sample.picture).shape == (3, 4, 4) for sample in samples)
+
+
+# -- what is wanted
+
+
+def test_classes_of_whole_pictures_are_no_boxes(tmp_path):
+    fill(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    assert open_data(tmp_path, want=None).has == {"label"}
+    with pytest.raises(VertebraError, match="has classes of whole pictures but no boxes: train classification on it"):
+        open_data(tmp_path, want="boxes")
+
+
+def test_a_picture_of_several_is_left_to_train(tmp_path):
+    fill(tmp_path, "annotations/x.json", *(f"images/{i}.png" for i in range(2)))
+    images = [{"id": i, "file_name": f"{i}.png", "width": 9, "height": 9} for i in range(2)]
+    rows = [{"id": i, "image_id": i, "category_id": 1, "bbox": [1, 1, 2, 2], "area": 4} for i in range(2)]
+    content = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "annotations" / "x.json").write_text(json.dumps(content))
+    for share in (0.01, 0.99):
+        found = open_data(tmp_path, want="boxes", val_share=share)
+        assert (len(found.splits["train"]), len(found.splits["val"])) == (1, 1)

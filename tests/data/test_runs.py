@@ -61,7 +61,7 @@ def test_polygons_are_the_library_s():
     [
         ({"size": [3, 4], "counts": [4, 3]}, "its runs cover 7 pixels of 3 x 4"),
         ({"size": [3, 4], "counts": [4, -3, 11]}, "a run has a negative length"),
-        ({"size": [4, 3], "counts": [4, 3, 5]}, "it has 4 x 3 pixels, the picture 3 x 4"),
+        ({"size": [4, 3], "counts": [4, 3, 5]}, "it has 4 x 3 pixels, not 3 x 4"),
         ({"size": [3, 4], "counts": "~!"}, "not in COCO's compressed form"),
         ({"size": [3, 4], "counts": ""}, "not in COCO's compressed form"),
         ({"size": [3, 4], "counts": "P"}, "not in COCO's compressed form"),

@@ -327,7 +327,7 @@ def test_boxes_of_masks_alone():
     ids=str,
 )
 def test_a_mask_that_cannot_be_decoded(read, segment):
-    with pytest.raises(pictures.BrokenPicture, match=r"^a\.png: a mask .*\.$"):
+    with pytest.raises(pictures.BrokenPicture, match=r"^a\.png, object 1: a mask .*\.$"):
         read(sample([[2, 1, 5, 4]], (segment,)), 3, "masks")
 
 

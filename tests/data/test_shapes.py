@@ -182,6 +182,39 @@ def test_catalogue(few_shapes):
     assert sample.label == int(shapes.draw(3, 2).target.label)
 
 
+@pytest.mark.parametrize("want", ["boxes", "masks", "keypoints"])
+def test_several_objects(few_shapes, want):
+    found = open_data("shapes", want=want, seed=3)
+    assert found.has == {"boxes", "masks", "keypoints"}
+    assert found.points == shapes.POINTS
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 8, "val": 4}
+    for number, sample in enumerate(found.split("val")):
+        scene = shapes.draw(3, 8 + number, 128, (1, 6))  # as write_coco numbers them
+        assert np.array_equal(sample.picture.permute(1, 2, 0), scene.picture)
+        truth = sample.truth((128, 128))
+        assert torch.equal(truth.boxes, scene.target.boxes)
+        assert torch.equal(truth.labels, scene.target.labels)
+        assert torch.equal(truth.areas, scene.target.masks.sum((1, 2)).float())
+        assert (truth.label, truth.size, truth.id) == (None, (128, 128), number + 1)
+        assert not truth.crowd.any()
+        assert (truth.masks is not None) == (want == "masks")
+        assert (truth.keypoints is not None) == (want == "keypoints")
+        if want == "masks":
+            assert torch.equal(truth.masks, scene.target.masks)
+        if want == "keypoints":
+            assert torch.equal(truth.keypoints, scene.target.keypoints)
+
+
+def test_keypoints_in_the_mirror():
+    """The names say what is seen: in the mirror, what was on the right of the way ahead is on its left."""
+    target = shapes.draw(0, 0).target
+    points = target.keypoints[0, :, :2].clone()
+    points[:, 0] = shapes.SIZE - points[:, 0]
+    ahead, right, behind, _ = points[list(shapes.POINTS.flip)]
+    x, y = ahead - behind
+    assert torch.allclose(right - points.mean(0), torch.stack([-y, x]) / 2, atol=1e-3)
+
+
 def test_write_folder(tmp_path, few_shapes):
     shapes.write_folder(tmp_path / "out")
     found = open_data(tmp_path / "out")

@@ -77,6 +77,8 @@ def test_iou_of_six_tenths():
     assert values["box_ap"] == pytest.approx(0.3)
     assert values["box_ap50"] == pytest.approx(1)
     assert values["box_ap75"] == 0
+    assert values["pr"]["box"]["50"]["mean"] == [1.0] * 101
+    assert values["pr"]["box"]["75"]["mean"] == [0.0] * 101
 
 
 def test_half_of_two_truths():
@@ -343,6 +345,12 @@ def test_boundary_iou_by_hand():
     assert metrics._similarity(same) == pytest.approx(1)
 
 
+def test_inside_a_crowd_outlines_do_not_matter():
+    inside = found([[6, 6, 14, 14]], [0.9], masks=cut(masked([[6, 6, 14, 14]], (40, 30))))
+    crowd = truth([[0, 0, 30, 40]], crowd=[True], masks=torch.ones(1, 40, 30, dtype=torch.bool))
+    assert computed((inside, crowd), kinds=("boundary",))["confusion"] == [[0, 0], [0, 0]]
+
+
 def test_boundaries_at_the_edge_of_the_picture_count():
     """A mask that fills the picture has an outline all the same: 2 * 40 + 2 * 30 - 4 pixels of 1200."""
     full = np.asfortranarray(np.ones((40, 30), np.uint8))
@@ -398,6 +406,20 @@ def test_oks_by_hand():
     assert values["keypoint_ap75"] == pytest.approx(1)
     unseen = truth([A], keypoints=keypoints * torch.tensor([1.0, 1, 0]))
     assert metrics.row(prediction, unseen)["truths"] == 0
+
+
+def test_near_an_object_without_keypoints_nothing_is_false():
+    """Near is a box three times as wide and high around the object's own, here from (-10, -10) to (20, 20)."""
+    points = Points(("one",), sigmas=(0.1,))
+    target = truth([A], keypoints=torch.zeros(1, 1, 3), areas=torch.tensor([100.0]))
+    for x, wanted in ((-9.0, 0), (19.0, 0), (21.0, 0), (25.0, 1)):  # OKS 1, 1, exp(-1 / 8) = 0.88, 0.04
+        prediction = Prediction(
+            labels=torch.zeros(1).long(), scores=torch.ones(1), keypoints=torch.tensor([[[x, 5.0, 1.0]]])
+        )
+        assert CocoMetrics(1, ("keypoints",), points).row(prediction, target)["false"] == wanted
+    metrics = CocoMetrics(1, ("keypoints",), points)
+    close = Prediction(labels=torch.zeros(1).long(), scores=torch.ones(1), keypoints=torch.tensor([[[21.0, 5, 1]]]))
+    assert metrics._similarity(metrics._picture(close, target)) == pytest.approx(math.exp(-1 / 8))
 
 
 def test_sigmas_that_the_data_does_not_tell():

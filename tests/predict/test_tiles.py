@@ -156,12 +156,35 @@ def test_a_piece_that_is_taken_for_a_whole_is_joined_all_the_same():
     """The left tile's box ends 4 pixels before the border, as a detector's may."""
     found = tiles.merge([said((50, 10, 96, 30, 0.6)), said((0, 10, 60, 30, 0.8))], [LEFT, RIGHT], (100, 180))
     assert found.boxes.tolist() == [[50, 10, 140, 30]]
+    assert found.scores.tolist() == pytest.approx([0.8])
 
 
 def test_the_surer_of_two_whole_views_stands():
     found = tiles.merge([said((84, 10, 96, 30, 0.6)), said((5, 10, 17, 31, 0.8))], [LEFT, RIGHT], (100, 180))
     assert found.boxes.tolist() == [[85, 10, 97, 31]]
     assert found.scores.tolist() == pytest.approx([0.8])
+
+
+def test_two_whole_views_that_differ_are_not_joined():
+    found = tiles.merge([said((84, 10, 96, 30, 0.9)), said((7, 10, 19, 30, 0.8))], [LEFT, RIGHT], (100, 180))
+    assert found.boxes.tolist() == [[84, 10, 96, 30]]
+
+
+def test_two_objects_of_a_tile_are_never_both_one_of_another():
+    other = said((4, 8, 16, 28, 0.8), (4, 14, 16, 34, 0.7))
+    found = tiles.merge([said((84, 10, 96, 30, 0.9)), other], [LEFT, RIGHT], (100, 180))
+    assert found.boxes.tolist() == [[84, 10, 96, 30], [84, 14, 96, 34]]
+
+
+@pytest.mark.parametrize(
+    "last", [Tile(0, 2, (80, 0, 180, 100)), Tile(1, 1, (80, 80, 180, 180)), Tile(2, 2, (80, 80, 180, 180))]
+)
+def test_tiles_that_are_no_neighbours_may_overlap_too(last):
+    """The tile between them misses the object."""
+    x, y, *_ = last.box
+    there = said((84 - x, 84 - y, 96 - x, 96 - y, 0.8))
+    found = tiles.merge([said((84, 84, 96, 96, 0.9)), there], [LEFT, last], (180, 180))
+    assert found.boxes.tolist() == [[84, 84, 96, 96]]
 
 
 def test_of_each_keypoint_the_surest():

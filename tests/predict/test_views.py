@@ -24,6 +24,13 @@ def test_every_view_leads_back_to_the_same_pixels(make_finder, kind):
     assert alike(found, plain)
 
 
+def test_a_backbone_of_one_size_has_the_mirror_alone(make_finder):
+    finder = make_finder()
+    finder.task.backbone.any_size = False
+    finder.predict(scene(*PLACES, size=(64, 96)), tta=True)
+    assert [batch[2:] for batch in finder.task.batches] == [(64, 96)] * 2
+
+
 def test_views_and_tiles_together(make_finder):
     picture = scene(*PLACES, (52, 100, 88, 140, 204), size=(152, 152))  # whose tiles begin at multiples of 4
     finder = make_finder()

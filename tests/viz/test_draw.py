@@ -172,6 +172,14 @@ def test_three_hundred_objects_have_thin_outlines_and_no_labels():
             assert tuple(part[1, 1]) != tuple(part[0, 0])
 
 
+def test_many_objects_of_one_class_have_no_labels_though_there_is_room():
+    boxes = [(80 * i, 75 * j, 80 * i + 70, 75 * j + 70) for i in range(5) for j in range(4)]
+    with_scores, without = (drawn(found(*boxes, scores=scores), ("cell",)) for scores in ([0.9] * 20, None))
+    assert np.array_equal(with_scores, without)
+    few, few_without = (drawn(found(*boxes[:5], scores=scores), ("cell",)) for scores in ([0.9] * 5, None))
+    assert not np.array_equal(few, few_without)
+
+
 def test_small_pictures_are_enlarged_with_what_is_on_them():
     crop = torch.ones(8, 8, dtype=torch.bool)
     objects = found((16, 16, 24, 24), masks=Masks((64, 64), [(16, 16)], [crop]))

@@ -55,6 +55,7 @@ class Residual(nn.Module):
     def last(self, inputs: int, outputs: int, kernel: int) -> ConvNorm:
         """The last convolution; without a gate it does the sum and the activation too, so they can be fused with it."""
         conv = ConvNorm(inputs, outputs, kernel, activation="none" if self.gate else self.activation)
+        assert isinstance(conv.norm, nn.BatchNorm2d)
         nn.init.zeros_(conv.norm.weight)  # each block starts as the identity: arXiv:1706.02677, section 5.1
         return conv
 

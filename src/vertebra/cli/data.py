@@ -258,9 +258,9 @@ def _table_of_sizes(catalogue: Catalogue, seen: Seen) -> Table:
             ("crowd regions", str(sum(int(t.crowd.sum()) for t in targets if t.crowd is not None))),
             ("box width", _range((boxes[:, 2] - boxes[:, 0]).tolist())),
             ("box height", _range((boxes[:, 3] - boxes[:, 1]).tolist())),
-            ("small: under 32 x 32 pixels", f"{(areas < SMALL).sum() / count:.1%}"),
+            ("small, area < 32²", f"{(areas < SMALL).sum() / count:.1%}"),
             ("medium", f"{((areas >= SMALL) & (areas < LARGE)).sum() / count:.1%}"),
-            ("large: from 96 x 96 pixels", f"{(areas >= LARGE).sum() / count:.1%}"),
+            ("large, area ≥ 96²", f"{(areas >= LARGE).sum() / count:.1%}"),
         ):
             rows.setdefault(word, []).append(text)
     for word, texts in rows.items():

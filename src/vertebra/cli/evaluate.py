@@ -90,6 +90,7 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], str]:
         workers=chosen.data.workers,
         strict=chosen.strict,
         progress=True,
+        threshold=about.get("metrics", {}).get("threshold"),
     )
     return found, samples, f"{path}, {chosen.data.split}"
 

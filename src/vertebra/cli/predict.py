@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import itertools
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -161,7 +161,8 @@ def _files(words: Sequence[str]) -> Iterator[Path]:
 
 
 def _watched(answers: Iterator[Any], total: int | None, *, shown: bool) -> Iterable[Any]:
-    return track(answers, "predicting", total=total, disable=not shown, transient=True, console=Console(stderr=True))
+    """With a bar, where people look: in a pipe there is only what is printed."""
+    return track(answers, "predicting", total=total, disable=not (shown and sys.stdout.isatty()), transient=True)
 
 
 def _said(prediction: Prediction, classes: Sequence[str], top: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vertebra import tasks
 from vertebra.cli.parsing import check_config, option, parse, parser
-from vertebra.data.transforms import Augment
+from vertebra.data.transforms import Augment, InstanceAugment
 from vertebra.engine.settings import Data, Settings
 from vertebra.engine.train import train
 from vertebra.errors import VertebraError
@@ -30,13 +30,14 @@ def run(argv: Sequence[str]) -> None:
         raise VertebraError(f"config {config} is for task {written!r}, not {task!r}.")
     task = task or written or "classification"
     module = tasks.find(task)
+    augment = Augment if module.TASK.truth == "label" else InstanceAugment
 
     arguments = parser(f"train {task}", f"Trains a {task} model. Every option can also stand in a --config file.")
     arguments.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
     arguments.add_class_arguments(Settings, skip={"model", "task", "data", "augment"})
     arguments.add_class_arguments(module.Config, "model")
     arguments.add_class_arguments(Data, "data")
-    arguments.add_class_arguments(Augment, "augment")
+    arguments.add_class_arguments(augment, "augment")
     arguments.add_argument("--task", default=task, help="Stands in config files; on the command line it comes first.")
     arguments.set_defaults(module.RECIPE)
     if config:
@@ -45,6 +46,6 @@ def run(argv: Sequence[str]) -> None:
     values |= {
         "model": module.Config(**values["model"]),
         "data": Data(**values["data"]),
-        "augment": Augment(**values["augment"]),
+        "augment": augment(**values["augment"]),
     }
     train(Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)}))

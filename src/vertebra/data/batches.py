@@ -9,8 +9,10 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vertebra import pictures
-from vertebra.data import scenes
+from vertebra.data import runs, scenes
 from vertebra.data.catalogue import Sample
 from vertebra.data.scenes import Scene
 from vertebra.data.transforms import Augment, InstanceAugment, InstanceTransform, TrainTransform, batch_transform
@@ -43,6 +45,54 @@ class Batch:
     def pin_memory(self) -> Batch:
         self.images = self.images.pin_memory()
         return self
+
+    def to(self, device: torch.device, **options: Any) -> Batch:
+        """The batch with every tensor on `device`; options are those of Tensor.to."""
+
+        def there(target: Target) -> Target:
+            fields: dict[str, Any] = {k: v for k, v in vars(target).items() if isinstance(v, Tensor)}
+            return replace(target, **{name: tensor.to(device, **options) for name, tensor in fields.items()})
+
+        moved = [there(target) for target in self.targets]
+        return Batch(self.images.to(device, **options), moved, self.broken, self.frames)
+
+
+def _sent(batch: Batch) -> tuple[Callable, tuple]:
+    """How a batch goes from one process to another: with each mask cut to the rectangle that holds it.
+
+    The masks of a few pictures of cells are a gigabyte, and all that workers send goes through the shared memory, of
+    which a container has 64 megabytes if nobody asked for more.
+    """
+    cuts = [None if target.masks is None else _cut(target.masks) for target in batch.targets]
+    targets = [replace(target, masks=None) for target in batch.targets]
+    return _arrived, (batch.images, targets, batch.broken, batch.frames, cuts)
+
+
+def _cut(masks: Tensor) -> tuple[tuple[int, int], Tensor, Tensor]:
+    """(height, width), the rectangles [N, 4] x, y, height, width, and what they hold, [pixels] bool."""
+    pieces = [runs.tight(0, 0, mask) for mask in masks.numpy()]
+    rectangles = torch.tensor([(x, y, *mask.shape) for x, y, mask in pieces], dtype=torch.int64).reshape(-1, 4)
+    pixels = np.concatenate([np.zeros(0, bool), *(mask.reshape(-1) for _, _, mask in pieces)])
+    return (masks.shape[1], masks.shape[2]), rectangles, torch.from_numpy(pixels)
+
+
+def _arrived(
+    images: Tensor,
+    targets: list[Target],
+    broken: list[str],
+    frames: list[Frame],
+    cuts: list[tuple[tuple[int, int], Tensor, Tensor] | None],
+) -> Batch:
+    for target, cut in zip(targets, cuts, strict=True):
+        if cut is not None:
+            size, rectangles, pixels = cut
+            ends = rectangles[:, 2:].prod(1).cumsum(0)[:-1]
+            held = zip(rectangles.tolist(), np.split(pixels.numpy(), ends.numpy()))  # strict fails on no masks
+            target.masks = runs.whole([(x, y, each.reshape(h, w)) for (x, y, h, w), each in held], size)
+    return Batch(images, targets, broken, frames)
+
+
+ForkingPickler.register(Batch, _sent)
 
 
 def counted_seed(*numbers: int) -> int:
@@ -271,8 +321,7 @@ def loader(
         collate_fn=Collate(preprocess, mix),
         num_workers=workers,
         persistent_workers=workers > 0,
-        # A hundred masks of a picture take as much memory as ten pictures, and all of it is shared memory.
-        prefetch_factor=(2 if truth == "masks" else 4) if workers else None,
+        prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
     return Endless(made, batches) if training else made

@@ -266,8 +266,8 @@ def _samples(file: _File, split: str, categories: list[int], gatherer: Gatherer,
         picture = base / entry["file_name"]
         where = f"{file.path}, image {number}"
         if str(picture) not in listing:
-            also = f" and its {len(own)} annotations" if own else ""
-            gatherer.broken.append(f"{where}{also} is left out: {picture} is not there.")
+            also = f" with its {len(own)} annotations" if own else ""
+            gatherer.broken.append(f"{where} is left out{also}: {picture} is not there.")
             continue
         size = (entry.get("height", 0), entry.get("width", 0))
         if not all(size):
@@ -337,7 +337,8 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         numbered = all(s.target.id is not None for s in samples)
-        counted = all(len(s.numbers) == len(_rows(s.target.boxes)) for s in samples)
+        own = [number for sample in samples for number in sample.numbers]  # which other formats may give per picture
+        counted = len(set(own)) == sum(len(_rows(s.target.boxes)) for s in samples) == len(own)
         for place, sample in enumerate(samples, 1):
             target = sample.target
             assert target.labels is not None

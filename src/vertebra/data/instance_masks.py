@@ -158,7 +158,7 @@ def _of_numbers(folder: Path, images: dict[str, Path], gatherer: Gatherer) -> li
         try:
             size = pictures.measure(picture)
             own, objects = segments.numbered(masks[name])
-        except pictures.BrokenPicture as error:
+        except VertebraError as error:
             gatherer.broken.append(f"{str(error).removesuffix('.')}; {picture} is left out.")
             continue
         if own != size:

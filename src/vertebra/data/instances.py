@@ -122,13 +122,13 @@ class Gatherer:
         notes = list(notes)
         if self.clipped:
             notes.append(
-                f"{self.clipped} boxes reach out of their picture by more than a pixel and are cut at its border"
+                f"boxes cut at their picture's border, which they crossed by more than a pixel: {self.clipped}"
             )
         if "masks" in self.has and self.maskless:
             if self.want == "masks":
                 self.broken += [f"{where} is left out: it has a box but no mask." for where in self.maskless]
             else:
-                notes.append(f"{len(self.maskless)} objects have no mask, {self.maskless[0]} for one")
+                notes.append(f"objects without a mask: {len(self.maskless)}, {self.maskless[0]} for one")
         if "masks" not in self.has:  # a segment for each object or none at all
             splits = {name: [replace(s, segments=()) for s in samples] for name, samples in splits.items()}
         return Catalogue(

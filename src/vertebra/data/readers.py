@@ -79,6 +79,10 @@ def _recognised(path: Path, want: str | None) -> Catalogue:
     for reader in (coco, yolo, voc, instance_masks):
         if reader.recognise(path):
             return reader.read(path, want)
+    if want not in ("label", None) and (loose := sorted(path.glob("*.json"))):
+        raise VertebraError(
+            f"{path} has no annotations/ with COCO's JSON; if {loose[0].name} is such, give its own path."
+        )
     return classified.read_folder(path)
 
 

@@ -1,15 +1,19 @@
-"""COCO's run lengths: a mask as the lengths of its runs of pixels off and on in turn, down one column after another.
+"""Masks in the rectangles that hold them, and COCO's run lengths read to such.
 
-Decoding a whole mask takes as long as its picture is large, and a picture of cells has hundreds; here only the columns
-that a mask covers are looked at.
+A run-length mask is the lengths of its runs of pixels off and on in turn, down one column after another. Decoding it
+whole takes as long as its picture is large, and a picture of cells has hundreds; here only the columns that it covers
+are looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from faster_coco_eval.core import mask as rle
+from torch import Tensor
 
 Piece = tuple[int, int, np.ndarray]
 """A mask in the rectangle that holds it: x, y of the rectangle's top left pixel in the picture, and [h, w] bool."""
@@ -32,7 +36,7 @@ def cut(segment: list[list[float]] | dict[str, Any], size: tuple[int, int]) -> P
     if runs.sum() != own[0] * own[1]:
         raise ValueError(f"its runs cover {runs.sum()} pixels of {own[0]} x {own[1]}")
     if own != tuple(size):
-        raise ValueError(f"it has {own[0]} x {own[1]} pixels, the picture {size[0]} x {size[1]}")
+        raise ValueError(f"it has {own[0]} x {own[1]} pixels, not {size[0]} x {size[1]}")
     ends = runs.cumsum()
     on = np.flatnonzero(runs[1::2]) * 2 + 1  # the runs that have pixels
     if not len(on):
@@ -79,3 +83,11 @@ def tight(x: int, y: int, mask: np.ndarray) -> Piece:
         return x, y, mask[:0, :0]
     inner = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()  # else the whole mask stays in memory
     return x + int(columns[0]), y + int(rows[0]), inner
+
+
+def whole(pieces: Sequence[Piece], size: tuple[int, int]) -> Tensor:
+    """Masks over the whole of a picture of (height, width) `size`: [N, H, W] bool."""
+    masks = np.zeros((len(pieces), *size), bool)  # unlike torch's, memory that is not touched until it is used
+    for place, (x, y, mask) in zip(masks, pieces, strict=True):
+        place[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    return torch.from_numpy(masks)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from vertebra import pictures
-from vertebra.data import runs
-from vertebra.data.catalogue import Sample, Segment
+from vertebra.data import runs, segments
+from vertebra.data.catalogue import Sample
 from vertebra.data.runs import Piece, tight
-from vertebra.data.segments import decode
 from vertebra.errors import VertebraError
 from vertebra.structures import Points, Preprocess, Target
 
@@ -74,22 +72,21 @@ def read(sample: Sample, channels: int, field: str) -> Scene:
     scene = Scene(pictures.read(sample.picture, channels), sample.target)
     if field == "label":
         return scene
-    unmasked = field != "masks" and sample.target.boxes is not None
+    alone = sample.target.boxes is None  # the masks are all that the data set tells
+    wanted = sample.segments if alone or field == "masks" else ()
     try:
         target = replace(sample, segments=()).truth(scene.size)
         # One by one, so that no more than one lies whole in memory.
-        pieces = [] if unmasked else [_piece(segment, scene.size, target.path) for segment in sample.segments]
+        pieces = [segments.cut(each, scene.size, sample.where(i)) for i, each in enumerate(wanted)]
     except VertebraError as error:
         raise pictures.BrokenPicture(str(error)) from None
     scene.target = replace(target, masks=None, keypoints=target.keypoints if field == "keypoints" else None)
-    scene.masks = None if unmasked else pieces
-    if target.boxes is None:  # the masks are all that the data set tells
+    scene.masks = pieces if field == "masks" else None
+    if alone:
         boxes = _bounds(pieces, torch.zeros(len(pieces), 4), [True] * len(pieces))
         areas = torch.tensor([float(mask.sum()) for _, _, mask in pieces])
         scene.target = replace(scene.target, boxes=boxes, areas=areas)
         scene = scene.take(areas > 0)
-    if field != "masks":
-        scene.masks = None
     assert scene.masks is None or len(scene.masks) == len(scene.boxes), f"{target.path}: a mask for each box is needed"
     return scene
 
@@ -110,8 +107,6 @@ def read_whole(sample: Sample, channels: int, field: str) -> Scene:
         raise pictures.BrokenPicture(str(error)) from None
     if field != "masks":
         scene.target.masks = None
-    elif not sample.segments:
-        scene.target.masks = torch.zeros(0, *scene.size, dtype=torch.bool)
     return scene
 
 
@@ -225,19 +220,7 @@ def settle(scene: Scene) -> Target:
     scene = Scene(scene.picture, replace(scene.target, boxes=boxes), scene.masks).take(stays)
     if scene.masks is None:
         return scene.target
-    masks = torch.zeros(len(scene.masks), *scene.size, dtype=torch.bool)
-    for place, (x, y, mask) in zip(masks.numpy(), scene.masks, strict=True):
-        place[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-    return replace(scene.target, masks=masks)
-
-
-def _piece(segment: Segment, size: tuple[int, int], where: str) -> Piece:
-    if isinstance(segment, Path | Tensor):
-        return tight(0, 0, decode(segment, size, where).numpy())
-    try:
-        return runs.cut(segment, size)
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
-        raise VertebraError(f"{where}: a mask cannot be decoded ({error}).") from error
+    return replace(scene.target, masks=runs.whole(scene.masks, scene.size))
 
 
 def _moved(scene: Scene, move: Callable[[Tensor], Tensor], size: tuple[int, int]) -> Scene:

@@ -14,6 +14,7 @@ from PIL import ImageOps
 from torch import Tensor
 
 from vertebra import pictures
+from vertebra.data import runs
 from vertebra.errors import VertebraError, first_line
 
 if TYPE_CHECKING:
@@ -31,21 +32,31 @@ def decode(segment: Segment, size: tuple[int, int], where: str) -> Tensor:
         mask = torch.from_numpy((values if values.ndim == 2 else values.any(-1)) != 0)
     elif isinstance(segment, Tensor):
         mask = segment
-    elif not segment:  # no polygon, no pixel
-        mask = torch.zeros(size, dtype=torch.bool)
     else:
-        try:
-            encoded = rle.frPyObjects(segment, *size) if not _compressed(segment) else segment
-            encoded = rle.merge(encoded) if isinstance(encoded, list) else encoded
-            mask = torch.from_numpy(rle.decode(encoded).astype(np.bool_))
-        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
-            raise VertebraError(f"{where}: a mask cannot be decoded ({first_line(error)}).") from error
-    if tuple(mask.shape) != tuple(size):
+        return runs.whole([cut(segment, size, where)], size)[0]
+    _check(mask.shape, size, where)
+    return mask
+
+
+def cut(segment: Segment, size: tuple[int, int], where: str) -> runs.Piece:
+    """One mask in the rectangle that holds it; arguments and errors as `decode`."""
+    if isinstance(segment, Path | Tensor):
+        return runs.tight(0, 0, decode(segment, size, where).numpy())
+    try:
+        own = tuple(segment["size"]) if isinstance(segment, dict) else size
+        piece = runs.cut(segment, own)
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
+        raise VertebraError(f"{where}: a mask cannot be decoded ({first_line(error)}).") from error
+    _check(own, size, where)
+    return piece
+
+
+def _check(own: Sequence[int], size: tuple[int, int], where: str) -> None:
+    if tuple(own) != tuple(size):
         raise VertebraError(
-            f"{where}: a mask of {mask.shape[0]} x {mask.shape[1]} pixels lies on a picture of {size[0]} x {size[1]} "
+            f"{where}: a mask of {own[0]} x {own[1]} pixels lies on a picture of {size[0]} x {size[1]} "
             "(height x width)."
         )
-    return mask
 
 
 def fault(segment: Any, size: tuple[int, int]) -> str:
@@ -54,7 +65,7 @@ def fault(segment: Any, size: tuple[int, int]) -> str:
     Polygons of fewer than three points are no fault beside one of more.
 
     Returns:
-        `its polygon has 3 numbers, ...`, or nothing.
+        Words such as `its polygon has 2 points, three or more make an area`, or nothing.
     """
     try:
         if isinstance(segment, dict):
@@ -207,7 +218,3 @@ def _pixels(path: Path) -> np.ndarray:
 def _as_json(encoded: dict[str, Any]) -> dict[str, Any]:
     counts = encoded["counts"]
     return {"size": list(encoded["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
-
-
-def _compressed(segment: Segment) -> bool:
-    return isinstance(segment, dict) and isinstance(segment.get("counts"), str | bytes)

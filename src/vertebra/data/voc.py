@@ -85,7 +85,7 @@ def _files(folder: Path, split: str, listing: Listing, gatherer: Gatherer, notes
             else:
                 gatherer.broken.append(f"{path}, line {line} is left out: {file} is not there.")
     if rest := set(every) - {file for found in files.values() for file in found}:
-        notes.append(f"{len(rest)} XML files are in no list of {folder / LISTS} and passed over, {min(rest)} for one")
+        notes.append(f"passed over, in no list of {folder / LISTS}: {len(rest)} XML files, {min(rest)} for one")
     return {name: found for name, found in files.items() if found}
 
 

@@ -53,7 +53,7 @@ def read(path: Path, want: str | None) -> Catalogue:
                 f"{config}: no picture of the {split} split has a label file, {labels[files[0]]} for one is not there."
             )
         if bare := len(files) - len(there):
-            notes.append(f"{bare} pictures of the {split} split have no label file and are taken to show no object")
+            notes.append(f"pictures of the {split} split without a label file, taken to show no object: {bare}")
         splits[split] = []
         for file in files:
             try:
@@ -63,7 +63,7 @@ def read(path: Path, want: str | None) -> Catalogue:
                 continue
             lines = _lines(labels[file], size, told, gatherer) if file in there else iter(())
             splits[split].append(gatherer.sample(file, size, lines))
-    return gatherer.catalogue(path, "yolo", told.classes, splits, notes, tuple(range(len(told.classes))))
+    return gatherer.catalogue(path, "yolo", told.classes, splits, notes)
 
 
 @dataclass
@@ -211,8 +211,9 @@ def _lines(file: Path, size: tuple[int, int], told: _Told, gatherer: Gatherer) -
             points = _keypoints(values[4:], told.dimensions, size) if told.points else None
             yield Annotation(where, label, box, points=points)
         elif not told.points and len(values) >= 6 and len(values) % 2 == 0:
+            # Rounded to what was meant: the last digits decide on which side of a pixel's centre a border runs.
             polygon = [
-                value * side
+                round(value * side, 3)
                 for pair in zip(values[::2], values[1::2], strict=True)
                 for value, side in zip(pair, (width, height), strict=True)
             ]
@@ -269,7 +270,8 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     lost = [f"{crowds} crowd regions"] if crowds else []
-    lost += ["masks beside keypoints"] if points and "masks" in catalogue.has else []
+    if "masks" in catalogue.has:
+        lost.append("masks beside keypoints" if points else "boxes other than around the masks")
     lost += ["areas", "ids"] if catalogue.kind == "coco" else []
     return lost + ([f"masks of {maskless} objects, which have none"] if maskless else [])
 

@@ -16,7 +16,7 @@ import vertebra
 from vertebra import tasks, weights
 from vertebra.errors import VertebraError, first_line
 from vertebra.files import replacing
-from vertebra.structures import Preprocess
+from vertebra.structures import Points, Preprocess
 
 
 def save(task: tasks.Task, path: str | Path, **about: Any) -> None:
@@ -46,6 +46,8 @@ def load(where: str | Path, *, device: torch.device | str | None = None) -> tupl
     try:
         about = json.loads(metadata["vertebra"])
         model: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in about["model"].items()}
+        if isinstance(points := model.get("points"), dict):
+            model["points"] = Points.from_dict(points)
         preprocess = Preprocess.from_dict(about["preprocess"])
         task = tasks.create(about["task"], classes=about["classes"], preprocess=preprocess, **model)
     except (KeyError, TypeError, json.JSONDecodeError) as error:

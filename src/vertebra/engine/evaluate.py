@@ -26,6 +26,7 @@ def evaluate(
     workers: int | None = None,
     strict: bool = False,
     progress: bool = False,
+    threshold: float | None = None,
 ) -> Evaluation:
     """Runs the task over the samples.
 
@@ -33,13 +34,23 @@ def evaluate(
         task: on the device to run on.
         strict: whether the first unreadable picture is an error instead of being listed.
         progress: whether a bar is shown.
+        threshold: the score from which on the rows take an object for found, as a checkpoint knows it; 0.5 if None.
 
     Raises:
         VertebraError: if no picture can be read, or `strict` and one cannot.
     """
-    batches = loader(samples, task.preprocess, classes=len(task.classes), batch_size=batch_size, workers=workers)
+    batches = loader(
+        samples,
+        task.preprocess,
+        truth=task.truth,
+        classes=len(task.classes),
+        batch_size=batch_size,
+        workers=workers,
+    )
     device = next(task.parameters()).device
     metrics = task.metrics()
+    if threshold is not None and isinstance(metrics, CocoMetrics):
+        metrics.threshold = threshold
     broken: list[str] = []
     rows: list[dict[str, Any]] = []
     worst = Worst()

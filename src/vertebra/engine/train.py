@@ -50,12 +50,15 @@ def train(settings: Settings) -> Path:
     run = _folder(settings, create=first)
     resume = _resume_point(settings)
     common: dict[str, Any] = {
+        "truth": task.truth,
         "classes": len(catalogue.classes),
         "batch_size": settings.data.batch_size,
         "workers": settings.data.workers,
         "seed": settings.seed,
     }
-    training = loader(catalogue.split("train"), task.preprocess, augment=settings.augment, **common)
+    training = loader(
+        catalogue.split("train"), task.preprocess, augment=settings.augment, points=catalogue.points, **common
+    )
     assert isinstance(training, Endless)
     validation = loader(catalogue.split("val"), task.preprocess, **common)
     _announce(settings, catalogue, task, run, say)
@@ -240,7 +243,13 @@ def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: P
 def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Results, broken: list[str], say: Any) -> None:
     task, about = checkpoint.load(run / "best.safetensors")
     samples = catalogue.split("val")
-    found = evaluate(task, samples, batch_size=settings.data.batch_size, workers=settings.data.workers)
+    found = evaluate(
+        task,
+        samples,
+        batch_size=settings.data.batch_size,
+        workers=settings.data.workers,
+        threshold=about["metrics"].get("threshold"),
+    )
     broken = list(dict.fromkeys([*broken, *found.broken]))
     report.save(
         run,
@@ -255,7 +264,7 @@ def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Result
         say(f"left out: {sentence}")
     if broken:
         say(f"{len(broken)} pictures could not be read and were left out")
-    best = found.metrics[task.best]
+    best = found.metrics.get(task.best, 0.0)
     say(f"best: {task.best} {best:.4f} on {len(found.rows)} val pictures, from epoch {about['epoch']}")
     say(f"look at {run / 'report.html'}")
     say(f"next: vertebra predict {run / 'best.safetensors'} PICTURE --save=out/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from vertebra.heads.regions import Detections, Samples
+from vertebra.nn import init
 from vertebra.ops.boxes import decode, encode
 from vertebra.weights import Fix, Rename
 
@@ -69,9 +71,8 @@ class BoxHead(nn.Module):
         self.trunk, self.classes, self.config, self.step = trunk, classes, config, step
         self.classify = nn.Linear(trunk.width, classes + 1)
         self.deltas = nn.Linear(trunk.width, 4 * (1 if agnostic else classes))
-        for layer, std in ((self.classify, 0.01), (self.deltas, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        init.fill([self.classify], init.normal)
+        init.fill([self.deltas], partial(nn.init.normal_, std=0.001))
 
     @property
     def scales(self) -> Sequence[float]:

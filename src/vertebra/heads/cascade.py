@@ -29,22 +29,27 @@ class Cascade(nn.ModuleList):
 
     def __init__(self, trunks: Sequence[Any], classes: int, config: Any) -> None:
         super().__init__(BoxHead(trunk, classes, config, step=i, agnostic=True) for i, trunk in enumerate(trunks))
-        self.config = config
+        self.classes, self.config = classes, config
+
+    @property
+    def heads(self) -> list[BoxHead]:
+        """One per stage."""
+        return list(self)  # type: ignore[arg-type]
 
     def forward(
         self, regions: Regions, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[Detections]:
         """Detections in pictures of `sizes`; `regions` gives the features of boxes [N_i, 4] of each picture."""
         boxes, answers = list(proposals), []
-        for i, head in enumerate(self):
+        for i, head in enumerate(self.heads):
             logits, deltas = head(regions(boxes))
             answers.append(logits.float())
-            if i + 1 < len(self):
+            if i + 1 < len(self.heads):
                 boxes = self._better(head, deltas, boxes, sizes)
         mean = torch.stack(answers)
         of_logits = self.config.cascade_mean == "logits"
         probabilities = mean.mean(0).softmax(1) if of_logits else mean.softmax(2).mean(0)
-        return self[-1].detect(probabilities, deltas, boxes, sizes)
+        return self.heads[-1].detect(probabilities, deltas, boxes, sizes)
 
     def loss(
         self,
@@ -54,11 +59,12 @@ class Cascade(nn.ModuleList):
         sizes: Sequence[tuple[int, int]],
     ) -> tuple[list[list[Samples]], dict[str, Tensor]]:
         """The regions that each stage learned from, and the weighted terms `classification1`, `box1`, ..."""
-        boxes, terms, drawn = list(proposals), {}, []
-        for i, (head, iou, weight) in enumerate(zip(self, IOUS, WEIGHTS, strict=True)):
+        boxes, drawn = list(proposals), []
+        terms: dict[str, Tensor] = {}
+        for i, (head, iou, weight) in enumerate(zip(self.heads, IOUS, WEIGHTS, strict=True)):
             config = self.config
             samples = draw(
-                boxes, targets, head.classes, iou=iou, count=config.region_batch, positive=config.region_positive
+                boxes, targets, self.classes, iou=iou, count=config.region_batch, positive=config.region_positive
             )
             drawn.append(samples)
             logits, deltas = head(regions([each.boxes for each in samples]))

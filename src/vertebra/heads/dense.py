@@ -14,6 +14,7 @@ from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 from vertebra.heads.box import suppress
 from vertebra.heads.regions import Detections
 from vertebra.heads.rpn import Size, by_anchor, ratio_major
+from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.anchors import pyramid_anchors
 from vertebra.ops.boxes import decode, encode, valid
@@ -75,10 +76,8 @@ class DenseHead(nn.Module):
         self.boxes = nn.Sequential(*(ConvNorm(channels, channels, 3, norm=norm) for _ in range(4)))
         self.classify = nn.Conv2d(channels, anchors * classes, 3, padding=1)
         self.deltas = nn.Conv2d(channels, anchors * 4, 3, padding=1)
-        for layer in (*(each.conv for each in (*self.classes, *self.boxes)), self.classify, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        init.fill([*self.classes, *self.boxes, self.classify, self.deltas], init.normal)
+        assert self.classify.bias is not None
         nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))  # section 4.1, "Initialization"
 
     def forward(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

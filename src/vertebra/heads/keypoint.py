@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from vertebra.heads.regions import Samples
+from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.heatmaps import keypoint_cells
 from vertebra.structures import Target
@@ -38,8 +39,7 @@ class KeypointHead(nn.Module):
         inputs = [channels] + [width] * (convs - 1)
         self.convs = nn.Sequential(*(ConvNorm(n, width, 3, norm=False) for n in inputs))
         self.logits = nn.ConvTranspose2d(width, keypoints, 4, 2, 1)
-        nn.init.kaiming_normal_(self.logits.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.logits.bias)
+        init.fill([self.logits], init.before_relu)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.logits(self.convs(x))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from vertebra.heads.regions import Samples
+from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.masks import crop_masks
 from vertebra.structures import Target
@@ -57,9 +58,7 @@ class MaskHead(nn.Module):
         self.upsample = nn.ConvTranspose2d(width if convs else channels, width, 2, 2)
         outputs = {"class": classes, "agnostic": 1, "softmax": classes + 1}[config.masks]
         self.logits = nn.Conv2d(width, outputs, 1)
-        for layer in (self.upsample, self.logits):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        init.fill([self.upsample, self.logits], init.before_relu)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.logits(self.upsample(self.convs(x)).relu_())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.boxes import valid
 from vertebra.ops.match import match, sample
@@ -107,9 +108,7 @@ class LinearTrunk(nn.Module):
         inputs = [channels * size * size] + [width] * (linears - 1)
         self.linears = nn.ModuleList(nn.Linear(n, width) for n in inputs)
         self.width = width
-        for layer in self.linears:
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+        init.fill(self.linears, init.uniform)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.convs(x).flatten(1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.anchors import pyramid_anchors
 from vertebra.ops.boxes import decode, encode, valid
@@ -64,9 +65,7 @@ class RPN(nn.Module):
         self.convs = nn.Sequential(*(ConvNorm(channels, channels, 3, norm=False) for _ in range(config.rpn_convs)))
         self.objectness = nn.Conv2d(channels, anchors, 1)
         self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
-        for layer in (*(each.conv for each in self.convs), self.objectness, self.deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+        init.fill([*self.convs, self.objectness, self.deltas], init.normal)
 
     def forward(self, maps: Sequence[Tensor], sizes: Sequence[Size], extent: Size) -> list[Tensor]:
         """Proposals [N_i, 4], best first, in pictures of `sizes` within an input of (height, width) `extent`."""

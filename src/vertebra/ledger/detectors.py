@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +64,8 @@ class _Model:
             (kind for kind, part in _PARTS.items() if f"{part}.logits.weight" in names(found)), "detection"
         )
         classes = found.classes or 1
-        self.task: Any = tasks.create(
-            self.kind, classes=classes, preprocess=preprocess, **found.options(self.kind) | options
-        )
+        options |= found.options(self.kind)
+        self.task = cast("Any", tasks.create(self.kind, classes=classes, preprocess=preprocess, **options))
         converted, report = self.task.convert(state, None, str(reference.path))
         self.task.fill(converted, report, partial=not found.classes)
         self.task.eval()
@@ -86,6 +85,7 @@ class _Model:
 
     @property
     def dense(self) -> bool:
+        """Whether there are no proposals."""
         return hasattr(self.task, "dense")
 
     @property

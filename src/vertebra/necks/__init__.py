@@ -2,6 +2,7 @@
 
 from vertebra.necks.fpn import FPN, Coarser
 from vertebra.necks.hrfpn import HRFPN
+from vertebra.necks.one_map import OneMap
 from vertebra.necks.simple_pyramid import SimplePyramid
 
-__all__ = ["FPN", "HRFPN", "Coarser", "SimplePyramid"]
+__all__ = ["FPN", "HRFPN", "Coarser", "OneMap", "SimplePyramid"]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vertebra.errors import VertebraError
+from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.structures import Level
 from vertebra.weights import Rename
@@ -62,8 +63,10 @@ class FPN(nn.Module):
         if missing := [stride for stride in strides if stride not in known]:
             raise VertebraError(f"the backbone has no map of stride {missing[0]}; its strides are {known}.")
         self.chosen = [known.index(stride) for stride in strides]
-        self.lateral = nn.ModuleList(_plain(levels[i].channels, channels, 1, norm) for i in self.chosen)
-        self.output = nn.ModuleList(_plain(channels, channels, 3, norm) for _ in self.chosen)
+        plain: Any = {"activation": "none", "norm": norm}
+        self.lateral = nn.ModuleList(ConvNorm(levels[i].channels, channels, 1, **plain) for i in self.chosen)
+        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, **plain) for _ in self.chosen)
+        init.fill([*self.lateral, *self.output], init.uniform)
         self.levels = tuple(Level(stride, channels) for stride in strides)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -92,9 +95,7 @@ class Coarser(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(n, last.channels, 3, 2, 1) for n in inputs) if convolve else None
         added = tuple(Level(last.stride * 2 ** (i + 1), last.channels) for i in range(count))
         self.levels = (*levels, *added)
-        for conv in self.convs or ():
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+        init.fill(self.convs or (), init.uniform)
 
     def forward(self, maps: Sequence[Tensor], start: Tensor | None = None) -> list[Tensor]:
         results, x = list(maps), maps[-1] if start is None else start
@@ -106,11 +107,3 @@ class Coarser(nn.Module):
             )
             results.append(x)
         return results
-
-
-def _plain(inputs: int, outputs: int, kernel: int, norm: bool) -> ConvNorm:
-    conv = ConvNorm(inputs, outputs, kernel, activation="none", norm=norm)
-    nn.init.kaiming_uniform_(conv.conv.weight, a=1)  # a linear layer's variance, as Detectron has it
-    if conv.conv.bias is not None:
-        nn.init.zeros_(conv.conv.bias)
-    return conv

@@ -23,7 +23,7 @@ class Norm(nn.Module):
 
 
 class SimplePyramid(nn.Module):
-    """Four maps from the last of a backbone, by deconvolution and pooling: list of [B, C, h, w] -> four of them.
+    """Up to four maps from the last of a backbone, by deconvolution and pooling: list of [B, C, h, w] -> the same.
 
     Their strides are the backbone's times powers of two: 4, 8, 16, 32 for patches of 16 or 32 pixels; 7, 14, 28, 56
     for patches of 14 and 7.
@@ -31,8 +31,8 @@ class SimplePyramid(nn.Module):
     Source: Exploring Plain Vision Transformer Backbones for Object Detection (ViTDet), arXiv:2203.16527, section 3.
     """
 
-    def __init__(self, levels: Sequence[Level], channels: int = 256) -> None:
-        """`levels` are the backbone's; `channels` those of every map made.
+    def __init__(self, levels: Sequence[Level], channels: int = 256, *, skip: int = 0) -> None:
+        """`levels` are the backbone's; `channels` those of every map made; the `skip` finest maps are left out.
 
         Raises:
             VertebraError: if the last level's stride cannot be halved down to one of 4 to 7.
@@ -44,7 +44,7 @@ class SimplePyramid(nn.Module):
             finest //= 2
         if not 4 <= finest < 8:
             raise VertebraError(f"a map of stride {stride} makes no pyramid: it is not 4 to 7 times a power of two.")
-        self.levels = tuple(Level(finest * 2**i, channels) for i in range(4))
+        self.levels = tuple(Level(finest * 2**i, channels) for i in range(skip, 4))
         self.maps = nn.ModuleList(_resample(stride, level.stride, width, channels) for level in self.levels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

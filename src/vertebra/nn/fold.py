@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class FoldedConv(nn.Module):
         self.activation, self.keeps_residual = source.activation, source.keeps_residual
         self.conv = copy.deepcopy(source.conv).eval()
         if isinstance(norm := source.norm, nn.BatchNorm2d | FrozenBatchNorm2d):
-            statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, self.conv.bias, *statistics)
+            fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, self.conv.bias, *fused)
         self.conv.requires_grad_(False)
         self._packed: Tensor | None = None  # weights in oneDNN's own layout; made on the first call on a CPU
 

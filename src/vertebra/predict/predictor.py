@@ -61,12 +61,13 @@ class Predictor:
     @property
     def points(self) -> Points | None:
         """The keypoints that every object has, where the task finds such."""
-        return getattr(self.task, "points", None)
+        return getattr(self.task.config, "points", None)
 
     @property
     def threshold(self) -> float:
         """The score from which an object counts if nothing else is asked for: the checkpoint's own, or 0.5."""
-        return float(self.about.get("metrics", {}).get("threshold", 0.5))
+        measured = (self.about.get("metrics") or {}).get("threshold")
+        return 0.5 if measured is None else float(measured)
 
     def raw(self, images: Tensor) -> Any:
         """What the task's `forward` gives for a batch that is already normalised: [B, C, H, W] float32."""
@@ -97,8 +98,8 @@ class Predictor:
                 put together; 0 asks about every picture as a whole.
             overlap: the least share of a tile's side that neighbours have in common, above 0 and up to 0.5; objects
                 that are smaller are seen whole by one tile at least.
-            tta: ask about each picture mirrored too, and where objects are to be found smaller and larger, and
-                make one answer of all.
+            tta: ask about each picture mirrored too, and make one answer of all; where objects are to be found, and
+                the backbone takes any size, also smaller and larger.
 
         Raises:
             VertebraError: if a picture cannot be read (`stream` passes such by), an argument is out of its range, or
@@ -191,7 +192,8 @@ class Predictor:
             return self._asked(many, self.task.preprocess, wish)
         flipped = [picture.flip(-1) for picture in many]
         by_view: list[list[Prediction]] = []
-        for scale in views.SCALES if self.finds_objects else (1.0,):
+        scales = views.SCALES if self.finds_objects and self.task.backbone.any_size else (1.0,)
+        for scale in scales:
             preprocess = views.scaled(self.task.preprocess, scale)
             by_view.append(self._asked(many, preprocess, wish))
             by_view.append(

@@ -132,8 +132,8 @@ class Writer:
             self.size = picture.size
             self.stream.width, self.stream.height = (side + side % 2 for side in self.size)
             self.stream.pix_fmt = "yuv420p"
-            self.stream.options = {"crf": "18"}  # hardly a loss that can be seen; others than libx264 pass it by
-            self.stream.bit_rate = 8_000_000 if encoder() != "libx264" else None
+            self.stream.options = {"crf": "18"}  # a loss that is hardly seen; other encoders than libx264 pass it by
+            self.stream.bit_rate = 8_000_000  # what those aim at instead
         canvas = Image.new("RGB", (self.stream.width, self.stream.height))
         canvas.paste(picture if picture.size == self.size else picture.resize(self.size))
         for packet in self.stream.encode(av.VideoFrame.from_image(canvas)):

@@ -25,6 +25,7 @@ from vertebra.tasks import foreign
 from vertebra.tasks.base import Task
 
 Size = tuple[int, int]
+Neck = FPN | HRFPN | SimplePyramid
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,13 @@ class RegionTask(Task):
     """What CocoMetrics judges it by."""
     resizes = ("shortest", "fit")
     stage: nn.Module | None
-    """The backbone's last stage, where it is run on regions."""
+    """What is run on every region instead of a neck, in the C4 forms."""
+    cut: str
+    """How the names of its tensors begin in the backbone that it was taken from; empty if it was not."""
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__(config, classes, preprocess)
-        self.stage = None
+        self.stage, self.cut = None, ""
         without = self.needless()
         for each in dataclasses.fields(config):
             if each.name in without and getattr(config, each.name) != each.default:
@@ -136,15 +139,20 @@ class RegionTask(Task):
         if self.preprocess.resize == "fit":
             common["image_size"] = self.preprocess.size
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
-        return renorm(made, "batch" if config.norm == "auto" else config.norm, config.norm_eps)  # type: ignore[return-value]
+        return renorm(made, self.backbone_norm, config.norm_eps)  # type: ignore[return-value]
 
-    def make_neck(self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32)) -> nn.Module:
+    @property
+    def backbone_norm(self) -> str:
+        """The norm that the backbone is made with."""
+        return "batch" if self.config.norm == "auto" else str(self.config.norm)
+
+    def make_neck(self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32)) -> Neck:
         """The pyramid from a backbone's levels; single-scale backbones may have other strides."""
         config, norm = self.config, self.config.neck_norm != "none"
         if not {4, 8, 16, 32} <= {level.stride for level in levels}:
             if config.neck == "hrfpn":
                 raise VertebraError(f"{config.backbone} has maps of one scale, of which hrfpn makes no pyramid.")
-            return SimplePyramid(levels, config.channels)
+            return SimplePyramid(levels, config.channels, skip=4 - len(strides))
         if config.neck == "hrfpn":
             # Of the coarsest maps too, which other pyramids get from `Coarser`.
             return HRFPN([level for level in levels if level.stride >= 4], config.channels, 5 if 4 in strides else 4)
@@ -219,7 +227,7 @@ class RegionTask(Task):
         config = self.config
         if changed := self.backbone.settle(report):
             config = dataclasses.replace(config, backbone_options={**config.backbone_options, **changed})
-            for module in self.stage.modules() if self.stage is not None else ():
+            for module in self.stage.modules() if self.stage is not None and self.cut else ():
                 for key, value in changed.items():
                     if hasattr(module, key):
                         setattr(module, key, value)
@@ -234,7 +242,7 @@ class RegionTask(Task):
             # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
             exact = whole and source == "torchvision" and not report.counted
             config = dataclasses.replace(config, norm="frozen", norm_eps=0.0 if exact else config.norm_eps)
-            for part in (self.backbone, self.stage):
+            for part in (self.backbone, self.stage if self.cut else None):
                 if part is not None:
                     renorm(part, "frozen", config.norm_eps)
         old, self.config = self.config, config
@@ -286,13 +294,10 @@ class RegionTask(Task):
 
     def placed(self, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a backbone, under its own names, under this model's."""
-        cut = ""
-        if self.stage is not None and (stages := getattr(self.backbone, "stages", None)) is not None:
-            cut = f"stages.{len(stages)}."  # the stage that was taken off it
         own = {}
         for name, tensor in inner.items():
-            if cut and name.startswith(cut):
-                own["stage." + name.removeprefix(cut)] = tensor
+            if self.cut and name.startswith(self.cut):
+                own["stage." + name.removeprefix(self.cut)] = tensor
             else:
                 own[name if name.startswith("head.") else f"backbone.{name}"] = tensor
         return own

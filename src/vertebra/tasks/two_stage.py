@@ -14,7 +14,7 @@ from vertebra.heads.box import BoxHead
 from vertebra.heads.cascade import SCALES, Cascade
 from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
 from vertebra.heads.rpn import RPN
-from vertebra.necks import Coarser
+from vertebra.necks import Coarser, OneMap
 from vertebra.nn.norm import renorm
 from vertebra.ops.roi import pool_regions
 from vertebra.structures import Level, Preprocess, Target
@@ -67,8 +67,8 @@ class TwoStageConfig(RegionConfig):
 class TwoStage(RegionTask):
     """A backbone, a pyramid (or one map: the C4 forms), and proposals of where objects are.
 
-    Methods whose name ends in `_c4` run the backbone's last stage on every region. Families whose stages need the
-    whole picture have three bottleneck blocks in its place.
+    Methods whose name ends in `_c4` run the backbone's last stage on every region. Families that cannot spare a stage
+    join their maps into one, and have three bottleneck blocks for the regions.
     """
 
     def __init__(
@@ -77,10 +77,19 @@ class TwoStage(RegionTask):
         super().__init__(config, classes, preprocess)
         self.backbone = self.make_backbone(backbone)
         scale = config.anchor_scale
+        self.one: OneMap | None = None
+        self.region_levels: tuple[Level, ...]
         if config.method.endswith("_c4"):
-            self.stage, self.region_channels = self._last_stage()
-            level = self._c4()
-            self.region_levels = (level,)
+            outputs = self.backbone.levels[-1].channels
+            self.stage = self.backbone.cut()
+            if self.stage is None:
+                outputs = 8 * config.channels
+                self.one = OneMap(self.backbone.levels, 4 * config.channels)
+                self.stage = renorm(_stage(self.one.levels[0].channels, outputs), self.backbone_norm)
+            else:
+                self.cut = f"stages.{len(self.backbone.stages)}."  # type: ignore[arg-type]
+            level = self.backbone.levels[-1] if self.one is None else self.one.levels[0]
+            self.region_levels, self.region_channels = (level,), outputs
             self.rpn = RPN([level], [[scale * level.stride / 4 * 2**i for i in range(5)]], config)
         else:
             self.neck = self.make_neck(self.backbone.levels)
@@ -89,7 +98,7 @@ class TwoStage(RegionTask):
             self.coarser = Coarser(self.neck.levels, 5 - len(self.neck.levels))
             self.rpn = RPN(self.coarser.levels, [[scale * level.stride] for level in self.coarser.levels], config)
         cascade = config.method.startswith("cascade")
-        self.box: nn.Module = (
+        self.box: BoxHead | Cascade = (
             Cascade([self.trunk() for _ in range(3)], len(classes), config)
             if cascade
             else BoxHead(self.trunk(), len(classes), config)
@@ -104,25 +113,12 @@ class TwoStage(RegionTask):
             without |= {"box_head", "box_width", "neck", "neck_norm"}
         return without
 
-    def _last_stage(self) -> tuple[nn.Module, int]:
-        channels = self.backbone.levels[-1].channels
-        stage = self.backbone.cut()
-        if stage is not None:
-            return stage, channels
-        inputs, width = self._c4().channels, 2 * self.config.channels
-        blocks = [Bottleneck(inputs, width, 2), Bottleneck(4 * width, width), Bottleneck(4 * width, width)]
-        return renorm(nn.Sequential(*blocks), "batch" if self.config.norm == "auto" else self.config.norm), 4 * width
-
-    def _c4(self) -> Level:
-        """The coarsest of the backbone's maps with a stride of at most 16."""
-        return [level for level in self.backbone.levels if level.stride <= 16][-1:][0]
-
     def features(self, images: Tensor) -> list[Tensor]:
         """The maps that proposals are made of; regions are read from as many of them as `region_levels` has."""
         maps = self.backbone(images)
-        if self.stage is not None:
-            return [maps[self.backbone.levels.index(self._c4())]]
-        return self.coarser(self.neck(maps))
+        if self.stage is None:
+            return self.coarser(self.neck(maps))
+        return [maps[-1] if self.one is None else self.one(maps)]
 
     def regions(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
         """Features of boxes [N_i, 4] of each picture: [sum of N_i, C, size, size]; the C4 forms' are always 7 x 7."""
@@ -177,3 +173,9 @@ class TwoStage(RegionTask):
                 "box_beta": 1.0,
             }
         return known
+
+
+def _stage(inputs: int, outputs: int) -> nn.Sequential:
+    """Three bottleneck blocks, as ResNet-50's last stage: [R, inputs, h, w] -> [R, outputs, h / 2, w / 2]."""
+    width = outputs // 4
+    return nn.Sequential(Bottleneck(inputs, width, 2), Bottleneck(outputs, width), Bottleneck(outputs, width))

@@ -61,7 +61,7 @@ def curves(history: Sequence[Mapping[str, float]], labels: Mapping[str, str]) ->
     keys = list(dict.fromkeys(key for row in history for key in row))
     losses = [key for key in keys if key.startswith("train/") or (key.startswith("val/") and "loss" in key)]
     scores = [f"val/{key}" for key in labels if f"val/{key}" in keys and "loss" not in key][:LINES]
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.9), layout="constrained")
     axes = figure.subplots(1, 3)
     for axis, chosen, title in zip(axes, (losses, scores, ["lr"]), ("losses", "scores", "learning rate"), strict=True):
         for key in chosen:
@@ -70,7 +70,7 @@ def curves(history: Sequence[Mapping[str, float]], labels: Mapping[str, str]) ->
         axis.set(xlabel="epoch", title=title)
         axis.grid(alpha=0.3)
         if chosen and chosen != ["lr"]:
-            axis.legend(fontsize="small")
+            axis.legend(fontsize="x-small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     if scores:
         axes[1].set_ylim(-0.02, 1.02)
     return figure

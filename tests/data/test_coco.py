@@ -1,0 +1,529 @@
+"""COCO's JSON to samples, and a sentence for everything that can be wrong with it."""
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vertebra import pictures
+from vertebra.data import open_data, readers
+from vertebra.data.catalogue import restrict
+from vertebra.errors import VertebraError
+from vertebra.structures import COCO_PERSON, Points
+
+SQUARE = [[2, 1, 6, 1, 6, 5, 2, 5]]
+RUNS = {"size": [8, 10], "counts": [9, 2, 6, 2, 61]}  # columns 1 and 2, rows 1 and 2
+CONTENT = {
+    "images": [
+        {"id": 7, "file_name": "a.png", "width": 10, "height": 8},
+        {"id": 3, "file_name": "b.png", "width": 10, "height": 8},
+        {"id": 9, "file_name": "c.png", "width": 10, "height": 8},
+    ],
+    "annotations": [
+        {"id": 40, "image_id": 3, "category_id": 90, "bbox": [2, 1, 4, 4], "area": 16, "segmentation": SQUARE},
+        {"id": 41, "image_id": 7, "category_id": 2, "bbox": [1, 1, 2, 2], "area": 4, "segmentation": RUNS},
+        {
+            "id": 42,
+            "image_id": 3,
+            "category_id": 2,
+            "bbox": [1, 1, 2, 2],
+            "area": 3.5,
+            "segmentation": RUNS,
+            "iscrowd": 1,
+        },
+    ],
+    "categories": [{"id": 90, "name": "zebra"}, {"id": 2, "name": "ant"}, {"id": 5, "name": "bee"}],
+}
+
+
+def write(
+    folder: Path, content: object = CONTENT, name: str = "annotations/instances_train.json", images="images/train"
+):
+    """A COCO folder; its picture files are empty, so whoever opens one fails."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    (folder / images).mkdir(parents=True, exist_ok=True)
+    for entry in content.get("images", []) if isinstance(content, dict) else []:
+        if isinstance(entry, dict) and "file_name" in entry:
+            (folder / images / entry["file_name"]).touch()
+    return folder
+
+
+def altered(changes: dict, where: str = "annotations", place: int = 0) -> dict:
+    """CONTENT with other values in one entry; None takes a key away."""
+    content = copy.deepcopy(CONTENT)
+    for key, value in changes.items():
+        if value is None:
+            content[where][place].pop(key)
+        else:
+            content[where][place][key] = value
+    return content
+
+
+def three(folder: Path, **options):
+    """The samples by the names of their pictures, in the file's own splits."""
+    catalogue = readers.read(folder, **options)
+    return catalogue, {Path(sample.picture).stem: sample for sample in catalogue.split("train")}
+
+
+def test_values(tmp_path):
+    found, samples = three(write(tmp_path), want="masks")
+    assert (found.kind, found.classes, found.category_ids) == ("coco", ("ant", "bee", "zebra"), (2, 5, 90))
+    assert found.has == {"boxes", "masks"}
+    assert found.broken == found.notes == []
+    b = samples["b"]
+    assert b.picture == tmp_path / "images" / "train" / "b.png"
+    assert b.target.boxes.tolist() == [[2, 1, 6, 5], [1, 1, 3, 3]]
+    assert b.target.labels.tolist() == [2, 0]
+    assert b.target.crowd.tolist() == [False, True]
+    assert b.target.areas.tolist() == [16, 3.5]
+    assert (b.target.id, b.target.size, b.numbers) == (3, (8, 10), (40, 42))
+    assert b.target.label is None
+    truth = b.truth((8, 10))
+    assert [m.nonzero().tolist() for m in truth.masks] == [
+        [[y, x] for y in range(1, 5) for x in range(2, 6)],
+        [[1, 1], [1, 2], [2, 1], [2, 2]],
+    ]
+    assert found.counts("train") == [2, 0, 1]
+
+
+def test_a_picture_without_objects(tmp_path):
+    _, samples = three(write(tmp_path), want="masks")
+    truth = samples["c"].truth((8, 10))
+    assert truth.boxes.shape == (0, 4)
+    assert truth.labels.shape == truth.areas.shape == truth.crowd.shape == (0,)
+    assert truth.labels.dtype == torch.int64
+    assert truth.crowd.dtype == torch.bool
+    assert truth.masks.shape == (0, 8, 10)
+
+
+def test_opening_decodes_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a picture or mask was opened")
+
+    monkeypatch.setattr(pictures, "opened", refuse)
+    monkeypatch.setattr("vertebra.data.segments.decode", refuse)
+    assert len(open_data(write(tmp_path), want="masks").split("train")) == 2
+
+
+def test_masks_that_nobody_wants_are_not_kept(tmp_path):
+    _, samples = three(write(tmp_path), want="boxes")
+    assert samples["b"].segments == ()
+    assert samples["b"].truth((8, 10)).masks is None
+
+
+def test_compressed_run_lengths(tmp_path):
+    mask = pytest.importorskip("pycocotools.mask")
+    expected = np.random.default_rng(0).random((8, 10)) < 0.4
+    encoded = mask.encode(np.asfortranarray(expected.astype(np.uint8)))
+    runs = {"size": [8, 10], "counts": encoded["counts"].decode()}
+    _, samples = three(write(tmp_path, altered({"segmentation": runs, "iscrowd": 1})), want="masks")
+    truth = samples["b"].truth((8, 10))
+    assert np.array_equal(truth.masks[0], expected)
+    assert truth.crowd.tolist() == [True, True]
+
+
+def test_several_polygons_are_one_mask(tmp_path):
+    pieces = [[1, 1, 2, 2], [0, 0, 2, 0, 2, 2, 0, 2], [4, 4, 8, 4, 8, 6, 4, 6]]  # the first of two points only
+    _, samples = three(write(tmp_path, altered({"segmentation": pieces})), want="masks")
+    assert int(samples["b"].truth((8, 10)).masks[0].sum()) == 4 + 8
+
+
+def test_a_polygon_that_crosses_itself(tmp_path):
+    bow = [[0, 0, 8, 8, 8, 0, 0, 8]]
+    found, samples = three(write(tmp_path, altered({"segmentation": bow, "bbox": [0, 0, 8, 8]})), want="masks")
+    assert not found.broken
+    assert 0 < int(samples["b"].truth((8, 10)).masks[0].sum()) < 64
+
+
+def test_two_thousand_objects(tmp_path):
+    content = copy.deepcopy(CONTENT)
+    content["annotations"] = [
+        {"id": i, "image_id": 7, "category_id": 2, "bbox": [i % 9, i % 7, 1, 1], "area": 1, "segmentation": RUNS}
+        for i in range(2000)
+    ]
+    _, samples = three(write(tmp_path, content), want="masks")
+    assert samples["a"].truth((8, 10)).masks.shape == (2000, 8, 10)
+
+
+# -- where things lie
+
+
+@pytest.mark.parametrize("images", ["images/val", "val", "val2017", "images/val2017", "images", "annotations", "."])
+def test_where_the_pictures_lie(tmp_path, images):
+    write(tmp_path, name="annotations/instances_val2017.json", images=images)
+    (sample, *_) = open_data(tmp_path, want="boxes").split("val")
+    assert sample.picture == tmp_path / images / "a.png"
+
+
+def test_pictures_by_paths_in_the_file(tmp_path):
+    content = copy.deepcopy(CONTENT)
+    for entry in content["images"]:
+        entry["file_name"] = f"deep/{entry['file_name']}"
+    (tmp_path / "images" / "train" / "deep").mkdir(parents=True)
+    (sample, *_) = readers.read(write(tmp_path, content), want="boxes").split("train")
+    assert sample.picture == tmp_path / "images" / "train" / "deep" / "a.png"
+
+
+def test_splits_by_the_files_names(tmp_path):
+    for split in ("train", "val", "test"):
+        write(tmp_path, name=f"annotations/instances_{split}2017.json", images=f"{split}2017")
+        write(tmp_path, name=f"annotations/captions_{split}2017.json", images=f"{split}2017")
+    found = open_data(tmp_path, want="boxes")
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 3, "val": 3, "test": 3}
+    assert found.splits["val"][0].picture == tmp_path / "val2017" / "a.png"
+
+
+def test_a_single_file_is_the_split_that_its_name_tells(tmp_path):
+    write(tmp_path, name="my_val.json", images=".")
+    assert set(open_data(tmp_path / "my_val.json", want="boxes").splits) == {"val"}
+    write(tmp_path, name="mine.json", images=".")
+    assert set(open_data(tmp_path / "mine.json", want="boxes").splits) == {"train", "val"}
+
+
+def test_exports_with_a_file_among_the_pictures(tmp_path):
+    for split in ("train", "valid"):
+        write(tmp_path, name=f"{split}/_annotations.coco.json", images=split)
+    found = open_data(tmp_path, want="boxes")
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 3, "val": 3}
+    assert found.splits["val"][0].picture == tmp_path / "valid" / "a.png"
+
+
+def test_without_a_val_split_pictures_are_divided(tmp_path):
+    content = copy.deepcopy(CONTENT)
+    content["images"] = [{"id": i, "file_name": f"{i}.png", "width": 10, "height": 8} for i in range(20)]
+    write(tmp_path, content)
+    found = open_data(tmp_path, want="boxes", val_share=0.25, seed=2)
+    assert {name: len(samples) for name, samples in found.splits.items()} == {"train": 15, "val": 5}
+    assert found.notes == ["no val split: 25% of the pictures set apart with seed 2"]
+    ids = [sample.target.id for sample in found.splits["val"]]
+    assert ids == [s.target.id for s in open_data(tmp_path, want="boxes", val_share=0.25, seed=2).splits["val"]]
+    assert ids != [s.target.id for s in open_data(tmp_path, want="boxes", val_share=0.25, seed=3).splits["val"]]
+
+
+def test_several_files_of_one_split(tmp_path):
+    write(tmp_path, name="annotations/one.json")
+    (tmp_path / "annotations" / "scores.json").write_text("[1, 2]")
+    found = readers.read(tmp_path, want="boxes")
+    assert found.notes == ["passed over, not COCO's annotations: scores.json"]
+    write(tmp_path, name="annotations/two.json")
+    with pytest.raises(VertebraError, match=r"has 2 files of the train split \(one\.json, two\.json\); give the path"):
+        open_data(tmp_path, want="boxes")
+
+
+def test_one_class_is_enough_and_can_be_renumbered(tmp_path):
+    content = copy.deepcopy(CONTENT)
+    content["categories"] = [{"id": 2, "name": "ant"}]
+    content["annotations"] = content["annotations"][1:2]
+    found = readers.read(write(tmp_path, content), want="boxes")
+    assert found.classes == ("ant",)
+    (first, *_) = restrict(found.split("train"), found.classes, ("bee", "ant"))
+    assert first.target.labels.tolist() == [1]
+
+
+def test_pictures_whose_size_the_file_does_not_tell(tmp_path):
+    content = altered({"width": None}, "images", 0)
+    write(tmp_path, content)
+    Image.new("RGB", (10, 8)).save(tmp_path / "images" / "train" / "a.png")
+    _, samples = three(tmp_path, want="boxes")
+    assert samples["a"].target.size == (8, 10)
+
+
+def test_a_picture_of_another_size_than_annotated(tmp_path):
+    _, samples = three(write(tmp_path), want="boxes")
+    with pytest.raises(VertebraError, match=r"a\.png: the picture is 9 x 10 pixels, its annotations are for 8 x 10"):
+        samples["a"].truth((9, 10))
+    with pytest.raises(VertebraError, match="perhaps because its EXIF tag turns it"):
+        samples["a"].truth((10, 8))
+
+
+def test_a_file_beside_its_pictures_is_pointed_out(tmp_path):
+    write(tmp_path, name="mine.json", images=".")
+    with pytest.raises(VertebraError, match=r"if mine\.json is such, give its own path"):
+        open_data(tmp_path, want="boxes")
+
+
+# -- what the data does not have
+
+
+@pytest.mark.parametrize(
+    ("want", "sentence"),
+    [
+        ("label", "has boxes but no classes of whole pictures: train detection on it"),
+        ("masks", "has boxes but no masks: train detection on it"),
+        ("keypoints", "has boxes but no keypoints: train detection on it"),
+        ("mask", "want is 'mask'; there are label, boxes, masks, keypoints. Did you mean 'masks'?"),
+    ],
+)
+def test_what_is_not_there(tmp_path, want, sentence):
+    content = copy.deepcopy(CONTENT)
+    for entry in content["annotations"]:
+        entry["segmentation"] = []
+    with pytest.raises(VertebraError) as caught:
+        open_data(write(tmp_path, content), want=want)
+    assert sentence in str(caught.value)
+
+
+def test_an_object_without_a_mask_among_others(tmp_path):
+    write(tmp_path, altered({"segmentation": None}))
+    found, samples = three(tmp_path, want="masks")
+    file = tmp_path / "annotations" / "instances_train.json"
+    assert found.broken == [f"{file}, annotation 40 is left out: it has a box but no mask."]
+    assert samples["b"].numbers == (42,)
+    found, samples = three(tmp_path, want=None)
+    assert found.notes == [f"objects without a mask: 1, {file}, annotation 40 for one"]
+    assert samples["b"].segments == ([], RUNS)
+    assert samples["b"].truth((8, 10)).masks.sum((1, 2)).tolist() == [0, 4]
+    assert three(tmp_path, want="boxes")[0].broken == []
+
+
+# -- keypoints
+
+
+def with_points(names: list[str], points: list[float], **category) -> dict:
+    content = altered({"keypoints": points})
+    content["categories"][0] |= {"keypoints": names, **category}
+    return content
+
+
+def test_keypoints(tmp_path):
+    names = ["nose", "Left ear", "right ear"]
+    content = with_points(names, [1, 2, 2, 3, 4, 1, 0, 0, 0], skeleton=[[1, 2], [3, 1]], sigmas=[0.1, 0.2, 0.3])
+    found, samples = three(write(tmp_path, content), want="keypoints")
+    assert found.has == {"boxes", "masks", "keypoints"}
+    assert found.points == Points(tuple(names), ((0, 1), (2, 0)), (0, 2, 1), (0.1, 0.2, 0.3))
+    assert samples["b"].target.keypoints.tolist() == [[[1, 2, 2], [3, 4, 1], [0, 0, 0]], [[0, 0, 0]] * 3]
+    assert samples["c"].target.keypoints.shape == (0, 3, 3)
+    assert three(tmp_path, want="boxes")[1]["b"].target.keypoints is None
+
+
+def test_cocos_person_is_known(tmp_path):
+    content = with_points(list(COCO_PERSON.names), [1, 2, 2] * 17)
+    assert three(write(tmp_path, content), want="keypoints")[0].points == COCO_PERSON
+    del content["categories"][0]["keypoints"]
+    assert three(write(tmp_path, content), want="keypoints")[0].points == COCO_PERSON
+    assert all(COCO_PERSON.names[j].replace("left", "right") == COCO_PERSON.names[i].replace("left", "right")
+               for i, j in enumerate(COCO_PERSON.flip))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("points", "fault"),
+    [
+        ([1, 2, 2], "its keypoints are 3 numbers, not three for each of 2"),
+        ([1, 2, 2, math.nan, 4, 2], "one of its keypoints is not a finite number"),
+        ([1, 2, 2, 3, 4, 7], "the visibility of one of its keypoints is not 0 (absent), 1 (hidden) or 2 (seen)"),
+        ("none", "its keypoints are 4 numbers, not three for each of 2"),
+        (5, "its keypoints are not a list of numbers"),
+    ],
+)
+def test_keypoints_of_no_use_are_left_out(tmp_path, points, fault):
+    content = with_points(["left", "right"], points)
+    content["annotations"][1]["keypoints"] = [0] * 6
+    found, samples = three(write(tmp_path, content), want="keypoints")
+    file = tmp_path / "annotations" / "instances_train.json"
+    assert found.broken == [f"{file}, annotation 40 is left out: {fault}."]
+    assert samples["b"].numbers == (42,)
+
+
+def test_categories_with_different_keypoints(tmp_path):
+    content = with_points(["left", "right"], [1, 2, 2, 3, 4, 2])
+    content["categories"][1]["keypoints"] = ["tip"]
+    write(tmp_path, content)
+    with pytest.raises(VertebraError, match=r"instances_train\.json: its categories have different keypoints"):
+        open_data(tmp_path, want="keypoints")
+    found = readers.read(tmp_path, want="boxes")
+    assert found.notes == ["keypoints are passed over, because its categories have different ones"]
+
+
+def test_a_skeleton_of_no_use(tmp_path):
+    content = with_points(["left", "right"], [1, 2, 2, 3, 4, 2], skeleton=[[1, 3]])
+    found = readers.read(write(tmp_path, content), want="keypoints")
+    assert "category 90: its skeleton is passed over, it joins keypoints other than 1 to 2" in found.notes[0]
+    assert found.points.skeleton == ()
+
+
+# -- files of no use
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            json.dumps(CONTENT)[:-40],
+            r"FILE, line 1: not valid JSON \(.* at character \d+ of \d+\); the file may be cut",
+        ),
+        ("", r"FILE, line 1: not valid JSON"),
+        ("[" * 100_000, r"FILE is not valid JSON \("),
+        ({"images": []}, r"FILE is not a COCO annotation file: it has no list of annotations \(a mapping of images"),
+        ([1, 2], r"FILE is not a COCO annotation file: it has no list of images"),
+        ({"images": {}, "annotations": [], "categories": []}, r"it has no list of images"),
+        ({**CONTENT, "categories": []}, r"FILE has no categories"),
+        ({**CONTENT, "images": [], "annotations": []}, r"has no pictures"),
+        ({**CONTENT, "annotations": []}, r"has pictures but not one object"),
+        ({**CONTENT, "images": [5]}, r"FILE, images\[0\]: it has no 'id'"),
+        (altered({"id": None}), r"FILE, annotations\[0\]: it has no 'id'"),
+        (altered({"id": "x"}), r"FILE, annotations\[0\]: its id is 'x', a whole number is expected"),
+        (altered({"id": 41}), r"FILE: the id 41 is given to two annotations; every one needs its own"),
+        (altered({"id": 3}, "images"), r"FILE: the id 3 is given to two images"),
+        (altered({"id": 5}, "categories"), r"FILE: the id 5 is given to two categories"),
+        (altered({"name": "bee"}, "categories"), r"FILE, category 90: another category is called 'bee'"),
+        (altered({"name": None}, "categories"), r"FILE, category 90: it has no 'name'"),
+        (altered({"file_name": None}, "images"), r"FILE, image 7: it has no 'file_name'"),
+        (altered({"width": "10"}, "images"), r"FILE, image 7: its width is '10', a whole number is expected"),
+        (altered({"height": 0}, "images"), r"FILE, image 7: its height is 0"),
+        (altered({"image_id": 70}), r"FILE, annotation 40: there is no image 70 in the file"),
+        (altered({"category_id": 91}), r"FILE, annotation 40: there is no category 91 in the file"),
+        (altered({"category_id": None}), r"FILE, annotation 40: it has no 'category_id'"),
+        (altered({"bbox": None}), r"FILE, annotation 40: it has no 'bbox'"),
+    ],
+)
+def test_files_of_no_use_are_explained(tmp_path, content, sentence):
+    write(tmp_path, content)
+    file = str(tmp_path / "annotations" / "instances_train.json")
+    for path in (tmp_path, file):
+        with pytest.raises(VertebraError, match=sentence.replace("FILE", file)) as caught:
+            open_data(path, want="boxes")
+        assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (write(tmp_path) / "annotations" / "instances_train.json").write_bytes(b'{"images": "\xff\xfe"}')
+    with pytest.raises(VertebraError, match=r"instances_train\.json is not valid JSON \('utf-8' codec"):
+        open_data(tmp_path, want="boxes")
+
+
+def test_splits_that_contradict_each_other(tmp_path):
+    write(tmp_path)
+    write(tmp_path, altered({"name": "cat"}, "categories"), "annotations/instances_val.json", "images/val")
+    with pytest.raises(VertebraError, match=r"instances_val\.json, category 90: 'cat' is not so in .*'zebra'"):
+        open_data(tmp_path, want="boxes")
+
+
+def test_pictures_that_are_not_there(tmp_path):
+    write(tmp_path)
+    (tmp_path / "images" / "train" / "b.png").unlink()
+    found, samples = three(tmp_path, want="boxes")
+    file, picture = tmp_path / "annotations" / "instances_train.json", tmp_path / "images" / "train" / "b.png"
+    assert found.broken == [f"{file}, image 3 is left out with its 2 annotations: {picture} is not there."]
+    assert set(samples) == {"a", "c"}
+    for name in ("a", "c"):
+        (tmp_path / "images" / "train" / f"{name}.png").unlink()
+    with pytest.raises(
+        VertebraError, match=r"none of its 3 pictures is there, a\.png for one; they were looked for in"
+    ):
+        open_data(tmp_path, want="boxes")
+
+
+# -- annotations of no use
+
+NEITHER = "its segmentation is neither a list of polygons nor run lengths (size and counts)"
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"bbox": [2, 1, 0, 4]}, "its box is 0 x 4 pixels (width x height)"),
+        ({"bbox": [6, 1, -4, 4]}, "its box is -4 x 4 pixels (width x height)"),
+        ({"bbox": [2, math.nan, 4, 4]}, "its box has a number that is not finite"),
+        ({"bbox": [2, 1, math.inf, 4]}, "its box has a number that is not finite"),
+        ({"bbox": [12, 1, 4, 4]}, "its box from 12, 1 to 16, 5 is outside the picture (10 x 8 pixels)"),
+        ({"bbox": [-9, -9, 4, 4]}, "its box from -9, -9 to -5, -5 is outside the picture (10 x 8 pixels)"),
+        ({"bbox": [2, 1, 4]}, "its box is [2, 1, 4], not four numbers"),
+        ({"bbox": ["2", 1, 4, 4]}, "its box is ['2', 1, 4, 4], not four numbers"),
+        ({"bbox": "left"}, "its box is left, not four numbers"),
+        ({"area": math.nan}, "its area is nan"),
+        ({"area": -3}, "its area is -3"),
+        ({"segmentation": [[2, 1, 6, 5]]}, "its polygon has 2 points, three or more make an area"),
+        ({"segmentation": [[2, 1, 6, 5, 3]]}, "a polygon of it has 5 numbers, which are no pairs of x and y"),
+        ({"segmentation": [[2, 1, 6, math.nan, 3, 4]]}, "a polygon of it has a point that is not a number"),
+        (
+            {"segmentation": [[2, 1, 6, 1e9, 3, 4]]},
+            "a polygon of it reaches further beyond the picture (10 x 8 pixels) than its side",
+        ),
+        ({"segmentation": [2, 1, 6, 1, 3, 4]}, NEITHER),
+        ({"segmentation": "all"}, NEITHER),
+        (
+            {"segmentation": {"size": [10, 8], "counts": [80]}},
+            "its mask is 10 x 8 pixels, the picture 8 x 10 (height x width)",
+        ),
+        (
+            {"segmentation": {"size": [8, 10], "counts": [3, 4]}},
+            "its run lengths add up to 7 pixels, not to the picture's 80",
+        ),
+        ({"segmentation": {"size": [8, 10], "counts": [-1, 81]}}, "its run lengths are not all whole numbers"),
+        ({"segmentation": {"size": [8, 10]}}, "its run lengths are missing (counts)"),
+    ],
+)
+def test_annotations_of_no_use_are_left_out(tmp_path, change, fault):
+    found, samples = three(write(tmp_path, altered(change)), want="masks")
+    file = tmp_path / "annotations" / "instances_train.json"
+    assert found.broken == [f"{file}, annotation 40 is left out: {fault}."]
+    assert samples["b"].numbers == (42,)
+    assert samples["b"].truth((8, 10)).masks.shape == (1, 8, 10)
+
+
+def test_run_lengths_that_cannot_be_decoded(tmp_path):
+    _, samples = three(write(tmp_path, altered({"segmentation": {"size": [8, 10], "counts": "zzzz"}})), want="masks")
+    with pytest.raises(VertebraError, match=r"b\.png, annotation 40: a mask cannot be decoded \("):
+        samples["b"].truth((8, 10))
+
+
+def test_boxes_are_cut_at_the_border(tmp_path):
+    content = altered({"bbox": [-0.5, 1, 4, 4]})
+    content["annotations"][2]["bbox"] = [5, 6, 9, 9]
+    found, samples = three(write(tmp_path, content), want="boxes")
+    assert samples["b"].target.boxes.tolist() == [[0, 1, 3.5, 5], [5, 6, 10, 8]]
+    assert found.broken == []
+    assert found.notes == ["boxes cut at their picture's border, which they crossed by more than a pixel: 1"]
+
+
+def test_without_an_area_it_is_the_boxes(tmp_path):
+    _, samples = three(write(tmp_path, altered({"area": None})), want="boxes")
+    assert samples["b"].target.areas.tolist() == [16, 3.5]
+
+
+# -- real data
+
+
+@pytest.mark.parametrize(
+    ("name", "want", "train", "val"),
+    [
+        ("bccd", "boxes", (205, 2804), (87, 1137)),
+        ("nuclei", "masks", (209, 8966), (65, 2676)),
+        ("coco128", "masks", (76, 634), (20, 103)),
+        ("keypoints", "keypoints", (3, 9), (1, 5)),
+    ],
+)
+def test_real_sets(data_folder, name, want, train, val):
+    found = open_data(data_folder / name, want=want)
+    counts = {split: (len(samples), sum(found.counts(split))) for split, samples in found.splits.items()}
+    assert counts == {"train": train, "val": val}
+    assert found.broken == []
+
+
+def test_real_classes(data_folder):
+    assert open_data(data_folder / "bccd", want="boxes").counts("train") == [2381, 214, 209]
+    found = open_data(data_folder / "coco128", want="boxes")
+    assert len(found.classes) == 80
+    assert (found.classes[0], found.classes[-1], found.category_ids[-1]) == ("person", "toothbrush", 90)
+    assert sum(int(sample.target.crowd.sum()) for sample in found.split("train")) == 7
+    found = open_data(data_folder / "keypoints", want="keypoints")
+    assert found.points == COCO_PERSON
+    seen = [sample.target.keypoints[..., 2] > 0 for samples in found.splits.values() for sample in samples]
+    assert sum(int(points.sum()) for points in seen) == 181
+
+
+def test_real_masks_are_pycocotools(data_folder):
+    coco = pytest.importorskip("pycocotools.coco")
+    for name in ("nuclei", "coco128"):
+        reference = coco.COCO(str(data_folder / name / "annotations" / "instances_val.json"))
+        for sample in open_data(data_folder / name, want="masks").split("val")[:8]:
+            truth = sample.truth(sample.target.size)
+            for number, mask in zip(sample.numbers, truth.masks, strict=True):
+                assert np.array_equal(reference.annToMask(reference.anns[number]).astype(bool), mask)

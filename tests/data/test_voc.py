@@ -1,0 +1,140 @@
+"""Pascal VOC's XML to samples, and a sentence for everything that can be wrong with it."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vertebra.data import open_data, readers
+from vertebra.errors import VertebraError
+
+
+def thing(name="cat", box=("3", "2", "6", "5"), extra="") -> str:
+    tags = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    return f"<object><name>{name}</name>{extra}<bndbox>{''.join(f'<{t}>{v}</{t}>' for t, v in tags)}</bndbox></object>"
+
+
+def xml(*things: str, size="<size><width>10</width><height>8</height></size>", filename="") -> str:
+    return f"<annotation><filename>{filename}</filename>{size}{''.join(things)}</annotation>"
+
+
+def voc(folder: Path, files: dict[str, str], lists: dict[str, str] | None = None) -> Path:
+    """A VOC folder whose picture files are empty."""
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / "Annotations" / f"{name}.xml").write_text(text)
+        (folder / "JPEGImages" / f"{name}.jpg").touch()
+    for name, text in (lists or {}).items():
+        (folder / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
+    return folder
+
+
+def test_values(tmp_path):
+    hard = thing("ant", ("1", "1", "10", "8"), "<difficult>1</difficult>")
+    voc(tmp_path, {"a": xml(thing(), hard), "b": xml()}, {"train": "a\n\n", "val": "b  1\n"})
+    found = open_data(tmp_path, want="boxes")
+    assert (found.kind, found.classes, found.has) == ("voc", ("ant", "cat"), {"boxes"})
+    (a,), (b,) = found.splits["train"], found.splits["val"]
+    assert a.picture == tmp_path / "JPEGImages" / "a.jpg"
+    assert a.target.boxes.tolist() == [[2, 1, 6, 5], [0, 0, 10, 8]]  # counted from 1, the last pixel included
+    assert a.target.labels.tolist() == [1, 0]
+    assert a.target.crowd.tolist() == [False, True]
+    assert a.target.areas.tolist() == [16, 80]
+    assert a.target.size == (8, 10)
+    assert b.target.boxes.shape == (0, 4)
+    assert found.broken == found.notes == []
+
+
+def test_lists(tmp_path):
+    voc(tmp_path, {name: xml(thing()) for name in "abcd"}, {"trainval": "a\nb\n", "test": "c\nx\n"})
+    found = readers.read(tmp_path, want="boxes")
+    assert {split: len(samples) for split, samples in found.splits.items()} == {"train": 2, "test": 1}
+    (left_out,) = found.broken
+    assert left_out.endswith(f"test.txt, line 2 is left out: {tmp_path / 'Annotations' / 'x.xml'} is not there.")
+    assert "1 XML files" in found.notes[0]
+    assert "d.xml for one" in found.notes[0]
+
+
+def test_without_lists_pictures_are_divided(tmp_path):
+    found = open_data(voc(tmp_path, {str(i): xml(thing()) for i in range(10)}), want="boxes")
+    assert {split: len(samples) for split, samples in found.splits.items()} == {"train": 8, "val": 2}
+
+
+@pytest.mark.parametrize("places", [("", ""), ("annotations", "images"), ("Annotations", "images")])
+def test_other_places(tmp_path, places):
+    for split in ("train", "valid"):
+        for place in places:
+            (tmp_path / split / place).mkdir(parents=True, exist_ok=True)
+        (tmp_path / split / places[0] / "a.xml").write_text(xml(thing()))
+        (tmp_path / split / places[1] / "a.PNG").touch()
+    found = open_data(tmp_path, want="boxes")
+    assert [s.picture for s in found.splits["val"]] == [tmp_path / "valid" / places[1] / "a.PNG"]
+
+
+def test_a_picture_of_another_name(tmp_path):
+    voc(tmp_path, {"a": xml(thing(), filename="C:\\pictures\\other.jpg")})
+    (tmp_path / "JPEGImages" / "a.jpg").rename(tmp_path / "JPEGImages" / "other.jpg")
+    (sample,) = readers.read(tmp_path, want="boxes").splits["train"]
+    assert sample.picture.name == "other.jpg"
+
+
+@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+def test_a_size_that_the_file_does_not_tell(tmp_path, size):
+    voc(tmp_path, {"a": xml(thing(), size=size)})
+    image = Image.new("RGB", (20, 30))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned a quarter
+    image.save(tmp_path / "JPEGImages" / "a.jpg", exif=exif)
+    (sample,) = readers.read(tmp_path, want="boxes").splits["train"]
+    assert sample.target.size == (20, 30)
+
+
+def test_pictures_that_are_not_there(tmp_path):
+    voc(tmp_path, {"a": xml(thing()), "b": xml(thing())})
+    (tmp_path / "JPEGImages" / "b.jpg").unlink()
+    found = readers.read(tmp_path, want="boxes")
+    assert len(found.splits["train"]) == 1
+    wanted, picture = tmp_path / "Annotations" / "b.xml", tmp_path / "JPEGImages" / "b"
+    assert found.broken == [f"{wanted} is left out: {picture} is not there."]
+
+
+@pytest.mark.parametrize(
+    ("box", "fault"),
+    [
+        (("5", "2", "3", "6"), "its box is -1 x 5 pixels (width x height)"),
+        (("nan", "2", "3", "6"), "its box has a number that is not finite"),
+        (("30", "2", "33", "6"), "its box from 29, 1 to 33, 6 is outside the picture (10 x 8 pixels)"),
+    ],
+)
+def test_objects_of_no_use_are_left_out(tmp_path, box, fault):
+    voc(tmp_path, {"a": xml(thing(), thing("dog", box))})
+    found = readers.read(tmp_path, want="boxes")
+    assert found.broken == [f"{tmp_path / 'Annotations' / 'a.xml'}, object 2 (dog) is left out: {fault}."]
+    assert found.counts("train") == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (xml(thing())[:-30], r"a\.xml, line 1: not valid XML \(.*\); the file may be cut short"),
+        ("", r"a\.xml, line 1: not valid XML"),
+        ("<html/>", r"a\.xml is not a VOC annotation: its root is <html>, not <annotation>"),
+        (xml(thing("")), r"a\.xml, object 1: it has no <name>"),
+        (
+            xml(thing(), "<object><name>dog</name></object>"),
+            r"a\.xml, object 2 \(dog\): it has no <xmin> in a <bndbox>",
+        ),
+        (xml(thing(box=("x", "2", "3", "4"))), r"object 1 \(cat\): its <xmin> is 'x', a number is expected"),
+        (xml(size="<size><width>ten</width><height>8</height></size>"), r"a\.xml: its <size> is not in whole numbers"),
+        (xml(), r"has pictures but not one object"),
+    ],
+)
+def test_files_of_no_use_are_explained(tmp_path, text, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        open_data(voc(tmp_path, {"a": text}), want="boxes")
+
+
+def test_there_are_no_masks(tmp_path):
+    with pytest.raises(VertebraError, match="has boxes but no masks: train detection on it"):
+        open_data(voc(tmp_path, {"a": xml(thing())}), want="masks")

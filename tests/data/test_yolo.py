@@ -1,0 +1,208 @@
+"""YOLO's text files to samples, and a sentence for everything that can be wrong with them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vertebra.data import open_data, readers
+from vertebra.errors import VertebraError
+from vertebra.structures import COCO_PERSON
+
+CONFIG = "train: images/train\nval: images/val\nnames: [cat, dog]\n"
+
+
+def yolo(folder: Path, labels: dict[str, str], config: str = CONFIG) -> Path:
+    """A YOLO folder of pictures of 10 x 8 pixels; a None is a picture without a label file."""
+    (folder / "data.yaml").write_text(config)
+    for name, text in ({"train/x": "0 0.5 0.5 0.2 0.5", "val/y": "1 0.5 0.5 0.2 0.5"} | labels).items():
+        picture, label = folder / "images" / f"{name}.png", folder / "labels" / f"{name}.txt"
+        for path in (picture, label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (10, 8)).save(picture)
+        if text is not None:
+            label.write_text(text)
+    return folder
+
+
+def first(folder: Path, **options):
+    found = readers.read(folder, **options)
+    return found, next(sample for sample in found.splits["train"] if sample.picture.stem == "x")
+
+
+def test_boxes(tmp_path):
+    yolo(tmp_path, {"train/x": "1 0.5 0.5 0.2 0.5\n\n0 0.25 0.25 0.5 0.5\n", "train/z": None})
+    found, x = first(tmp_path, want="boxes")
+    assert (found.kind, found.classes, found.has) == ("yolo", ("cat", "dog"), {"boxes"})
+    assert x.picture == tmp_path / "images" / "train" / "x.png"
+    assert x.target.boxes.flatten().tolist() == pytest.approx([4, 2, 6, 6, 0, 0, 5, 4])
+    assert x.target.labels.tolist() == [1, 0]
+    assert x.target.areas.tolist() == pytest.approx([8, 20])
+    assert x.target.size == (8, 10)
+    assert found.notes == ["pictures of the train split without a label file, taken to show no object: 1"]
+    assert {split: len(samples) for split, samples in found.splits.items()} == {"train": 2, "val": 1}
+
+
+def test_polygons(tmp_path):
+    yolo(tmp_path, {"train/x": "1 0.2 0.25 0.6 0.25 0.6 0.75 0.2 0.75", "val/y": ""})
+    found, x = first(tmp_path, want="masks")
+    assert found.has == {"boxes", "masks"}
+    assert x.target.boxes.tolist() == [[2, 2, 6, 6]]
+    assert x.target.areas.tolist() == [16]
+    truth = x.truth((8, 10))
+    assert truth.masks[0, 2:6, 2:6].all()
+    assert int(truth.masks.sum()) == 16
+
+
+def test_boxes_among_polygons_have_no_mask(tmp_path):
+    lines = "1 0.2 0.25 0.6 0.25 0.6 0.75\n0 0.5 0.5 0.2 0.5\n"
+    found, x = first(yolo(tmp_path, {"train/x": lines, "val/y": ""}), want="masks")
+    file = tmp_path / "labels" / "train" / "x.txt"
+    assert found.broken == [f"{file}, line 2 is left out: it has a box but no mask."]
+    assert x.target.labels.tolist() == [1]
+
+
+POINTS = "kpt_shape: [2, 3]\nflip_idx: [1, 0]\n"
+
+
+def test_keypoints(tmp_path):
+    line = "0 0.5 0.5 0.2 0.5 0.1 0.25 2 0.3 0.5 1"
+    names = "kpt_names: {0: [left, right]}\n"
+    yolo(tmp_path, {"train/x": line, "val/y": ""}, CONFIG + POINTS + names)
+    found, x = first(tmp_path, want="keypoints")
+    assert found.has == {"boxes", "keypoints"}
+    assert (found.points.names, found.points.flip) == (("left", "right"), (1, 0))
+    assert x.target.keypoints.flatten().tolist() == pytest.approx([1, 2, 2, 3, 4, 1])
+    assert x.target.boxes.flatten().tolist() == pytest.approx([4, 2, 6, 6])
+
+
+def test_keypoints_without_visibility(tmp_path):
+    config = CONFIG + "kpt_shape: [2, 2]\n"
+    yolo(tmp_path, {"train/x": "0 0.5 0.5 0.2 0.5 0.1 0.25 0 0", "val/y": ""}, config)
+    found, x = first(tmp_path, want="keypoints")
+    assert found.points.names == ("0", "1")
+    assert x.target.keypoints.flatten().tolist() == pytest.approx([1, 2, 2, 0, 0, 0])
+
+
+def test_seventeen_keypoints_are_a_persons(tmp_path):
+    line = "0 0.5 0.5 0.2 0.5" + " 0.1 0.2 2" * 17
+    found, _ = first(yolo(tmp_path, {"train/x": line, "val/y": ""}, CONFIG + "kpt_shape: [17, 3]\n"), want="keypoints")
+    assert found.points == COCO_PERSON
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "path: .\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\nnc: 2\n",
+        "path: ../elsewhere\ntrain: images/train\nval: images/val\nnames: [cat, dog]\n",
+        "train: ../images/train\nval: ../images/val\nnames: [cat, dog]\n",
+        "train: [images/train]\nvalid: images/val\nnames: [cat, dog]\n",
+        "train: list.txt\nval: [images/val]\nnames: [cat, dog]\n",
+    ],
+)
+def test_ways_to_say_where(tmp_path, config):
+    yolo(tmp_path, {}, config)
+    (tmp_path / "list.txt").write_text("./images/train/x.png\n\n")
+    for path in (tmp_path, tmp_path / "data.yaml"):
+        found = open_data(path, want="boxes")
+        assert {split: len(samples) for split, samples in found.splits.items()} == {"train": 1, "val": 1}
+        assert found.counts("val") == [0, 1]
+
+
+def test_labels_beside_images_of_each_split(tmp_path):
+    for split in ("train", "valid"):
+        for kind in ("images", "labels"):
+            (tmp_path / split / kind).mkdir(parents=True)
+        Image.new("RGB", (10, 8)).save(tmp_path / split / "images" / "x.jpg")
+        (tmp_path / split / "labels" / "x.txt").write_text("0 0.5 0.5 0.5 0.5")
+    with pytest.raises(VertebraError, match=r"has images and labels but no data\.yaml, which names the classes"):
+        open_data(tmp_path, want="boxes")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [cat]\n")
+    assert open_data(tmp_path, want="boxes").counts("val") == [1]
+
+
+def test_the_last_images_on_the_way_are_labels(tmp_path):
+    (tmp_path / "images").mkdir()
+    assert open_data(yolo(tmp_path / "images", {}), want="boxes").counts("val") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("names: [a\n", r"data\.yaml, line 2: not valid YAML"),
+        ("train: images/train\n", r"data\.yaml is not YOLO's data\.yaml: it has no 'names'"),
+        ("names: [a, b]\n", r"data\.yaml has none of 'train', 'val' and 'test'"),
+        ("train: images/train\nnames: 5\n", r"data\.yaml: its names are 5, a list of the classes is expected"),
+        ("train: images/train\nnames: [a, a]\n", r"data\.yaml: two classes are called 'a'"),
+        ("train: images/train\nnames: {0: a, 2: b}\n", r"its names are numbered 0, 2, not 0, 1, 2"),
+        ("train: images/train\nnames: [a, b]\nnc: 3\n", r"data\.yaml: nc is 3, but there are 2 names"),
+        ("train: images/tarin\nnames: [a, b]\n", r"data\.yaml: its train is 'images/tarin', but .*tarin is not there"),
+        ("train: data.yaml\nnames: [a, b]\n", r"which is neither a folder nor a \.txt list of pictures"),
+        ("train: .\nnames: [a, b]\nkpt_shape: 17\n", r"kpt_shape is 17, \[number of keypoints, 2 or 3\] is expected"),
+        ("train: .\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [0, 0]\n", r"flip_idx is \[0, 0\], each of 0 to 1 once"),
+        ("train: .\nnames: [a]\nkpt_shape: [2, 3]\nkpt_names: [x]\n", r"says 2 keypoints, but kpt_names names 1"),
+    ],
+)
+def test_a_config_of_no_use_is_explained(tmp_path, config, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        open_data(yolo(tmp_path, {}, config), want="boxes")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("0 0.5 0.5 0.2 0.5\n0 0.5 half 0.2 0.5", r"x\.txt, line 2: not all of it are numbers \("),
+        ("2 0.5 0.5 0.2 0.5", r"x\.txt, line 1: class 2 is none of the 2 that are named \(from 0\)"),
+        ("-1 0.5 0.5 0.2 0.5", r"x\.txt, line 1: class -1 is none of the 2"),
+        ("0.5 0.5 0.5 0.2 0.5", r"x\.txt, line 1: class 0\.5 is none of the 2"),
+        ("nan 0.5 0.5 0.2 0.5", r"x\.txt, line 1: class nan is none of the 2"),
+    ],
+)
+def test_lines_that_are_another_thing_are_explained(tmp_path, text, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        open_data(yolo(tmp_path, {"train/x": text}), want="boxes")
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("0 0.5 0.5 0.2 0", "its box is 2 x 0 pixels (width x height)"),
+        ("0 0.5 0.5 -0.2 0.5", "its box is -2 x 4 pixels (width x height)"),
+        ("0 nan 0.5 0.2 0.5", "its box has a number that is not finite"),
+        ("0 3 0.5 0.2 0.5", "its box from 29, 2 to 31, 6 is outside the picture (10 x 8 pixels)"),
+        ("0 0.5 0.5 0.2", "it has 4 numbers, 5 are a box, 7, 9, 11, ... a polygon"),
+        ("0 0.5 0.5 0.2 0.5 0.9", "it has 6 numbers, 5 are a box, 7, 9, 11, ... a polygon"),
+        ("0 0.1 0.1 nan 0.5 0.9 0.2", "its box has a number that is not finite"),
+    ],
+)
+def test_lines_of_no_use_are_left_out(tmp_path, text, fault):
+    found, x = first(yolo(tmp_path, {"train/x": f"1 0.5 0.5 0.2 0.5\n{text}"}), want="boxes")
+    assert found.broken == [f"{tmp_path / 'labels' / 'train' / 'x.txt'}, line 2 is left out: {fault}."]
+    assert x.target.labels.tolist() == [1]
+
+
+def test_keypoints_of_another_number_are_left_out(tmp_path):
+    line = "0 0.5 0.5 0.2 0.5 0.1 0.25 2 0.3 0.5 1"
+    found, x = first(yolo(tmp_path, {"train/x": f"{line}\n{line} 1", "val/y": ""}, CONFIG + POINTS), want="keypoints")
+    assert found.broken[0].endswith("line 2 is left out: it has 12 numbers, 11 are a box with keypoints.")
+    assert len(x.target.keypoints) == 1
+
+
+def test_pictures_and_labels_apart(tmp_path):
+    yolo(tmp_path, {})
+    (tmp_path / "images" / "train" / "broken.png").write_text("no picture")
+    found = readers.read(tmp_path, want="boxes")
+    assert found.broken == [
+        f"{tmp_path / 'images' / 'train' / 'broken.png'}: not a picture in any known format, whatever its name; "
+        "it is left out."
+    ]
+    (tmp_path / "labels" / "train" / "x.txt").unlink()
+    with pytest.raises(VertebraError, match=r"no picture of the train split has a label file, .*labels/train/\w+\.txt"):
+        open_data(tmp_path, want="boxes")
+
+
+def test_json_is_not_mistaken_for_it(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps({}))
+    with pytest.raises(VertebraError, match=r"x\.json is not a COCO annotation file"):
+        open_data(tmp_path / "x.json", want="boxes")
