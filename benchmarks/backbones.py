@@ -29,7 +29,7 @@ from torch.profiler import profile
 import vertebra
 from vertebra import backbones, weights
 from vertebra.engine import checkpoint
-from vertebra.ledger.check import fabricate
+from vertebra.ledger.fabricate import fabricate
 
 # Groups of models whose prediction path is summed up by a geometric mean.
 GROUPS = (

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vertebra import backbones
 from vertebra.backbones.facts import Facts, facts
 from vertebra.ledger import FOLDER
-from vertebra.ledger.check import fabricate_state, fabricated_input
+from vertebra.ledger.fabricate import fabricate_state, fabricated_input
 
 LIMIT = 60_000_000  # parameters of the largest original that is run: what ships stays small
 # By family or name: with 1, the signal dies out there, or grows without bound in HRNet.

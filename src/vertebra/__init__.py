@@ -23,7 +23,7 @@ def create(
     task: str,
     *,
     backbone: str = "resnet50",
-    classes: int | Sequence[str] = 1000,
+    classes: int | Sequence[str] | None = None,
     weights: str | Path | None = None,
     **options: Any,
 ) -> Task:
@@ -32,9 +32,11 @@ def create(
     Args:
         task: `classification`.
         backbone: a public backbone name, or timm's or torchvision's name for the same model.
-        classes: their number, or their names in order.
+        classes: their number, or their names in order; as many as another library's detector has that is given as
+            `weights`, else 1000.
         weights: a published checkpoint by name (`resnet50.a1_in1k`), a file, a folder, or a Hub name. What does
-            not fit, such as a head for other classes, is left out and listed on `model.report`.
+            not fit, such as a head for other classes, is left out and listed on `model.report`. A detector of
+            torchvision, Detectron2 or MMDetection says itself which options it is built with.
         options: fields of the task's Config (`dropout`, `drop_path`, ...) and `preprocess`.
 
     Returns:

@@ -5,7 +5,9 @@ import torch
 
 from vertebra import backbones, ledger
 from vertebra.errors import VertebraError
-from vertebra.ledger.check import compare, fabricate, references
+from vertebra.ledger.check import compare
+from vertebra.ledger.fabricate import fabricate
+from vertebra.ledger.reference import references
 
 SHIPPED = list(references(ledger.FOLDER))
 

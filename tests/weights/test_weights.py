@@ -19,7 +19,8 @@ import vertebra
 from vertebra import backbones, tasks, weights
 from vertebra.backbones.isotropic import FixedGrid
 from vertebra.errors import VertebraError
-from vertebra.ledger.check import fabricate_state, references
+from vertebra.ledger.fabricate import fabricate_state
+from vertebra.ledger.reference import references
 from vertebra.weights import Drop, Fix, Join, Rename, convert
 from vertebra.weights.rules import adapt_channels
 

@@ -102,9 +102,13 @@ class Backbone(nn.Module):
             return weights.adapt_channels(tensor, shape[1]), f"{tensor.shape[1]} input channels -> {shape[1]}"
         return None
 
+    def differing(self, source: str) -> Mapping[str, Any]:
+        """The fields of the config in which models of a source, or of a table of it, compute otherwise."""
+        return self.differences.get(source.partition("/")[0], {})
+
     def settle(self, report: weights.Report) -> Mapping[str, Any]:
         """Computes as the source that was loaded does; the fields of the config that this changes."""
-        changed = self.differences.get(report.source.partition("/")[0], {})
+        changed = self.differing(report.source)
         for field, value in changed.items():
             for module in self.modules():
                 if hasattr(module, field):

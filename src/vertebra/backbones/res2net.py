@@ -20,7 +20,14 @@ from torch import Tensor
 
 from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.residual import Residual, ResidualNetwork, paddle_names, residual_names, shortcut_pool
+from vertebra.backbones.residual import (
+    Residual,
+    ResidualNetwork,
+    mmdet_names,
+    paddle_names,
+    residual_names,
+    shortcut_pool,
+)
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.res2 import Res2Conv
 from vertebra.weights import Rename
@@ -123,12 +130,18 @@ WEIGHTS = {
 }
 
 
+_SPLITS = (
+    Rename(r"\.convs\.(\d)\.", r".conv2.convs.\1.conv."),
+    Rename(r"\.bns\.(\d)\.", r".conv2.convs.\1.norm."),
+)
+
+
 def _rules(config: Config) -> weights.Rules:
-    return (
-        *residual_names(config.deep),
-        Rename(r"\.convs\.(\d)\.", r".conv2.convs.\1.conv."),
-        Rename(r"\.bns\.(\d)\.", r".conv2.convs.\1.norm."),
-    )
+    return (*residual_names(config.deep), *_SPLITS)
+
+
+def _mmdet(config: Config) -> weights.Rules:
+    return (*mmdet_names(config.deep), *_SPLITS)
 
 
 _paddle = (
@@ -137,6 +150,6 @@ _paddle = (
     Rename(r"\.res\w+_branch2b_(\d)\.", lambda m: f".conv2.convs.{int(m[1]) - 1}."),
 )
 
-RULES = {"timm": _rules, "official": _rules, "paddle": _paddle}
+RULES = {"timm": _rules, "official": _rules, "mmdet": _mmdet, "mmseg": _mmdet, "paddle": _paddle}
 Res2Net.rules = RULES
 Res2Net.published = WEIGHTS

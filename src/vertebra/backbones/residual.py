@@ -110,14 +110,29 @@ class Bottleneck(Residual):
         group_width: int = 64,
         deep: bool = False,
         se: int = 0,
+        stride_first: bool = False,
     ) -> None:
-        """`group_width` is the channels of each group at 64 planes."""
+        """`group_width` is the channels of each group at 64 planes; with `stride_first` the stride is in the first 1x1,
+        as the first ResNets had it."""
         pool = shortcut_pool(stride) if deep else None
         super().__init__(inputs, 4 * width, stride, drop_path=drop_path, se=se, pool=pool)
         inside = width * group_width // 64 * groups
         self.conv1 = ConvNorm(inputs, inside)
         self.conv2 = ConvNorm(inside, inside, 3, stride, groups=groups)
         self.conv3 = self.last(inside, 4 * width, 1)
+        self.stride_first = stride_first
+
+    @property
+    def stride_first(self) -> bool:
+        return self._stride_first
+
+    @stride_first.setter
+    def stride_first(self, value: bool) -> None:
+        """Moves the stride to where it is wanted; the weights fit both."""
+        self._stride_first = value
+        first, second = self.conv1.conv, self.conv2.conv
+        stride = (max(first.stride[0], second.stride[0]),) * 2
+        first.stride, second.stride = (stride, (1, 1)) if value else ((1, 1), stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(self.conv3, self.conv2(self.conv1(x)), x)
@@ -178,6 +193,16 @@ class ResidualNetwork(Backbone):
 def shortcut_pool(stride: int) -> nn.Module | None:
     """The D variant's pool before the shortcut's convolution."""
     return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else None
+
+
+def mmdet_names(deep: bool) -> weights.Rules:
+    """MMDetection's and MMSegmentation's names, which differ in the deep stem: a Sequential to its last ReLU."""
+    return (
+        Rename(r"^backbone\.", ""),
+        Rename(r"^stem\.7\.", "bn1."),
+        Rename(r"^stem\.(\d)\.", r"conv1.\1."),
+        *residual_names(deep),
+    )
 
 
 def residual_names(deep: bool) -> weights.Rules:

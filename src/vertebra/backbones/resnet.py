@@ -10,17 +10,26 @@ Shapes: B batch, C channels, H x W feature cells.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vertebra import weights
 from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.residual import Basic, Bottleneck, ResidualNetwork, paddle_names, residual_names
+from vertebra.backbones.residual import (
+    Basic,
+    Bottleneck,
+    ResidualNetwork,
+    mmdet_names,
+    paddle_names,
+    residual_names,
+)
 from vertebra.errors import VertebraError
-from vertebra.weights import Rename
+from vertebra.structures import Preprocess
+from vertebra.weights import Fix, Rename
 from vertebra.weights.card import published
 from vertebra.weights.paddle import STATISTICS, transposed
 
@@ -33,10 +42,13 @@ class Config(BackboneConfig):
     group_width: int = 64  # channels of each group in the first stage
     deep: bool = False  # the D variant: three 3x3 convolutions as stem, average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
+    stride_first: bool = False  # whether a bottleneck's stride is in its first convolution, as in the first ResNets
 
     def __post_init__(self) -> None:
         if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
             raise VertebraError("groups and group_width are for bottleneck blocks; basic blocks have neither.")
+        if not self.bottleneck and self.stride_first:
+            raise VertebraError("stride_first is for bottleneck blocks; basic blocks always have it so.")
 
 
 class ResNet(ResidualNetwork):
@@ -45,11 +57,23 @@ class ResNet(ResidualNetwork):
     def __init__(self, config: Config) -> None:
         if config.bottleneck:
             groups = {"groups": config.groups, "group_width": config.group_width}
-            block: Callable[..., nn.Module] = partial(Bottleneck, deep=config.deep, se=config.se, **groups)
+            block: Callable[..., nn.Module] = partial(
+                Bottleneck, deep=config.deep, se=config.se, stride_first=config.stride_first, **groups
+            )
         else:
             block = partial(Basic, deep=config.deep, se=config.se)
         expansion = (Bottleneck if config.bottleneck else Basic).expansion
         super().__init__(config, config.depths, config.deep, block, expansion)
+
+    def differing(self, source: str) -> Mapping[str, Any]:
+        # Detectron2's own ResNets come from the first ones, in Caffe; its ResNeXts, and torchvision's, do not.
+        first = source in ("detectron2", "mmdet/caffe") and self.config.bottleneck and self.config.groups == 1
+        return {"stride_first": True} if first else {}
+
+    def settle(self, report: weights.Report) -> Mapping[str, Any]:
+        if report.source in ("detectron2", "mmdet/caffe"):
+            report.adapted[self.first] = "from BGR to RGB, normalised as usual"
+        return super().settle(report)
 
 
 MODEL = ResNet
@@ -186,7 +210,53 @@ def _paddle_resnet(config: Config) -> weights.Rules:
     )
 
 
+def _mmdet(config: Config) -> weights.Rules:
+    return mmdet_names(config.deep)
+
+
+def _mmdet_caffe(config: Config) -> weights.Rules:
+    return (*mmdet_names(config.deep), _from_bgr(config))
+
+
+def _detectron2(config: Config) -> weights.Rules:
+    """Names: Detectron2, detectron2/modeling/backbone/resnet.py."""
+    return (*_DETECTRON2, _from_bgr(config))
+
+
+def _from_bgr(config: Config) -> Fix:
+    """The first convolution takes BGR less ImageNet's mean, and, but for ResNeXt, in 0..255: made to take what others
+    do."""
+
+    def ours(x: Tensor) -> Tensor:
+        x = x.flip(1)
+        deviations = x.new_tensor(Preprocess.std)[:, None, None]
+        return x if config.groups > 1 or x.shape[1] != 3 else x * 255 * deviations
+
+    return Fix(r"^stem\.0\.conv\.weight$", ours, "BGR in 0..255 -> RGB, normalised")
+
+
+_DETECTRON2 = (
+    Rename(r"^backbone\.bottom_up\.", ""),
+    Rename(r"^stem\.conv1\.norm\.", "stem.0.norm."),
+    Rename(r"^stem\.conv1\.", "stem.0.conv."),
+    Rename(r"^res([2-5])\.", lambda m: f"stages.{int(m[1]) - 2}."),
+    Rename(r"^(stages.*)\.shortcut\.norm\.", r"\1.shortcut.1.norm."),
+    Rename(r"^(stages.*)\.shortcut\.(?=weight)", r"\1.shortcut.1.conv."),
+    Rename(r"^(stages.*)\.conv(\d)\.(?=weight)", r"\1.conv\2.conv."),
+    Rename(r"^linear\.", "head."),
+)
+
 # The WSL models bear torchvision's names too.
-RULES = {"timm": _rules, "torchvision": _rules, "official": _rules, "paddle": _paddle}
+RULES = {
+    "timm": _rules,
+    "torchvision": _rules,
+    "official": _rules,
+    "mmdet": _mmdet,
+    "mmdet/caffe": _mmdet_caffe,  # its configs with `caffe` in their names
+    "mmseg": _mmdet,
+    "detectron2": _detectron2,
+    "detectron2/rgb": _DETECTRON2,  # trained from torchvision's weights, with its stride and preprocessing
+    "paddle": _paddle,
+}
 ResNet.rules = RULES
 ResNet.published = WEIGHTS

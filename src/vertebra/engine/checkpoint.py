@@ -45,7 +45,7 @@ def load(where: str | Path, *, device: torch.device | str | None = None) -> tupl
         )
     try:
         about = json.loads(metadata["vertebra"])
-        model: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in about["model"].items()}
+        model: dict[str, Any] = {key: _tuples(value) for key, value in about["model"].items()}
         if isinstance(points := model.get("points"), dict):
             model["points"] = Points.from_dict(points)
         preprocess = Preprocess.from_dict(about["preprocess"])
@@ -54,6 +54,11 @@ def load(where: str | Path, *, device: torch.device | str | None = None) -> tupl
         raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
     weights.load(task, state, weights.Report(str(path), "vertebra"))
     return task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), about
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as the tuples that they were before JSON."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 class SafeCheckpointIO(CheckpointIO):

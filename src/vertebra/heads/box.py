@@ -42,7 +42,7 @@ class BoxHead(nn.Module):
         "mmdet": (
             Rename(r"^roi_head\.bbox_head\.(\d\.)?shared_fcs\.", r"box.\1trunk.linears."),
             Rename(r"^roi_head\.bbox_head\.(\d\.)?shared_convs\.(\d)\.conv\.", r"box.\1trunk.convs.\2.conv."),
-            Rename(r"^roi_head\.bbox_head\.(\d\.)?shared_convs\.(\d)\.bn\.", r"box.\1trunk.convs.\2.norm."),
+            Rename(r"^roi_head\.bbox_head\.(\d\.)?shared_convs\.(\d)\.(?:bn|gn)\.", r"box.\1trunk.convs.\2.norm."),
             Rename(r"^roi_head\.bbox_head\.(\d\.)?fc_cls\.", r"box.\1classify."),
             Rename(r"^roi_head\.bbox_head\.(\d\.)?fc_reg\.", r"box.\1deltas."),
         ),
@@ -64,15 +64,19 @@ class BoxHead(nn.Module):
     }
 
     def __init__(
-        self, trunk: Any, classes: int, config: Any, *, scales: Sequence[float] = SCALES, agnostic: bool = False
+        self, trunk: Any, classes: int, config: Any, *, step: int | None = None, agnostic: bool = False
     ) -> None:
-        """`trunk` makes of each region's features a vector of `trunk.width`."""
+        """`trunk` makes of each region's features a vector of `trunk.width`; `step` is the stage of a cascade."""
         super().__init__()
-        self.trunk, self.classes, self.config, self.scales = trunk, classes, config, scales
+        self.trunk, self.classes, self.config, self.step = trunk, classes, config, step
         self.classify = nn.Linear(trunk.width, classes + 1)
         self.deltas = nn.Linear(trunk.width, 4 * (1 if agnostic else classes))
         init.fill([self.classify], init.normal)
         init.fill([self.deltas], partial(nn.init.normal_, std=0.001))
+
+    @property
+    def scales(self) -> Sequence[float]:
+        return SCALES if self.step is None else self.config.cascade_scales[self.step]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.trunk(x)
@@ -118,7 +122,7 @@ class BoxHead(nn.Module):
 
 def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, config: Any) -> Detections:
     """The best of boxes [N, 4] after non-maximum suppression in each class."""
-    kept = remove_small_boxes(boxes, 1e-2)
+    kept = remove_small_boxes(boxes, config.least_side)
     boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     kept = batched_nms(boxes, scores, labels, config.nms_threshold)[: config.detections]
     return Detections(boxes[kept], scores[kept], labels[kept])

@@ -28,10 +28,7 @@ class Cascade(nn.ModuleList):
     """
 
     def __init__(self, trunks: Sequence[Any], classes: int, config: Any) -> None:
-        super().__init__(
-            BoxHead(trunk, classes, config, scales=scales, agnostic=True)
-            for trunk, scales in zip(trunks, SCALES, strict=True)
-        )
+        super().__init__(BoxHead(trunk, classes, config, step=i, agnostic=True) for i, trunk in enumerate(trunks))
         self.classes, self.config = classes, config
 
     @property
@@ -74,7 +71,9 @@ class Cascade(nn.ModuleList):
             found = head.loss(logits, deltas, samples)
             terms |= {f"{name}{i + 1}": weight * value for name, value in found.items()}
             better = self._better(head, deltas.detach(), [each.boxes for each in samples], sizes)
-            boxes = [each[remove_small_boxes(each, 1e-2)] for each in better]
+            # The objects' own boxes are drawn anew in every stage: what was made of them would be too easy.
+            rest = (each[~own.given] for each, own in zip(better, samples, strict=True))
+            boxes = [each[remove_small_boxes(each, 1e-2)] for each in rest]
         return drawn, terms
 
     @staticmethod

@@ -13,14 +13,14 @@ from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
 from vertebra.heads.box import suppress
 from vertebra.heads.regions import Detections
-from vertebra.heads.rpn import Size, by_anchor
+from vertebra.heads.rpn import Size, by_anchor, ratio_major
 from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.anchors import pyramid_anchors
 from vertebra.ops.boxes import decode, encode, valid
 from vertebra.ops.match import BACKGROUND, match
 from vertebra.structures import Level, Target
-from vertebra.weights import Rename
+from vertebra.weights import Fix, Rename
 
 
 class DenseHead(nn.Module):
@@ -31,6 +31,15 @@ class DenseHead(nn.Module):
 
     RULES = {  # noqa: RUF012
         "torchvision": (
+            # Files from before torchvision 0.13 count the activations too.
+            Rename(
+                r"^head\.classification_head\.conv\.(\d)\.(?=weight|bias)",
+                lambda m: f"dense.classes.{int(m[1]) // 2}.conv.",
+            ),
+            Rename(
+                r"^head\.regression_head\.conv\.(\d)\.(?=weight|bias)",
+                lambda m: f"dense.boxes.{int(m[1]) // 2}.conv.",
+            ),
             Rename(r"^head\.classification_head\.conv\.(\d)\.0\.", r"dense.classes.\1.conv."),
             Rename(r"^head\.classification_head\.conv\.(\d)\.1\.", r"dense.classes.\1.norm."),
             Rename(r"^head\.regression_head\.conv\.(\d)\.0\.", r"dense.boxes.\1.conv."),
@@ -41,6 +50,8 @@ class DenseHead(nn.Module):
         "mmdet": (
             Rename(r"^bbox_head\.cls_convs\.(\d)\.conv\.", r"dense.classes.\1.conv."),
             Rename(r"^bbox_head\.reg_convs\.(\d)\.conv\.", r"dense.boxes.\1.conv."),
+            Rename(r"^bbox_head\.cls_convs\.(\d)\.(?:bn|gn)\.", r"dense.classes.\1.norm."),
+            Rename(r"^bbox_head\.reg_convs\.(\d)\.(?:bn|gn)\.", r"dense.boxes.\1.norm."),
             Rename(r"^bbox_head\.retina_cls\.", "dense.classify."),
             Rename(r"^bbox_head\.retina_reg\.", "dense.deltas."),
         ),
@@ -49,6 +60,8 @@ class DenseHead(nn.Module):
             Rename(r"^head\.bbox_subnet\.(\d)\.", lambda m: f"dense.boxes.{int(m[1]) // 2}.conv."),
             Rename(r"^head\.cls_score\.", "dense.classify."),
             Rename(r"^head\.bbox_pred\.", "dense.deltas."),
+            Fix(r"^dense\.classify\.", lambda x: ratio_major(x, 3, x.shape[0] // 9), "anchors by side -> by ratio"),
+            Fix(r"^dense\.deltas\.", lambda x: ratio_major(x, 3, 4), "anchors by side -> by ratio"),
         ),
     }
 

@@ -36,10 +36,10 @@ class MaskHead(nn.Module):
             Fix(r"^mask\.logits\.", lambda x: x[1:], "without the background's"),
         ),
         "mmdet": (
-            Rename(r"^roi_head\.mask_head\.convs\.(\d)\.conv\.", r"mask.convs.\1.conv."),
-            Rename(r"^roi_head\.mask_head\.convs\.(\d)\.bn\.", r"mask.convs.\1.norm."),
-            Rename(r"^roi_head\.mask_head\.upsample\.", "mask.upsample."),
-            Rename(r"^roi_head\.mask_head\.conv_logits\.", "mask.logits."),
+            Rename(r"^roi_head\.mask_head\.(\d\.)?convs\.(\d)\.conv\.", r"mask.\1convs.\2.conv."),
+            Rename(r"^roi_head\.mask_head\.(\d\.)?convs\.(\d)\.(?:bn|gn)\.", r"mask.\1convs.\2.norm."),
+            Rename(r"^roi_head\.mask_head\.(\d\.)?upsample\.", r"mask.\1upsample."),
+            Rename(r"^roi_head\.mask_head\.(\d\.)?conv_logits\.", r"mask.\1logits."),
         ),
         "detectron2": (
             Rename(r"^roi_heads\.mask_head\.mask_fcn(\d)\.norm\.", lambda m: f"mask.convs.{int(m[1]) - 1}.norm."),

@@ -28,6 +28,9 @@ class Samples:
     truth: Tensor
     """[P, 4], the boxes of those instances."""
 
+    given: Tensor
+    """[S] bool, whether a box is an object's own, which nobody proposed."""
+
     @property
     def positive(self) -> Tensor:
         """[P, 4], the regions of objects."""
@@ -75,7 +78,8 @@ def draw(
         objects, background = sample(matches, count, positive)
         own = matches[objects]
         labels = torch.cat((target.labels[kept][own], own.new_full((len(background),), classes)))
-        samples.append(Samples(torch.cat((every[objects], every[background])), labels, kept[own], truth[own]))
+        drawn = torch.cat((objects, background))
+        samples.append(Samples(every[drawn], labels, kept[own], truth[own], drawn >= len(boxes)))
     return samples
 
 

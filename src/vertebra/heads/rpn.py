@@ -14,11 +14,16 @@ from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.anchors import pyramid_anchors
 from vertebra.ops.boxes import decode, encode, valid
-from vertebra.ops.match import match, sample
+from vertebra.ops.match import IGNORED, match, sample
 from vertebra.structures import Level, Target
-from vertebra.weights import Rename
+from vertebra.weights import Fix, Rename
 
 Size = tuple[int, int]
+
+
+def ratio_major(x: Tensor, sides: int, values: int) -> Tensor:
+    """A layer's rows [sides ratios values, ...] as Detectron2 orders anchors, for three ratios, in our order."""
+    return x if sides == 1 else x.unflatten(0, (sides, 3, values)).transpose(0, 1).flatten(0, 2)
 
 
 class RPN(nn.Module):
@@ -46,6 +51,8 @@ class RPN(nn.Module):
             Rename(r"^proposal_generator\.rpn_head\.conv\.", "rpn.convs.0.conv."),
             Rename(r"^proposal_generator\.rpn_head\.objectness_logits\.", "rpn.objectness."),
             Rename(r"^proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas."),
+            Fix(r"^rpn\.objectness\.", lambda x: ratio_major(x, x.shape[0] // 3, 1), "anchors by side -> by ratio"),
+            Fix(r"^rpn\.deltas\.", lambda x: ratio_major(x, x.shape[0] // 12, 4), "anchors by side -> by ratio"),
         ),
     }
 
@@ -117,7 +124,9 @@ class RPN(nn.Module):
             assert target.boxes is not None
             kept, crowds = valid(target)
             truth = target.boxes[kept]
-            matches = match(every, truth, crowds, high=0.7, low=0.3, nearest=config.rpn_nearest)
+            matches = torch.full((len(every),), IGNORED, device=every.device)
+            used = inside(every, target.size or extent) if config.rpn_inside else slice(None)
+            matches[used] = match(every[used], truth, crowds, high=0.7, low=0.3, nearest=config.rpn_nearest)
             objects, background = sample(matches, config.rpn_batch, 0.5)
             index = torch.cat((objects, background))
             chosen_logits.append(logits[i, index])
@@ -129,6 +138,11 @@ class RPN(nn.Module):
         objectness = binary_cross_entropy_with_logits(torch.cat(chosen_logits), labels, reduction="sum") / count
         box = smooth_l1_loss(torch.cat(chosen_deltas), torch.cat(wanted), beta=config.rpn_beta, reduction="sum") / count
         return proposals, {"objectness": objectness, "rpn_box": box}
+
+
+def inside(anchors: Tensor, size: Size) -> Tensor:
+    """Which of [N, 4] lie in a picture of (height, width) `size`: [N] bool."""
+    return (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] < size[1]) & (anchors[:, 3] < size[0])
 
 
 def flat(raw: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:

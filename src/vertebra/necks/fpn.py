@@ -23,19 +23,20 @@ class FPN(nn.Module):
 
     RULES = {  # noqa: RUF012
         "torchvision": (
-            Rename(r"^backbone\.fpn\.inner_blocks\.(\d)\.0\.", r"neck.lateral.\1.conv."),
-            Rename(r"^backbone\.fpn\.layer_blocks\.(\d)\.0\.", r"neck.output.\1.conv."),
+            # Files from before torchvision 0.13 have no `.0`.
+            Rename(r"^backbone\.fpn\.inner_blocks\.(\d)\.(?:0\.)?(?=weight|bias)", r"neck.lateral.\1.conv."),
+            Rename(r"^backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?(?=weight|bias)", r"neck.output.\1.conv."),
             Rename(r"^backbone\.fpn\.inner_blocks\.(\d)\.1\.", r"neck.lateral.\1.norm."),
             Rename(r"^backbone\.fpn\.layer_blocks\.(\d)\.1\.", r"neck.output.\1.norm."),
             Rename(r"^backbone\.fpn\.extra_blocks\.p([67])\.", lambda m: f"coarser.convs.{int(m[1]) - 6}."),
         ),
         "mmdet": (
             Rename(r"^neck\.lateral_convs\.(\d)\.conv\.", r"neck.lateral.\1.conv."),
-            Rename(r"^neck\.lateral_convs\.(\d)\.bn\.", r"neck.lateral.\1.norm."),
-            Rename(r"^neck\.fpn_convs\.([0-3])\.bn\.", r"neck.output.\1.norm."),
+            Rename(r"^neck\.lateral_convs\.(\d)\.(?:bn|gn)\.", r"neck.lateral.\1.norm."),
+            Rename(r"^neck\.fpn_convs\.(\d)\.(?:bn|gn)\.", r"neck.output.\1.norm."),
             Rename(r"^neck\.fpn_convs\.(\d)\.conv\.", r"neck.output.\1.conv."),
         ),
-        "detectron2": (
+        "detectron2": (  # it counts levels by the logarithm of their stride
             Rename(r"^backbone\.fpn_lateral(\d)\.norm\.", r"neck.lateral.\1.norm."),
             Rename(r"^backbone\.fpn_output(\d)\.norm\.", r"neck.output.\1.norm."),
             Rename(r"^backbone\.fpn_lateral(\d)\.", r"neck.lateral.\1.conv."),
@@ -84,12 +85,12 @@ class Coarser(nn.Module):
     Source: by subsampling, arXiv:1612.03144, section 4.1; by convolution, RetinaNet, arXiv:1708.02002, footnote 2.
     """
 
-    def __init__(self, levels: Sequence[Level], count: int = 1, *, convolve: int = 0) -> None:
+    def __init__(self, levels: Sequence[Level], count: int = 1, *, convolve: int = 0, config: Any = None) -> None:
         """`convolve` is the channels of the map that `forward` is told to begin with, if maps are made by convolution
-        instead of taking every second cell."""
+        instead of taking every second cell; `config.extra_relu` then says whether a ReLU stands between."""
         super().__init__()
         last = levels[-1]
-        self.count = count
+        self.count, self.config = count, config
         inputs = [convolve] + [last.channels] * (count - 1)
         self.convs = nn.ModuleList(nn.Conv2d(n, last.channels, 3, 2, 1) for n in inputs) if convolve else None
         added = tuple(Level(last.stride * 2 ** (i + 1), last.channels) for i in range(count))
@@ -99,6 +100,10 @@ class Coarser(nn.Module):
     def forward(self, maps: Sequence[Tensor], start: Tensor | None = None) -> list[Tensor]:
         results, x = list(maps), maps[-1] if start is None else start
         for i in range(self.count):
-            x = x[:, :, ::2, ::2] if self.convs is None else self.convs[i](x if i == 0 else x.relu())
+            x = (
+                x[:, :, ::2, ::2]
+                if self.convs is None
+                else self.convs[i](x.relu() if i and self.config.extra_relu else x)
+            )
             results.append(x)
         return results

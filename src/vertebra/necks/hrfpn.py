@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.structures import Level
+from vertebra.weights import Rename
 
 
 class HRFPN(nn.Module):
@@ -16,6 +17,13 @@ class HRFPN(nn.Module):
 
     Source: arXiv:1908.07919, section 3.4 and figure 4c; as the authors and MMDetection have it.
     """
+
+    RULES = {  # noqa: RUF012
+        "mmdet": (
+            Rename(r"^neck\.reduction_conv\.conv\.", "neck.reduction."),
+            Rename(r"^neck\.fpn_convs\.(\d)\.conv\.", r"neck.convs.\1."),
+        ),
+    }
 
     def __init__(self, levels: Sequence[Level], channels: int = 256, count: int = 4) -> None:
         """`levels` are the backbone's, `count` is how many maps are made, from the finest stride on."""
@@ -30,6 +38,7 @@ class HRFPN(nn.Module):
         joined = self.reduction(torch.cat((maps[0], *rest), 1))
         results = []
         for i, conv in enumerate(self.convs):
-            pooled = nn.functional.avg_pool2d(joined, 2**i, 2**i, ceil_mode=True) if i else joined
+            tiny = min(joined.shape[2:]) < 2**i
+            pooled = nn.functional.avg_pool2d(joined, 2**i, 2**i, ceil_mode=tiny) if i else joined
             results.append(conv(pooled))
         return results

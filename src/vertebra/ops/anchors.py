@@ -78,6 +78,7 @@ def pyramid_anchors(
         cells = (x.shape[2], x.shape[3])
         apart = (extent[0] // cells[0], extent[1] // cells[1]) if config.inferred_strides else stride
         offset, rounded = config.anchor_offset, config.rounded_anchors
+        own = [float(int(side)) for side in own] if rounded else own
         result.append(
             anchor_grid(cells, apart, own, config.anchor_ratios, offset=offset, rounded=rounded, device=x.device)
         )

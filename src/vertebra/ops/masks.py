@@ -45,7 +45,7 @@ def paste(
     Source: Mask R-CNN, arXiv:1703.06870, section 3.1, "Inference".
     """
     masks = Masks(size)
-    place = _place_rounded if rounded else _place
+    place = place_rounded if rounded else _place
     for probability, box in zip(probabilities, boxes.tolist(), strict=True):
         corner, crop = place(probability, box, size)
         masks.corners.append(corner)
@@ -75,7 +75,7 @@ def _hats(start: float, end: float, cells: int, most: int, like: Tensor) -> tupl
     return (1 - near).clamp_(min=0), first
 
 
-def _place_rounded(probability: Tensor, box: list[float], size: tuple[int, int]) -> tuple[tuple[int, int], Tensor]:
+def place_rounded(probability: Tensor, box: list[float], size: tuple[int, int]) -> tuple[tuple[int, int], Tensor]:
     """As torchvision pastes: with a border of one cell, into whole pixels, both ends included."""
     cells = probability.shape[-1]
     scale = (cells + 2) / cells

@@ -14,7 +14,9 @@ from vertebra import backbones
 from vertebra.errors import VertebraError, check_fields, nearest
 from vertebra.structures import Preprocess
 from vertebra.tasks.base import Metrics, Task
-from vertebra.weights import description
+from vertebra.tasks.foreign import Detector, recognised
+from vertebra.tasks.region import RegionTask
+from vertebra.weights import description, read
 
 __all__ = ["Metrics", "Task", "create", "find", "names"]
 
@@ -53,20 +55,41 @@ def _known(backbone: str, where: str | Path | None) -> Preprocess:
 def create(
     name: str,
     *,
-    classes: int | Sequence[str],
+    classes: int | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     weights: str | Path | None = None,
     **options: Any,
 ) -> Task:
-    """A task's model; `options` are fields of its Config. See `vertebra.create`."""
+    """A task's model; `options` are fields of its Config. See `vertebra.create`.
+
+    Of another library's detector, the file says which options it is built with, where they are left at their defaults.
+    """
     module = find(name)
     check_fields(name, options, {field.name for field in dataclasses.fields(module.Config)})
+    foreign: Detector | None = None
+    if weights is not None and issubclass(module.TASK, RegionTask):
+        foreign = _foreign(module.Config(**options).backbone, weights)
+    if foreign is not None:
+        usual = {field.name: field.default for field in dataclasses.fields(module.Config)}
+        chosen = {key: value for key, value in options.items() if value != usual[key]}
+        options |= foreign.options(name) | chosen
+        classes = foreign.classes if classes is None else classes
+    classes = 1000 if classes is None else classes
     labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")
     config = module.Config(**options)
+    if preprocess is None:
+        preprocess = preprocess_of(name, config.backbone, weights)
+        if foreign is not None:
+            preprocess = dataclasses.replace(preprocess, antialias=foreign.antialias)
     method = getattr(module, "METHODS", {}).get(getattr(config, "method", ""), module.TASK)
-    task: Task = method(config, labels, preprocess or preprocess_of(name, config.backbone, weights))
+    task: Task = method(config, labels, preprocess)
     if weights is not None:
         task.report = task.load(weights, partial=True)
     return task
+
+
+def _foreign(backbone: str, where: str | Path) -> Detector | None:
+    """The detector of another library that a file holds, if it does."""
+    return None if str(where) in backbones.family(backbone).WEIGHTS else recognised(read(where)[0])

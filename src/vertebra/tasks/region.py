@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vertebra import backbones, weights
 from vertebra.backbones import Backbone
@@ -21,6 +21,7 @@ from vertebra.nn.norm import renorm
 from vertebra.ops.heatmaps import locate_keypoints
 from vertebra.ops.masks import paste
 from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
+from vertebra.tasks import foreign
 from vertebra.tasks.base import Task
 
 Size = tuple[int, int]
@@ -66,6 +67,8 @@ class RegionConfig:
     """Of two boxes of a class that overlap by more (IoU), the less probable is not reported."""
     detections: int = 100
     """Most that is reported of a picture."""
+    least_side: float = 0.01
+    """In input pixels; a box that is narrower or lower is not reported. Most checkpoints' sources report empty ones."""
     anchor_offset: float = 0.5
     """Where in its cell an anchor's centre lies; the checkpoints of torchvision, Detectron2 and MMDetection want 0."""
     rounded_anchors: bool = False
@@ -96,31 +99,14 @@ class RegionTask(Task):
     kinds: ClassVar[tuple[str, ...]] = ("box",)
     """What CocoMetrics judges it by."""
     resizes = ("shortest", "fit")
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "torchvision": {
-            "anchor_offset": 0.0,
-            "rounded_anchors": True,
-            "inferred_strides": True,
-            "roi_aligned": False,
-            "mask_targets": "soft",
-            "rounded_masks": True,
-            "loss_per_picture": True,
-        },
-        "detectron2": {"anchor_offset": 0.0, "roi_sampling": 0, "rpn_beta": 0.0, "box_beta": 0.0},
-        "mmdet": {
-            "anchor_offset": 0.0,
-            "rpn_nearest": 0.3,
-            "proposals_train": 1000,
-            "roi_sampling": 0,
-            "rpn_beta": 0.0,
-            "box_beta": 0.0,
-            "cascade_mean": "logits",
-        },
-    }
-    """By source of checkpoints, the options in which its detectors compute otherwise."""
+    stage: nn.Module | None
+    """What is run on every region instead of a neck, in the C4 forms."""
+    cut: str
+    """How the names of its tensors begin in the backbone that it was taken from; empty if it was not."""
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__(config, classes, preprocess)
+        self.stage, self.cut = None, ""
         without = self.needless()
         for each in dataclasses.fields(config):
             if each.name in without and getattr(config, each.name) != each.default:
@@ -168,13 +154,14 @@ class RegionTask(Task):
                 raise VertebraError(f"{config.backbone} has maps of one scale, of which hrfpn makes no pyramid.")
             return SimplePyramid(levels, config.channels, skip=4 - len(strides))
         if config.neck == "hrfpn":
-            return HRFPN([level for level in levels if level.stride >= 4], config.channels)
+            # Of the coarsest maps too, which other pyramids get from `Coarser`.
+            return HRFPN([level for level in levels if level.stride >= 4], config.channels, 5 if 4 in strides else 4)
         return FPN(levels, config.channels, strides, norm=norm)
 
     def finish(self) -> None:
         """To be called when all parts are made: puts the chosen norm into the neck and the heads."""
         for name, child in self.named_children():
-            kind = {"backbone": "none", "neck": self.config.neck_norm}.get(name, self.config.head_norm)
+            kind = {"backbone": "none", "stage": "none", "neck": self.config.neck_norm}.get(name, self.config.head_norm)
             if kind != "none":
                 renorm(child, kind)
 
@@ -203,101 +190,147 @@ class RegionTask(Task):
             prediction.keypoints = keypoints.cpu()
         return prediction
 
-    def rules(self, source: str) -> weights.Rules:
-        """What a source (a key of PREFIXES) calls the parts beside the backbone, as ours."""
-        raise NotImplementedError
-
     def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
         """Fills the model from a checkpoint of a whole detector or of a backbone; otherwise as `Backbone.load`.
 
         A detector of torchvision, Detectron2 or MMDetection is computed as its source computes it: the options that
         this changes are listed in the report.
         """
-        state, report = self.read(where, source)
+        state, report = self.read(where, source, check=not partial)
+        self.fill(state, report, partial=partial)
+        return report
+
+    def fill(self, state: Mapping[str, Tensor], report: weights.Report, *, partial: bool = False) -> None:
+        """Fills the model from tensors under its own names, and computes as their source does."""
         own = self.state_dict()
-        for name in [k for k in state if k.endswith("num_batches_tracked") and k not in own]:
-            del state[name]  # a frozen norm does not count
+        # A frozen norm does not count.
+        wanted = {k: t for k, t in state.items() if k in own or not k.endswith("num_batches_tracked")}
 
         def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
             return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
 
         fresh = tuple(f"{name}." for name, _ in self.named_children() if name != "backbone")
-        weights.load(self, state, report, adapt=adapt, partial=partial, fresh=(*fresh, "head."))
+        unwanted = {f"{part}.": f"this model answers with no {part}s" for part in ("mask", "keypoint")}
+        unwanted = {prefix: why for prefix, why in unwanted.items() if prefix not in fresh}
+        weights.load(self, wanted, report, adapt=adapt, unwanted=unwanted, partial=partial, fresh=(*fresh, "head."))
         self.settle(report)
-        return report
+
+    def differing(self, source: str) -> Mapping[str, Any]:
+        """The options in which detectors of a source (a key of foreign.PREFIXES) compute otherwise."""
+        return DIFFERENCES.get(source, {})
 
     def settle(self, report: weights.Report) -> None:
-        """Computes as the source of the checkpoint does, and freezes the norms that were loaded if none was chosen."""
+        """Computes as the source of the checkpoint does, and freezes the norms that were loaded if none was chosen.
+
+        An option that was set to something else than its default stays as it is.
+        """
         config = self.config
         if changed := self.backbone.settle(report):
             config = dataclasses.replace(config, backbone_options={**config.backbone_options, **changed})
-        fields, without = {f.name for f in dataclasses.fields(config)}, self.needless()
-        whole = any(not name.startswith("backbone.") for name in report.used)
-        for key, value in self.differences.get(report.source, {}).items() if whole else ():
-            if key in fields and key not in without and getattr(config, key) != value:
+            for module in self.stage.modules() if self.stage is not None and self.cut else ():
+                for key, value in changed.items():
+                    if hasattr(module, key):
+                        setattr(module, key, value)
+        source = report.source.partition("/")[0]
+        whole = any(name.startswith(("neck.", "rpn.", "dense.", "box.")) for name in report.used)
+        usual = {each.name: each.default for each in dataclasses.fields(config) if each.name not in self.needless()}
+        for key, value in self.differing(source).items() if whole else ():
+            if key in usual and getattr(config, key) == usual[key] != value:
                 config = dataclasses.replace(config, **{key: value})
-                report.adapted[key] = f"{value}, as {report.source} has it"
+                report.adapted[key] = f"{value}, as {source} has it"
         if config.norm == "auto":
             # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
-            exact = whole and report.source == "torchvision" and not report.counted
+            exact = whole and source == "torchvision" and not report.counted
             config = dataclasses.replace(config, norm="frozen", norm_eps=0.0 if exact else config.norm_eps)
-            renorm(self.backbone, "frozen", config.norm_eps)
+            for part in (self.backbone, self.stage if self.cut else None):
+                if part is not None:
+                    renorm(part, "frozen", config.norm_eps)
         old, self.config = self.config, config
         for module in self.modules():
             if getattr(module, "config", None) is old:
                 module.config = config
 
-    def read(self, where: str | Path, source: str | None) -> tuple[dict[str, Tensor], weights.Report]:
-        """A checkpoint's tensors under this model's own names."""
+    def read(
+        self, where: str | Path, source: str | None, *, check: bool = False
+    ) -> tuple[dict[str, Tensor], weights.Report]:
+        """A checkpoint's tensors under this model's own names.
+
+        Raises:
+            VertebraError: with `check`, if it is a detector's that is built otherwise.
+        """
         if str(where) in self.backbone.published:
             own, report = self.backbone.read(where, source)
-            return {f"backbone.{name}": tensor for name, tensor in own.items()}, report
+            return self.placed(own), report
         state, metadata, path = weights.read(where)
         if "vertebra" in metadata:
             return state, weights.Report(str(path), "vertebra")
-        return self.convert(state, source, str(path))
+        try:
+            return self.convert(state, source, str(path), check=check)
+        except VertebraError as error:
+            raise VertebraError(f"{path}: {error}") from error
 
     def convert(
-        self, state: Mapping[str, Tensor], source: str | None, path: str
+        self, state: Mapping[str, Tensor], source: str | None, path: str, *, check: bool = False
     ) -> tuple[dict[str, Tensor], weights.Report]:
-        """A foreign checkpoint's tensors, of a detector or of a backbone, under this model's own names."""
-        detector = _detector(state)
+        """A foreign checkpoint's tensors, of a detector or of a backbone, under this model's own names; see `read`."""
+        detector = foreign.recognised(state, source)
         if detector is None:
             inner, dropped, chosen = self.backbone.convert(state, source)
-            own = {name if name.startswith("head.") else f"backbone.{name}": tensor for name, tensor in inner.items()}
-            return own, weights.Report(path, chosen, left_out=dropped)
-        if source is not None and source != detector:
-            raise VertebraError(f"{path} has the names of {detector}, not of {source}.")
-        prefix = next(p for p in PREFIXES[detector] if any(name.startswith(p) for name in state))
-        inside = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        beside = {name: t for name, t in state.items() if not name.startswith(prefix)}
+            return self.placed(inner), weights.Report(path, chosen, left_out=dropped)
+        options = detector.options(self.name)
+        other = {key: value for key, value in options.items() if getattr(self.config, key) != value}
+        if check and other:
+            wanted = ", ".join(f"{key}={value!r}" for key, value in other.items())
+            raise VertebraError(
+                f"this is of a detector that is built with {wanted}: create the model with that, or let "
+                "vertebra.create(..., weights=...) find it."
+            )
         known = {name.partition("/")[0] for name in self.backbone.tables()}
-        inner, dropped, _ = self.backbone.convert(inside, detector if detector in known else None)
-        outer, more = weights.convert(beside, self.rules(detector))
+        table = detector.source if detector.source.partition("/")[0] in known else None
+        inner, dropped, chosen = self.backbone.convert(detector.inside, table)
         counted = any(name.endswith("num_batches_tracked") for name in state)
-        report = weights.Report(path, detector, left_out=dropped | more, counted=counted)
-        return {f"backbone.{name}": tensor for name, tensor in inner.items()} | outer, report
+        report = weights.Report(path, detector.source, left_out=dropped | detector.left_out, counted=counted)
+        return self.placed(inner) | detector.beside, report
+
+    def placed(self, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a backbone, under its own names, under this model's."""
+        own = {}
+        for name, tensor in inner.items():
+            if self.cut and name.startswith(self.cut):
+                own["stage." + name.removeprefix(self.cut)] = tensor
+            else:
+                own[name if name.startswith("head.") else f"backbone.{name}"] = tensor
+        return own
 
 
-PREFIXES = {
-    "torchvision": ("backbone.body.",),
-    "detectron2": ("backbone.bottom_up.", "backbone."),
-    "mmdet": ("backbone.",),
+DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
+    "torchvision": {
+        "anchor_offset": 0.0,
+        "rounded_anchors": True,
+        "inferred_strides": True,
+        "roi_aligned": False,
+        "mask_targets": "soft",
+        "rounded_masks": True,
+    },
+    "detectron2": {
+        "least_side": 0.0,
+        "anchor_offset": 0.0,
+        "proposals_train": 1000,
+        "roi_sampling": 0,
+        "rpn_beta": 0.0,
+        "box_beta": 0.0,
+    },
+    "mmdet": {
+        "least_side": 0.0,
+        "anchor_offset": 0.0,
+        "rpn_nearest": 0.3,
+        "proposals_train": 1000,
+        "roi_sampling": 0,
+        "rpn_beta": 0.0,
+        "box_beta": 0.0,
+    },
 }
-"""What stands before the names of the backbone's tensors in a source's detectors."""
-
-
-def _detector(state: Mapping[str, Tensor]) -> str | None:
-    """Whose detector a checkpoint is of; None if it is of no detector."""
-    marks = {
-        "torchvision": ("backbone.body.",),
-        "detectron2": ("backbone.bottom_up.", "proposal_generator.", "roi_heads.res5."),
-        "mmdet": ("rpn_head.", "roi_head.", "bbox_head."),
-    }
-    for source, prefixes in marks.items():
-        if any(name.startswith(prefixes) for name in state):
-            return source
-    return None
+"""By source of checkpoints, the options in which its detectors compute otherwise; methods add their own."""
 
 
 def extent(images: Tensor) -> Size:

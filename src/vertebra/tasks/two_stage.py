@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from vertebra import weights
 from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
 from vertebra.heads.box import BoxHead
-from vertebra.heads.cascade import Cascade
-from vertebra.heads.keypoint import KeypointHead
-from vertebra.heads.mask import MaskHead
+from vertebra.heads.cascade import SCALES, Cascade
 from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
 from vertebra.heads.rpn import RPN
-from vertebra.necks import FPN, Coarser, OneMap
+from vertebra.necks import Coarser, OneMap
 from vertebra.nn.norm import renorm
 from vertebra.ops.roi import pool_regions
 from vertebra.structures import Level, Preprocess, Target
@@ -43,6 +40,8 @@ class TwoStageConfig(RegionConfig):
     """Anchors of a picture that the proposal network learns from."""
     rpn_nearest: float = 0.0
     """Least IoU by which an object's nearest anchors are its own though they overlap by less than 0.7."""
+    rpn_inside: bool = False
+    """Whether the proposal network learns only from anchors that lie inside the picture, as the first did."""
     rpn_beta: float = 1 / 9
     """Where the smooth L1 loss of proposals turns from square to straight; 0 is L1."""
     region_batch: int = 512
@@ -57,6 +56,8 @@ class TwoStageConfig(RegionConfig):
     """Width of those linear layers."""
     cascade_mean: Literal["probabilities", "logits"] = "probabilities"
     """What a cascade averages over its stages; MMDetection's checkpoints want `logits`."""
+    cascade_scales: tuple[tuple[float, ...], ...] = SCALES
+    """One over the usual deviation of the deltas dx, dy, dw, dh, of each stage of a cascade."""
     roi_sampling: int = 2
     """Points per cell and axis in RoIAlign; 0 takes as many as there are feature cells."""
     roi_aligned: bool = True
@@ -76,7 +77,6 @@ class TwoStage(RegionTask):
         super().__init__(config, classes, preprocess)
         self.backbone = self.make_backbone(backbone)
         scale = config.anchor_scale
-        self.stage: nn.Module | None = None
         self.one: OneMap | None = None
         self.region_levels: tuple[Level, ...]
         if config.method.endswith("_c4"):
@@ -86,14 +86,16 @@ class TwoStage(RegionTask):
                 outputs = 8 * config.channels
                 self.one = OneMap(self.backbone.levels, 4 * config.channels)
                 self.stage = renorm(_stage(self.one.levels[0].channels, outputs), self.backbone_norm)
+            else:
+                self.cut = f"stages.{len(self.backbone.stages)}."  # type: ignore[arg-type]
             level = self.backbone.levels[-1] if self.one is None else self.one.levels[0]
             self.region_levels, self.region_channels = (level,), outputs
             self.rpn = RPN([level], [[scale * level.stride / 4 * 2**i for i in range(5)]], config)
         else:
             self.neck = self.make_neck(self.backbone.levels)
-            self.region_levels = self.neck.levels
+            self.region_levels = self.neck.levels[:4]
             self.region_channels = config.channels
-            self.coarser = Coarser(self.neck.levels, 1)
+            self.coarser = Coarser(self.neck.levels, 5 - len(self.neck.levels))
             self.rpn = RPN(self.coarser.levels, [[scale * level.stride] for level in self.coarser.levels], config)
         cascade = config.method.startswith("cascade")
         self.box: BoxHead | Cascade = (
@@ -104,9 +106,9 @@ class TwoStage(RegionTask):
 
     def needless(self) -> set[str]:
         config = self.config
-        without = {"extra_levels", "loss_per_picture"}  # RetinaNet's
+        without = {"extra_levels", "extra_relu", "loss_per_picture"}  # RetinaNet's
         if not config.method.startswith("cascade"):
-            without |= {"cascade_mean", "mask_stages"}
+            without |= {"cascade_mean", "cascade_scales", "mask_stages"}
         if config.method.endswith("_c4"):
             without |= {"box_head", "box_width", "neck", "neck_norm"}
         return without
@@ -156,13 +158,21 @@ class TwoStage(RegionTask):
         logits, deltas = self.box(self.regions(maps, [each.boxes for each in samples], 7))
         return [samples], self.box.loss(logits, deltas, samples)
 
-    def rules(self, source: str) -> weights.Rules:
-        heads: dict[str, Any] = {"box": BoxHead, "mask": MaskHead, "keypoint": KeypointHead}
-        return (
-            *FPN.RULES[source],
-            *RPN.RULES[source],
-            *(rule for name, head in heads.items() if hasattr(self, name) for rule in head.RULES[source]),
-        )
+    def differing(self, source: str) -> Mapping[str, Any]:
+        known = dict(super().differing(source))
+        if source == "detectron2" and self.stage is not None:
+            known |= {"proposals_train": 2000, "proposals_test": 1000}
+        if source == "mmdet" and isinstance(self.box, Cascade):
+            # Its configs round the deviations: 0.033 and 0.067.
+            last = (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)
+            known |= {"proposals_train": 2000, "rpn_inside": True}
+            known |= {
+                "cascade_mean": "logits",
+                "cascade_scales": (*SCALES[:2], last),
+                "rpn_beta": 1 / 9,
+                "box_beta": 1.0,
+            }
+        return known
 
 
 def _stage(inputs: int, outputs: int) -> nn.Sequential:

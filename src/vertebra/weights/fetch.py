@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vertebra.errors import VertebraError, first_line
-from vertebra.weights import paddle
+from vertebra.weights import detectron2, paddle
 
 FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
 """What is looked for in a folder or a Hub repository, best first."""
@@ -32,7 +32,8 @@ def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
 
     Args:
         where: a `.safetensors` file, a PyTorch pickle (`.pth`, `.pt`, `.bin`, `.ckpt`, `.tar`), Paddle's parameters
-            (`.pdparams`), a folder that holds one of FILES, or a Hub name such as `timm/resnet50.a1_in1k`.
+            (`.pdparams`), a file of Detectron2's model zoo (`.pkl`), a folder that holds one of FILES, or a Hub name
+            such as `timm/resnet50.a1_in1k`.
 
     Returns:
         The tensors by their names in the file, the file's own text metadata, and the path of the file read.
@@ -45,6 +46,8 @@ def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
         return *_read_safetensors(path), path
     if path.suffix == ".pdparams":
         return paddle.read(path), {}, path
+    if path.suffix == ".pkl":
+        return detectron2.read(path), {}, path
     if path.suffix in _PADDLE_OTHERS:
         raise VertebraError(
             f"{path} holds {_PADDLE_OTHERS[path.suffix]}, not parameters by name; give the .pdparams file instead, "

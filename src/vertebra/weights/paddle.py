@@ -1,31 +1,22 @@
 """Checkpoints of PaddlePaddle (`.pdparams`), read without Paddle and without running code from the file.
 
-`paddle.save(layer.state_dict(), path)` pickles a dict from names to NumPy arrays. Only what builds such arrays may be
-called, and even that is replaced by stand-ins of this module, which check what they are given. So what a hostile file
-can do is to be refused; it can neither run code nor ask for much more memory than its own size.
-
-The format is that of Paddle's python/paddle/framework/io.py and io_utils.py.
+`paddle.save(layer.state_dict(), path)` pickles a dict from names to NumPy arrays. The format is that of Paddle's
+python/paddle/framework/io.py and io_utils.py.
 """
 
 from __future__ import annotations
 
-import math
-import pickle
-import pickletools
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vertebra.errors import VertebraError, first_line
+from vertebra.weights import arrays
 from vertebra.weights.rules import Fix, Rename
 
 BIG = "UnpackBigParamInfor@@"  # which arrays of over 2^30 bytes are cut into slices, and their shapes
-_KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1"))
-# Never written by paddle.save: references to what lies outside the file, and instances without a call.
-_FOREIGN = frozenset(("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ"))
+FORMAT = arrays.Format("a Paddle checkpoint", "paddle.save", "save layer.state_dict() alone with paddle.save")
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -40,172 +31,13 @@ def read(path: Path) -> dict[str, Tensor]:
     Raises:
         VertebraError: if it is no such file, damaged, or holds other Python objects than arrays and plain values.
     """
-    with path.open("rb") as file:
-        if file.read(1) != b"\x80":  # a pickle of protocol 2 and later
-            raise VertebraError(f"{path} is not a Paddle checkpoint: it does not begin as what paddle.save writes.")
-        file.seek(0)
-        try:
-            _scan(file)
-            size = file.tell()
-            file.seek(0)
-            tensors = _tensors(_Unpickler(file, size).load(), size)
-        except _Refused as error:
-            raise VertebraError(
-                f"{path} holds {error}, which the state of a layer does not need, and unpickling it could run code, "
-                "so it was not loaded: save layer.state_dict() alone with paddle.save."
-            ) from error
-        except Exception as error:  # a damaged pickle can raise anything
-            raise VertebraError(
-                f"{path} is not a whole Paddle checkpoint: {first_line(error)}; fetch or save it again."
-            ) from error
-    if not tensors:
-        raise VertebraError(f"{path} holds no tensors by name; expected what paddle.save writes of layer.state_dict().")
-    return tensors
-
-
-class _Refused(Exception):
-    """What the file holds that is not allowed in it."""
-
-
-def _scan(file: BinaryIO) -> None:
-    """Refuses, before anything is built, instructions that Paddle does not write and that could do harm."""
-    for code, argument, position in pickletools.genops(file):
-        if code.name in _FOREIGN:
-            raise _Refused(f"a pickle instruction {code.name}")
-        # The memo is an array as long as its greatest index, which a few bytes could make 2^32.
-        if code.name in ("PUT", "LONG_BINPUT") and (argument or 0) > (position or 0):
-            raise ValueError("an index of its memo is beyond its size")
-
-
-class _Array:
-    """Stands in for numpy.ndarray: keeps the parts that a pickled array gives its `__setstate__`."""
-
-    shape: tuple[int, ...] = ()
-    kind = "f4"
-    fortran = False
-    raw: bytes | str = b""
-
-    def __setstate__(self, state: Any) -> None:
-        self.shape, dtype, self.fortran, raw = state[-4:]  # before them, a version
-        if not isinstance(dtype, _Dtype):
-            raise TypeError("an array's type is not one")
-        if type(raw) not in (bytes, str):
-            raise _Refused("an array of Python objects")
-        self.kind, self.raw = dtype.kind, raw
-        if not isinstance(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
-            raise TypeError("an array's shape is not one")
-        if len(self.raw) != math.prod(self.shape) * np.dtype(self.kind).itemsize:
-            raise ValueError("an array is not as long as its shape says")
-
-    def tensor(self) -> Tensor:
-        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        array = np.frombuffer(raw, self.kind).reshape(self.shape, order="F" if self.fortran else "C")
-        native = array.astype(array.dtype.newbyteorder("="), order="C")  # a copy, which may be written to
-        if self.kind[1:] == "u2":  # NumPy has no bfloat16; Paddle gives it out as uint16, of which it has none itself
-            return torch.from_numpy(native.view("i2")).view(torch.bfloat16)
-        return torch.from_numpy(native)
-
-
-class _Dtype:
-    """Stands in for numpy.dtype: a type of numbers, whose byte order `__setstate__` gives."""
-
-    kind = "<f4"
-
-    def __init__(self, code: Any, *_: Any) -> None:
-        code = code.decode("latin1") if isinstance(code, bytes) else code
-        if code not in _KINDS:
-            raise _Refused(f"an array of the type {str(code)[:20]!r}")
-        self.kind = f"<{code}"
-
-    def __setstate__(self, state: Any) -> None:
-        _, order, base, names, fields, *_ = state
-        if (base, names, fields) != (None, None, None):
-            raise _Refused("an array of records")
-        self.kind = (">" if order in (">", b">") else "<") + self.kind[1:]
-
-
-class _StandIns:
-    """Methods in the place of the functions that a pickled array calls.
-
-    Methods and not functions, whose attributes a pickle could set for the whole process; and not of the unpickler,
-    which would then refer to itself and keep the whole file in memory until garbage is collected.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.left = size  # bytes that may still be made of strings; a file cannot hold more than its size
-
-    def encode(self, text: Any, encoding: Any) -> bytes:
-        """Stands in for `_codecs.encode`, as which protocol 2 pickles bytes."""
-        if not isinstance(text, str) or encoding != "latin1":
-            raise _Refused("a call of _codecs.encode for other than bytes")
-        self.left -= len(text)
-        if self.left < 0:
-            raise ValueError("it unpacks to more than its own size")
-        return text.encode("latin1")
-
-    def nothing(self) -> bytes:
-        """Stands in for `bytes`, as which protocol 2 pickles those of an empty array."""
-        return b""
-
-    def pair(self, items: Any) -> tuple:
-        """Stands in for `tuple`, as which Paddle 2.1 and later pickle a tensor: (name, array)."""
-        if not (type(items) is tuple and len(items) == 2):
-            raise _Refused("a call of tuple for other than a name and an array")
-        return items
-
-    def reconstruct(self, *_: Any) -> _Array:
-        return _Array()
-
-    def scalar(self, dtype: Any, raw: Any) -> _Array:
-        array = _Array()
-        array.__setstate__(((), dtype, False, raw))
-        return array
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds stand-ins for what builds arrays, and nothing else."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        super().__init__(file, encoding="latin1")  # as Paddle does: bytes that Python 2 wrote become strings
-        stand_ins = _StandIns(size)
-        self.allowed: dict[tuple[str, str], Any] = {
-            ("numpy", "ndarray"): _Array,
-            ("numpy", "dtype"): _Dtype,
-            ("_codecs", "encode"): stand_ins.encode,
-            ("collections", "OrderedDict"): dict,
-        }
-        for core in ("core", "_core"):  # before and since NumPy 2
-            self.allowed[f"numpy.{core}.multiarray", "_reconstruct"] = stand_ins.reconstruct
-            self.allowed[f"numpy.{core}.multiarray", "scalar"] = stand_ins.scalar
-        for builtins in ("__builtin__", "builtins"):  # in protocol 2, and since
-            self.allowed[builtins, "tuple"] = stand_ins.pair
-            self.allowed[builtins, "bytes"] = stand_ins.nothing
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.allowed:
-            raise _Refused(f"{module}.{name}"[:80])
-        return self.allowed[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise _Refused("a reference to something outside the file")
+    return arrays.read(path, FORMAT, _tensors)
 
 
 def _tensors(content: Any, size: int) -> dict[str, Tensor]:
-    """The arrays in `content` by name, slices put together again; other values than arrays are left out."""
-    if type(content) is not dict:
-        return {}
-    arrays: dict[str, _Array] = {}
-    for name, value in content.items():
-        if type(value) is tuple and len(value) == 2 and isinstance(value[0], str):
-            value = value[1]
-        if isinstance(name, str) and isinstance(value, _Array):
-            arrays[name] = value
-    distinct = {id(array): array for array in arrays.values()}
-    if sum(len(array.raw) for array in distinct.values()) > size:
-        raise ValueError("it unpacks to more than its own size")
-    made = {key: array.tensor() for key, array in distinct.items()}
-    tensors = {name: made[id(array)] for name, array in arrays.items()}
-    for name, whole in content.get(BIG, {}).items():
+    """The arrays in `content` by name, slices put together again."""
+    tensors = arrays.named(content, size)
+    for name, whole in content.get(BIG, {}).items() if tensors else ():
         slices = [tensors.pop(part) for part in whole["slices"]]
         tensors[name] = torch.cat(slices).reshape(whole["OriginShape"])
     return tensors

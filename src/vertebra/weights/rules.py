@@ -122,8 +122,10 @@ def choose(
 ) -> str:
     """The name of the table to use: of those of `source`, or of all, the one under which most names and shapes fit.
 
-    A source that has changed its names has several tables, called `source` and `source/...`.
+    A source that has changed its names has several tables, called `source` and `source/...`, which can be named too.
     """
+    if source is not None and "/" in source and source in tables:
+        return source
     if source is not None:
         sources = sorted({name.partition("/")[0] for name in tables})
         if source not in sources:

@@ -18,5 +18,7 @@ class Config(TwoStageConfig):
     extra_levels: Literal["backbone", "pyramid"] = "backbone"
     """What RetinaNet's coarsest levels are convolved from: the backbone's last map or, as in torchvision's first
     checkpoints, the pyramid's."""
+    extra_relu: bool = True
+    """Whether a ReLU stands between RetinaNet's two coarsest levels; MMDetection has none."""
     loss_per_picture: bool = False
     """Whether RetinaNet's loss is divided by each picture's own number of objects' anchors, as torchvision's is."""

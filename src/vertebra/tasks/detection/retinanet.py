@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
-from vertebra import weights
 from vertebra.backbones import Backbone
 from vertebra.heads.dense import DenseHead
 from vertebra.heads.regions import Detections
-from vertebra.necks import FPN, Coarser
+from vertebra.necks import Coarser
 from vertebra.structures import Preprocess, Target
 from vertebra.tasks.detection.config import Config
 from vertebra.tasks.region import RegionConfig, RegionTask, Size, extent, valid_sizes
@@ -32,14 +32,14 @@ class RetinaNet(RegionTask):
         super().__init__(config, classes, preprocess)
         self.backbone = self.make_backbone(backbone)
         self.neck = self.make_neck(self.backbone.levels, (8, 16, 32))
-        levels = self.neck.levels[-3:]  # other pyramids have a finer one
+        self.first = [level.stride >= 8 for level in self.neck.levels].index(True)  # other pyramids have a finer one
+        levels = self.neck.levels[self.first : self.first + 3]
         from_backbone = config.extra_levels == "backbone"
-        self.coarser = Coarser(levels, 2, convolve=(self.backbone if from_backbone else self.neck).levels[-1].channels)
+        start = (self.backbone if from_backbone else self.neck).levels[-1].channels
+        self.coarser = Coarser(levels, 2, convolve=start, config=config)
         sides = [
             [config.anchor_scale / 2 * level.stride * 2 ** (i / 3) for i in range(3)] for level in self.coarser.levels
         ]
-        if config.rounded_anchors:
-            sides = [[float(int(side)) for side in own] for own in sides]
         self.dense = DenseHead(self.coarser.levels, sides, len(classes), config)
         self.finish()
 
@@ -49,7 +49,7 @@ class RetinaNet(RegionTask):
 
     def features(self, images: Tensor) -> list[Tensor]:
         maps = self.backbone(images)
-        pyramid = self.neck(maps)[-3:]
+        pyramid = self.neck(maps)[self.first : self.first + 3]
         return self.coarser(pyramid, maps[-1] if self.config.extra_levels == "backbone" else pyramid[-1])
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Detections]:
@@ -60,5 +60,10 @@ class RetinaNet(RegionTask):
         """L = L_classification + L_box."""
         return self.dense.loss(self.dense(self.features(images)), targets, extent(images))
 
-    def rules(self, source: str) -> weights.Rules:
-        return (*FPN.RULES[source], *DenseHead.RULES[source])
+    def differing(self, source: str) -> Mapping[str, Any]:
+        own: dict[str, Mapping[str, Any]] = {
+            "torchvision": {"least_side": 0.0, "box_beta": 0.0, "loss_per_picture": True, "detections": 300},
+            "detectron2": {"box_beta": 0.1},
+            "mmdet": {"least_side": 1e-6, "extra_relu": False},
+        }
+        return {**super().differing(source), **own.get(source, {})}

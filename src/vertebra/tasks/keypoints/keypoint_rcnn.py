@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -54,6 +54,10 @@ class KeypointRCNN(TwoStage):
         width, convs = config.keypoint_width, config.keypoint_convs
         self.keypoint = KeypointHead(self.region_channels, count, width=width, convs=convs)
         self.finish()
+
+    def differing(self, source: str) -> Mapping[str, Any]:
+        own = {"detectron2": {"proposals_train": 1500, "box_beta": 0.5}}
+        return {**super().differing(source), **own.get(source, {})}
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Detections]:
         sizes = valid_sizes(images, sizes)

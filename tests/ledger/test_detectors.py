@@ -1,0 +1,154 @@
+"""References of detectors, made here by torchvision and compared stage by stage."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from vertebra.ledger.check import compare
+from vertebra.ledger.fabricate import fabricate_state, fabricated_input
+from vertebra.ledger.reference import references
+from vertebra.ops import anchors
+
+GAIN = {
+    "": 1.0,
+    "rpn.head.bbox_pred": 0.1,
+    "rpn.head.cls_logits": 0.5,
+    "roi_heads.box_predictor.cls_score": 2.0,
+    "head.classification_head.cls_logits": 2.0,
+    "head.regression_head.bbox_reg": 0.1,
+}
+BOXES = [[5.0, 4.0, 40.0, 60.0], [30.0, 8.0, 78.0, 50.0]]
+FIXED = [[2.0, 3.0, 70.0, 90.0], [20.0, 10.0, 50.0, 40.0]]
+
+
+def write(folder, name, model, tensors, **about):
+    """A reference as in vertebra.ledger's docstring."""
+    spec = {"id": name, "gain": GAIN, "norm": 1.0, "constructor": "min_size=96, max_size=128, detections_per_img=15"}
+    spec |= {"state": [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()], "outputs": {}}
+    spec |= {"input": {"shape": [1, 3, 64, 80], "seed": 0, "note": "image = 0.5 + 0.22*x"}, **about}
+    arrays = {}
+    for key, tensor in tensors.items():
+        deviation = float(tensor.float().std()) if tensor.numel() > 1 else 0.0
+        spec["outputs"][key] = {"shape": list(tensor.shape), "array": key, "step": 1, "std": deviation}
+        arrays[key] = tensor.detach().reshape(-1).numpy()
+    (folder / f"{name}.json").write_text(json.dumps(spec))
+    np.savez(folder / f"{name}.npz", **arrays)
+
+
+def original(name, **options):
+    build = getattr(torchvision.models.detection, name)
+    model = build(weights=None, weights_backbone=None, min_size=96, max_size=128, **options)
+    model.load_state_dict(fabricate_state([[k, list(t.shape)] for k, t in model.state_dict().items()], GAIN))
+    return model.eval()
+
+
+def losses(model, image, target, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "randperm", lambda count, device=None: torch.arange(count))
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+        found = model([image], [target])
+        model.eval()
+    return {f"loss.first.{key}": value for key, value in found.items()}
+
+
+@pytest.fixture(scope="module")
+def retinanet(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("references")
+    model = original("retinanet_resnet50_fpn", num_classes=7, detections_per_img=15)
+    image = 0.5 + 0.22 * fabricated_input((1, 3, 64, 80), 0)[0]
+    patch = pytest.MonkeyPatch()
+    with torch.no_grad():
+        batch, _ = model.transform([image])
+        maps = model.backbone(batch.tensors)
+        tensors = {"transformed": batch.tensors} | {f"fpn.{key}": x for key, x in maps.items()}
+        tensors |= {f"head.{key}": x for key, x in model.head(list(maps.values())).items()}
+        tensors |= {f"detections.{key}": x for key, x in model([image])[0].items()}
+        target = {"boxes": torch.tensor(BOXES), "labels": torch.tensor([3, 6])}
+        tensors |= losses(model, image, target, patch)
+    given = {"boxes": BOXES, "labels": [3, 6]}
+    write(folder, "tv_retinanet_resnet50_fpn", model, tensors, target=given)
+    return folder
+
+
+def test_retinanet(retinanet):
+    (reference,) = references(retinanet)
+    result = compare(reference)
+    assert (reference.detects, reference.name, reference.source) == (True, "resnet50", "torchvision")
+    assert not result.problems
+    assert set(result.compared) == set(reference.spec["outputs"])
+    assert {"fpn.p7", "head.cls_logits", "loss.first.bbox_regression", "detections.scores"} <= set(result.compared)
+
+
+def test_a_wrong_detector_is_noticed(retinanet, monkeypatch):
+    (reference,) = references(retinanet)
+    grid = anchors.anchor_grid
+    monkeypatch.setattr(anchors, "anchor_grid", lambda *args, **named: grid(*args, **named) + 1)
+    found = " ".join(compare(reference).problems)
+    assert "detections.boxes" in found
+    assert "loss.first.bbox_regression" in found
+    assert "head.cls_logits" not in found
+
+
+def test_unknown_outputs_are_named(retinanet, tmp_path):
+    (reference,) = references(retinanet)
+    spec = {**reference.spec, "outputs": {**reference.spec["outputs"]}}
+    spec["outputs"]["fpn.p8"] = spec["outputs"]["fpn.p7"]
+    (tmp_path / "tv_retinanet_resnet50_fpn.json").write_text(json.dumps(spec))
+    arrays = reference.path.with_suffix(".npz")
+    (tmp_path / "tv_retinanet_resnet50_fpn.npz").write_bytes(arrays.read_bytes())
+    (other,) = references(tmp_path)
+    assert compare(other).problems == ["fpn.p8: no output of ours stands for it"]
+
+
+@pytest.mark.slow
+def test_keypoint_rcnn(tmp_path, monkeypatch):
+    model = original("keypointrcnn_resnet50_fpn", num_classes=2, box_detections_per_img=15)
+    image = 0.5 + 0.22 * fabricated_input((1, 3, 64, 80), 0)[0]
+    points = np.random.default_rng(0).uniform(0, 60, (2, 17, 3))
+    points[..., 2] = points[..., 2] > 20
+    given = {"boxes": BOXES, "labels": [1, 1], "keypoints": points.tolist()}
+    target = {"boxes": torch.tensor(BOXES), "labels": torch.tensor([1, 1])}
+    target["keypoints"] = torch.tensor(points, dtype=torch.float32)
+    with torch.no_grad():
+        batch, _ = model.transform([image])
+        maps = model.backbone(batch.tensors)
+        heads, boxes = model.roi_heads, [torch.tensor(FIXED)]
+        x = heads.box_head(heads.box_roi_pool(maps, boxes, batch.image_sizes))
+        y = heads.keypoint_roi_pool(maps, boxes, batch.image_sizes)
+        tensors = {"fixed.box_head": x, "fixed.keypoint_pool": y}
+        tensors["fixed.keypoint_logits"] = heads.keypoint_predictor(heads.keypoint_head(y))
+        tensors["fixed.class_logits"], tensors["fixed.box_regression"] = heads.box_predictor(x)
+        tensors |= {f"detections.{key}": x for key, x in model([image])[0].items()}
+        tensors |= losses(model, image, target, monkeypatch)
+    write(tmp_path, "tv_keypointrcnn_resnet50_fpn", model, tensors, target=given, fixed_boxes=FIXED)
+    (reference,) = references(tmp_path)
+    result = compare(reference)
+    assert not result.problems
+    assert set(result.compared) == set(reference.spec["outputs"]) >= {"loss.first.loss_keypoint"}
+    assert any("the background's" in remark for remark in result.remarks)
+
+
+@pytest.mark.parametrize(
+    ("identity", "backbone"),
+    [
+        ("tv_fasterrcnn_resnet50_fpn_v2", "resnet50"),
+        ("tv_frozen_resnet50_fpn_eps", "resnet50"),
+        ("mmdet_cascade_mask_rcnn_r50_fpn", "resnet50"),
+        ("mmdet_cascade_rcnn_r101", "resnet101"),
+        ("mmdet_faster_rcnn_x101_32x4d_fpn_1x_coco", "resnext101_32x4d"),
+        ("mmdet_mask_rcnn_swin_s", "swin_small"),
+        ("mmdet_retinanet_r50", "resnet50"),
+        ("mmdet_faster_rcnn_hrnetv2p_w32", "hrnet_w32"),
+    ],
+)
+def test_names_of_references(identity, backbone, tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps({"id": identity, "outputs": {}}))
+    np.savez(tmp_path / "x.npz")
+    (reference,) = references(tmp_path)
+    assert (reference.name, reference.detects) == (backbone, True)
