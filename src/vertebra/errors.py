@@ -28,6 +28,13 @@ def check_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> Non
             )
 
 
+def in_range(what: str, value: float | None, low: float, high: float | None = None) -> None:
+    """Raises if option `what` has a `value` that is not in low..high; None stands for a default and passes."""
+    if value is not None and not (low <= value and (high is None or value <= high)):
+        wanted = f"be {low:g} or more" if high is None else f"lie between {low:g} and {high:g}"
+        raise VertebraError(f"{what} is {value:g}; it must {wanted}.")
+
+
 def one_of(what: str, value: str, choices: Iterable[str]) -> None:
     """Raises if option `what` has a `value` that is none of `choices`."""
     if value not in choices:

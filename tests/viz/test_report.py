@@ -85,7 +85,7 @@ def test_it_is_whole(tmp_path, made):
         assert heading in page.text
     assert "4 pictures, 3 classes." in page.text
     assert "0.5000top-1 accuracy" in page.text
-    assert "Unreadable pictures (1)" in page.text
+    assert "Left out (1)" in page.text
     assert "epochs: 2 # <&>" in page.text
     assert "25.0% of the training steps' time" in page.text
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
@@ -134,7 +134,7 @@ def test_without_history_and_mistakes(tmp_path, made):
     text = written(tmp_path / "r.html", (right, samples))
     assert "No picture was answered wrongly." in text
     assert "Training" not in text
-    assert "Unreadable" not in text
+    assert "Left out" not in text
 
 
 def test_answers_that_are_not_numbers(tmp_path, made):

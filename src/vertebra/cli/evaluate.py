@@ -44,7 +44,7 @@ class Options:
     data: Data = field(default_factory=Data)
     """Which pictures."""
     strict: bool = False
-    """Stop at the first picture that cannot be read, instead of listing it and going on."""
+    """Stop at the first picture that cannot be read, or annotation that is wrong, instead of listing it."""
     save: str | None = None
     """Folder for evaluation.json and report.html."""
     device: str | None = None
@@ -61,18 +61,18 @@ def run(argv: Sequence[str]) -> None:
     arguments.add_class_arguments(Options)
     chosen = parse(arguments, argv)
     judge = _results if Path(chosen.checkpoint).suffix.lower() == ".json" else _model
-    found, samples, where = judge(chosen)
+    found, samples, left_out, where = judge(chosen)
     _print(found, f"{chosen.checkpoint} on {where}")
     if chosen.save:
         folder = Path(chosen.save)
         folder.mkdir(parents=True, exist_ok=True)
         title = f"{chosen.checkpoint} on {where}"
-        report.save(folder, title=title, evaluation=found, samples=samples, broken=found.broken)
+        report.save(folder, title=title, evaluation=found, samples=samples, broken=[*left_out, *found.broken])
         print(f"look at {folder / 'report.html'}")
 
 
-def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], str]:
-    """What a checkpoint finds in the data."""
+def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]:
+    """What a checkpoint finds in the data, its samples, what is left out of them, and where they are from."""
     task, about = checkpoint.load(chosen.checkpoint, device=chosen.device)
     trained = about.get("data", {})
     path = chosen.data.path or trained.get("path")
@@ -81,7 +81,7 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], str]:
     val_share = trained.get("val_share", 0.2) if chosen.data.val_share is None else chosen.data.val_share
     seed = trained.get("seed", 0) if chosen.data.seed is None else chosen.data.seed
     catalogue = open_data(path, want=task.truth, val_share=val_share, seed=seed)
-    _note_broken(catalogue)
+    left_out = _left_out(catalogue, chosen.strict)
     samples = restrict(catalogue.split(chosen.data.split), catalogue.classes, task.classes)
     found = evaluate(
         task,
@@ -92,24 +92,26 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], str]:
         progress=True,
         threshold=about.get("metrics", {}).get("threshold"),
     )
-    return found, samples, f"{path}, {chosen.data.split}"
+    return found, samples, left_out, f"{path}, {chosen.data.split}"
 
 
-def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], str]:
+def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]:
     """What another tool has found in the data; where the data has one split only, in that one."""
     entries = results.read(chosen.checkpoint)
     if not chosen.data.path:
         raise VertebraError(f"{chosen.checkpoint} does not say what data it is of: give --data.path.")
     catalogue = read(chosen.data.path, want=results.want(entries))
-    _note_broken(catalogue)
+    left_out = _left_out(catalogue, chosen.strict)
     split = chosen.data.split if len(catalogue.splits) > 1 else next(iter(catalogue.splits))
     found = evaluate_results(chosen.checkpoint, entries, catalogue, split, progress=True)
-    return found, catalogue.split(split), f"{chosen.data.path}, {split}"
+    return found, catalogue.split(split), left_out, f"{chosen.data.path}, {split}"
 
 
-def _note_broken(catalogue: Catalogue) -> None:
-    for sentence in catalogue.broken:
+def _left_out(catalogue: Catalogue, strict: bool) -> list[str]:
+    sentences = catalogue.left_out(strict=strict)
+    for sentence in sentences:
         print(f"left out: {sentence}")
+    return sentences
 
 
 def _print(found: Evaluation, title: str) -> None:

@@ -108,7 +108,11 @@ def _one_sentence(parser: ArgumentParser, error: ArgumentError, words: Sequence[
     text = " ".join(line.strip(" -") for line in str(error.message).strip().splitlines() if line.strip())
     text = re.sub(r"<class '(\w+)'>", r"\1", text.replace("typing.", ""))
     if match := re.match(r"Parser key \"(.+?)\": ?(.*)", text):
-        text = f"{_origin(match[1], words)}: {match[2]}"
+        where = _origin(match[1], words)
+        if wrong := re.match(r"Expected a Literal\[(.+?)\]\. Got value: (.+)", match[2]):
+            choices = re.findall(r"[^', ]+", wrong[1])
+            return f"{where} is {wrong[2]!r}; there are {', '.join(choices)}.{nearest(wrong[2], choices)}"
+        text = f"{where}: {match[2]}"
     return f"{text.rstrip('.')}. {parser.prog} --help says what is expected."
 
 

@@ -114,6 +114,12 @@ class Catalogue:
             raise VertebraError(f"{self.path} has no pictures in its {name} split; it has {have}.")
         return self.splits[name]
 
+    def left_out(self, *, strict: bool) -> list[str]:
+        """What is wrong with the data set's own files, a sentence each; VertebraError with the first if `strict`."""
+        if strict and self.broken:
+            raise VertebraError(f"{self.broken[0]} (--strict lets nothing be left out)")
+        return self.broken
+
     def counts(self, name: str) -> list[int]:
         """Pictures per class of a split, or instances where there are boxes, in the order of the classes."""
         count: Counter[int] = Counter()

@@ -79,7 +79,7 @@ class Settings:
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     strict: bool = False
-    """Stop at the first picture that cannot be read, instead of listing it and going on."""
+    """Stop at the first picture that cannot be read, or annotation that is wrong, instead of listing it."""
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """What to compute on; `auto` takes the fastest there is."""
     devices: int = 0

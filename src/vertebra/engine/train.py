@@ -45,6 +45,7 @@ def train(settings: Settings) -> Path:
     say = print if first else (lambda *_: None)
     truth = tasks.find(settings.task).TASK.truth
     catalogue = open_data(settings.data.path, want=truth, val_share=settings.data.val_share, seed=settings.seed)
+    catalogue.left_out(strict=settings.strict)
     L.seed_everything(settings.seed, verbose=False)
     task = _task(settings, catalogue, say)
     run = _folder(settings, create=first)
@@ -237,6 +238,8 @@ def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: P
     say(f"{catalogue.path}: {counts} pictures in {len(catalogue.classes)} classes")
     for note in catalogue.notes:
         say(f"  {note}")
+    for sentence in catalogue.broken:
+        say(f"left out: {sentence}")
     say(f"results in {run}")
 
 
@@ -258,7 +261,7 @@ def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Result
         samples=samples,
         history=results.history,
         config=yaml.safe_dump(plain(settings), sort_keys=False),
-        broken=broken,
+        broken=[*catalogue.broken, *broken],
     )
     for sentence in broken:
         say(f"left out: {sentence}")

@@ -22,6 +22,9 @@ from vertebra.errors import VertebraError
 from vertebra.files import replacing
 from vertebra.tasks import Task
 
+SAID = 6
+"""The most validation numbers in an epoch's line; metrics.csv has them all."""
+
 
 class Trainee(L.LightningModule):
     """Any task, any backbone."""
@@ -156,7 +159,8 @@ class Results(L.Callback):
         if not trainer.is_global_zero:
             return
         write_csv(self.run / "metrics.csv", self.history)
-        parts = [f"{k.removeprefix('val/')} {v:.4f}" for k, v in row.items() if k.startswith("val/")]
+        keys = dict.fromkeys((module.task.best, *module.metrics.labels))
+        parts = [f"{key} {row[f'val/{key}']:.4f}" for key in keys if f"val/{key}" in row][:SAID]
         star = " *" if self.best and self.best["epoch"] == row["epoch"] else ""
         self.say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.1f} s  "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vertebra import backbones, weights
 from vertebra.backbones import Backbone
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range
 from vertebra.heads.regions import Detections
 from vertebra.metrics.coco import CocoMetrics
 from vertebra.necks import FPN, HRFPN, SimplePyramid
@@ -75,6 +75,19 @@ class RegionConfig:
     """Whether anchors have whole sides, as torchvision's checkpoints want."""
     inferred_strides: bool = False
     """Whether strides are taken from the sizes of input and map, as torchvision's checkpoints want."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "candidates_test", "detections"):
+            in_range(name, getattr(self, name), 1)
+        for name in ("score_threshold", "nms_threshold", "drop_path"):
+            in_range(name, getattr(self, name), 0, 1)
+        for name in ("norm_eps", "least_side"):
+            in_range(name, getattr(self, name), 0)
+        if not self.anchor_scale > 0:
+            raise VertebraError(f"anchor_scale is {self.anchor_scale:g}; it must be more than 0.")
+        if not self.anchor_ratios or not all(ratio > 0 for ratio in self.anchor_ratios):
+            written = ", ".join(f"{ratio:g}" for ratio in self.anchor_ratios)
+            raise VertebraError(f"anchor_ratios is [{written}]; it must hold numbers more than 0, such as [0.5, 1, 2].")
 
 
 RECIPE: dict[str, Any] = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
+from vertebra.errors import in_range
 from vertebra.heads.box import BoxHead
 from vertebra.heads.cascade import SCALES, Cascade
 from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
@@ -62,6 +63,15 @@ class TwoStageConfig(RegionConfig):
     """Points per cell and axis in RoIAlign; 0 takes as many as there are feature cells."""
     roi_aligned: bool = True
     """Whether RoIAlign samples the middle of cells; torchvision's checkpoints want False."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("proposals_train", "proposals_test", "candidates_train", "rpn_batch", "region_batch", "box_width"):
+            in_range(name, getattr(self, name), 1)
+        for name in ("rpn_nms", "rpn_nearest", "region_positive"):
+            in_range(name, getattr(self, name), 0, 1)
+        for name in ("rpn_convs", "rpn_beta", "box_beta", "roi_sampling"):
+            in_range(name, getattr(self, name), 0)
 
 
 class TwoStage(RegionTask):

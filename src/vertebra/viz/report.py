@@ -66,7 +66,7 @@ def write(
         samples: those that were evaluated, in that order; the most wrong among them are shown.
         history: a row per epoch, as a run's metrics.csv has them; without it there are no curves and timings.
         config: the run's settings as YAML.
-        broken: one sentence per picture that could not be read.
+        broken: one sentence per picture that could not be read, or annotation that was wrong.
     """
     pictures, classes = len(evaluation.rows), len(evaluation.classes)
     counts = f"{pictures} picture{'s' * (pictures != 1)}, {classes} class{'es' * (classes != 1)}"
@@ -84,7 +84,7 @@ def write(
         parts += ["<h2>More numbers</h2>", _table([(name, written(value, 4)) for name, value in numbers[TILES:]])]
     if broken:
         listed = "".join(f'<li class="bad">{escape(sentence)}</li>' for sentence in broken)
-        parts += [f"<h2>Unreadable pictures ({len(broken)})</h2>", f"<ul>{listed}</ul>"]
+        parts += [f"<h2>Left out ({len(broken)})</h2>", f"<ul>{listed}</ul>"]
     if history:
         parts += ["<h2>Timings</h2>", _timings(history)]
     if config:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.backbones import Backbone
+from vertebra.errors import VertebraError
 from vertebra.heads.cascade import WEIGHTS
 from vertebra.heads.mask import MaskHead
 from vertebra.heads.regions import Detections, Samples
@@ -33,6 +34,11 @@ class Config(TwoStageConfig):
     """Whether a cell that its object covers in part counts as one or the other, or by its share."""
     rounded_masks: bool = False
     """Whether boxes are rounded to whole pixels before masks are put into them, as torchvision has it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_stages not in (1, 3):
+            raise VertebraError(f"mask_stages is {self.mask_stages}; it must be 1 or 3.")
 
 
 class MaskRCNN(TwoStage):

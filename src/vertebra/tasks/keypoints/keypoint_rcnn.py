@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vertebra.backbones import Backbone
+from vertebra.errors import in_range
 from vertebra.heads.keypoint import KeypointHead
 from vertebra.heads.regions import Detections
 from vertebra.structures import COCO_PERSON, Points, Preprocess, Target
@@ -33,6 +34,9 @@ class Config(TwoStageConfig):
     def __post_init__(self) -> None:
         if isinstance(self.points, dict):  # as it comes from JSON
             object.__setattr__(self, "points", Points.from_dict(self.points))
+        super().__post_init__()
+        in_range("keypoint_width", self.keypoint_width, 1)
+        in_range("keypoint_convs", self.keypoint_convs, 0)
 
 
 class KeypointRCNN(TwoStage):
