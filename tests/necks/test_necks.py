@@ -60,3 +60,10 @@ def test_hrnets_pyramid_by_hand():
     assert [level.stride for level in neck.levels] == [4, 8, 16]
     for x in maps:
         torch.testing.assert_close(x, torch.full_like(x, 3.0))
+
+
+def test_hrfpn_passes_over_finer_maps_than_it_was_made_for():
+    maps = [torch.randn(1, channels, 32 // 2**i, 32 // 2**i) for i, channels in enumerate((1, 2, 3))]
+    neck = HRFPN([Level(4, 2), Level(8, 3)], channels=1, count=2)
+    for one, other in zip(neck(maps), neck(maps[1:]), strict=True):
+        assert torch.equal(one, other)

@@ -26,13 +26,16 @@ class HRFPN(nn.Module):
     }
 
     def __init__(self, levels: Sequence[Level], channels: int = 256, count: int = 4) -> None:
-        """`levels` are the backbone's, `count` is how many maps are made, from the finest stride on."""
+        """`levels` are the backbone's, or the coarser ones of them, which alone are used; `count` is how many maps are
+        made, from the finest stride among them on."""
         super().__init__()
+        self.used = len(levels)
         self.reduction = nn.Conv2d(sum(level.channels for level in levels), channels, 1)
         self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(count))
         self.levels = tuple(Level(levels[0].stride * 2**i, channels) for i in range(count))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        maps = maps[-self.used :]
         size = maps[0].shape[2:]
         rest = (nn.functional.interpolate(x, size, mode="bilinear", align_corners=False) for x in maps[1:])
         joined = self.reduction(torch.cat((maps[0], *rest), 1))

@@ -1,0 +1,415 @@
+"""Boxes, masks and keypoints through the command line: from a data set to results, and what is said of mistakes."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import vertebra
+from vertebra.cli import main
+from vertebra.data import shapes
+from vertebra.engine.trainee import Trainee
+
+TASKS = ("detection", "instance", "keypoints")
+BEST = {"detection": "box_ap", "instance": "mask_ap", "keypoints": "keypoint_ap"}
+HEADS = ("--model.channels=16", "--model.box_width=32", "--model.region_batch=16", "--model.proposals_train=50")
+COMMON = (
+    "--model.backbone=resnet18",
+    "--data.image_size=64",
+    "--data.workers=0",
+    "--accelerator=cpu",
+    "--epochs=1",
+    "--optimizer=sgd",
+    "--lr=0.01",
+    "--weight_decay=0",
+)
+TINY = {
+    "detection": (*COMMON, *HEADS, "--model.proposals_test=20"),
+    "instance": (*COMMON, *HEADS, "--model.proposals_test=20"),
+    "keypoints": (
+        *COMMON,
+        *HEADS,
+        "--model.proposals_test=20",
+        "--model.keypoint_width=16",
+        "--model.keypoint_convs=1",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Eight and four pictures of the built-in shapes, with boxes, masks and keypoints. Not to be written to."""
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "COUNTS", {"train": 8, "val": 4})
+        shapes.scenes.cache_clear()
+        shapes.write_coco(folder)
+    shapes.scenes.cache_clear()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory) -> dict[str, Path]:
+    """A run folder of one epoch for each task. Not to be written to."""
+    folder = tmp_path_factory.mktemp("runs")
+    for task in TASKS:
+        assert main(["train", task, f"--data.path={data}", f"--output={folder / task}", *TINY[task]]) == 0
+    return {task: folder / task for task in TASKS}
+
+
+@pytest.fixture
+def writable(data, tmp_path) -> Path:
+    """A copy of the data set."""
+    return shutil.copytree(data, tmp_path / "data", ignore=shutil.ignore_patterns("semantic"))
+
+
+def changed(folder: Path, change, split: str = "train") -> Path:
+    """The data set with `change` made to what its JSON of a split holds."""
+    path = folder / "annotations" / f"instances_{split}.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+# -- from a data set to results
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_folder_is_complete(runs, task):
+    run = runs[task]
+    names = {path.name for path in run.iterdir()}
+    assert names >= {"config.yaml", "best.safetensors", "last.ckpt", "metrics.csv", "evaluation.json", "report.html"}
+    assert not [name for name in names if name.endswith(".tmp")]
+    head, *rows = (run / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1
+    assert {"train/loss", "train/objectness", "lr", "val/box_ap", f"val/{BEST[task]}"} <= set(head.split(","))
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert len(evaluation["answers"]) == 4
+    assert {"box_ap", BEST[task], "f1", "threshold"} <= set(evaluation["metrics"])
+    page = (run / "report.html").read_text()
+    for heading in ("Training", "Precision and recall", "Score threshold", "Confusion matrix", "Classes", "Config"):
+        assert f"<h2>{heading}</h2>" in page
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_evaluate_finds_what_training_found(runs, run_vertebra, tmp_path, task):
+    out = run_vertebra("evaluate", runs[task], "--device=cpu", "--data.workers=0", f"--save={tmp_path}")
+    assert "box AP50" in out
+    made, known = (json.loads((path / "evaluation.json").read_text()) for path in (tmp_path, runs[task]))
+    for key, value in known["metrics"].items():
+        if isinstance(value, float):
+            assert made["metrics"][key] == pytest.approx(value, abs=1e-6), key
+    assert made["answers"] == known["answers"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_is_predicted_can_be_evaluated(runs, data, run_vertebra, tmp_path, task):
+    """The command's COCO JSON gives the metrics of the model itself; scores and coordinates are rounded in it."""
+    annotations = data / "annotations" / "instances_val.json"
+    content = json.loads(annotations.read_text())
+    pictures = [data / "images" / "val" / image["file_name"] for image in content["images"]]
+    out = tmp_path / "out"
+    words = ["--device=cpu", f"--save={out}", f"--annotations={annotations}", "--threshold=0"]
+    lines = run_vertebra("predict", runs[task], *pictures, *words).splitlines()
+    assert all(any(str(path) in line for line in lines) for path in pictures)
+    assert {path.name for path in out.iterdir()} == {
+        "predictions.json",
+        "predictions.csv",
+        "images.json",
+        *(path.name for path in pictures),
+    }
+    with Image.open(out / pictures[0].name) as drawn:
+        assert drawn.mode == "RGB"
+    entries = json.loads((out / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in entries} == {image["id"] for image in content["images"]}
+    assert ("segmentation" in entries[0]) == (task == "instance")
+    assert ("keypoints" in entries[0]) == (task == "keypoints")
+    run_vertebra("evaluate", out / "predictions.json", f"--data.path={data}", f"--save={tmp_path / 'judged'}")
+    judged, known = (json.loads((f / "evaluation.json").read_text()) for f in (tmp_path / "judged", runs[task]))
+    shared = [key for key in judged["metrics"] if "_ap" in key or "_ar" in key]
+    assert {"box_ap50", BEST[task]} <= set(shared)
+    assert judged["metrics"]["box_ap50"] > 0
+    for key in shared:
+        assert judged["metrics"][key] == pytest.approx(known["metrics"][key], abs=1e-4), key
+
+
+def test_keypoints_are_those_of_the_data(runs):
+    task = vertebra.load(runs["keypoints"], device="cpu").task
+    assert task.config.points.names == shapes.POINTS.names
+    assert task.config.points.skeleton == shapes.POINTS.skeleton
+    [answer] = task.predict(torch.zeros(3, 50, 70, dtype=torch.uint8))
+    assert answer.keypoints.shape[1:] == (4, 3)
+
+
+METHODS = [
+    ("detection", "faster_rcnn_c4", ()),
+    ("detection", "cascade_rcnn", ("--model.norm=group", "--model.neck_norm=group", "--model.head_norm=group")),
+    ("detection", "retinanet", ("--model.norm=frozen", "--model.head_norm=batch")),
+    ("instance", "mask_rcnn_c4", ("--model.norm=sync",)),
+    ("instance", "mask_rcnn", ("--model.neck=hrfpn",)),
+    ("instance", "cascade_mask_rcnn", ("--data.resize=fit", "--augment.copy_paste=1", "--augment.mosaic=0.5")),
+]
+
+
+@pytest.mark.parametrize(("task", "method", "more"), METHODS)
+def test_every_method_trains(data, run_vertebra, tmp_path, task, method, more):
+    heads = HEADS[:1] if method == "retinanet" else (HEADS[0], *HEADS[2:]) if method.endswith("_c4") else HEADS
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *COMMON, *heads, f"--model.method={method}", *more]
+    assert f"best: {BEST[task]}" in run_vertebra("train", task, *words)
+    assert vertebra.load(tmp_path / "run", device="cpu").task.config.method == method
+
+
+def test_an_epochs_line_has_the_best_number_first_and_few_others(data, run_vertebra, tmp_path):
+    out = run_vertebra("train", "instance", f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["instance"])
+    [line] = [line for line in out.splitlines() if line.startswith("epoch 1/1")]
+    assert "  val mask_ap 0." in line
+    assert "box_ap50 0." in line
+    assert "box_ar10" not in line
+
+
+def test_a_classifiers_checkpoint_freezes_norms_and_says_so(data, trained, run_vertebra, tmp_path):
+    run = tmp_path / "run"
+    words = [f"--data.path={data}", f"--output={run}", f"--weights={trained}", *TINY["detection"]]
+    out = run_vertebra("train", "detection", *words)
+    assert "backbone.stem" in out or "head." in out  # what does not fit is listed
+    assert vertebra.load(run, device="cpu").task.config.norm == "frozen"
+    before, after = load_file(trained / "best.safetensors"), load_file(run / "best.safetensors")
+    norms = [name for name in after if name.startswith("backbone.") and name.endswith("running_mean")]
+    assert len(norms) == 20
+    assert all(torch.equal(before[name], after[name]) for name in norms)
+
+
+@pytest.mark.parametrize(("task", "form"), [("detection", "voc"), ("instance", "yolo"), ("instance", "masks")])
+def test_other_formats_train(writable, run_vertebra, tmp_path, task, form):
+    for split in ("train", "val"):  # YOLO's files have polygons or keypoints
+        changed(writable, lambda content: [row.pop("keypoints") for row in content["annotations"]], split)
+    run_vertebra("data", "convert", writable, f"--to={form}", f"--save={tmp_path / form}")
+    words = [f"--data.path={tmp_path / form}", f"--output={tmp_path / 'run'}", *TINY[task]]
+    out = run_vertebra("train", task, *words)
+    assert "8 train, 4 val pictures in 6 classes" in out
+    assert "left out" not in out
+
+
+class Killed(Exception):
+    """What ends a run in the middle."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_that_broke_off_resumes_to_the_same_weights(data, tmp_path, monkeypatch, run_vertebra, task):
+    """Two steps into the second of three epochs, with nothing saved since the first."""
+    more = {"instance": ["--augment.copy_paste=0.5", "--augment.jitter=[0.5,1.5]", "--ema=0.9"]}
+    words = [f"--data.path={data}", *TINY[task], "--epochs=3", "--data.batch_size=2", *more.get(task, [])]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_vertebra("train", task, *words, f"--output={whole}")
+    step = Trainee.training_step
+
+    def breaking(self, batch, number):
+        if self.current_epoch == 1 and number == 2:
+            raise Killed
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainee, "training_step", breaking)
+        with pytest.raises(Killed):
+            main(["train", task, *words, f"--output={broken}"])
+    run_vertebra("train", f"--resume={broken}")
+    for name in ("best.safetensors", "last.ckpt"):
+        first, second = (
+            load_file(run / name) if name.endswith("s") else torch.load(run / name, weights_only=True)["state_dict"]
+            for run in (whole, broken)
+        )
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_metrics_of_one(data, runs, tmp_path):
+    """At a learning rate of zero the weights are the same, so all that was found must be, gathered from both."""
+    found = []
+    for count in (1, 2):
+        run = tmp_path / str(count)
+        words = ["train", "instance", f"--data.path={data}", f"--weights={runs['instance']}", f"--output={run}"]
+        words += [*TINY["instance"], "--lr=0", f"--devices={count}", "--data.batch_size=4"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "vertebra", *words], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("best: mask_ap") == 1
+        head, row = (line.split(",") for line in (run / "metrics.csv").read_text().splitlines())
+        found.append({key: float(value) for key, value in zip(head, row, strict=True) if key.startswith("val/")})
+    assert found[0]["val/recall"] > 0
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
+# -- data of no use, as training meets it
+
+
+def test_wrong_annotations_are_told_and_training_goes_on(writable, run_vertebra, complaint, tmp_path):
+    faults = [
+        ({"bbox": [500, 500, 10, 10]}, "is outside the picture (128 x 128 pixels)"),
+        ({"bbox": [5, 5, 0, 10]}, "its box is 0 x 10 pixels"),
+        ({"bbox": [50, 50, -20, 10]}, "its box is -20 x 10 pixels"),  # x2 < x1
+        ({"bbox": [5, float("nan"), 10, 10]}, "has a number that is not finite"),
+        ({"segmentation": [[5, 5, 20, 20]]}, "its polygon has 2 points, three or more make an area"),
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "its mask is 9 x 9 pixels"),
+    ]
+
+    def change(content):
+        for row, (fault, _) in zip(content["annotations"], faults, strict=False):
+            row |= fault
+        content["annotations"][len(faults)]["segmentation"] = [[10, 10, 60, 60, 60, 10, 10, 60]]  # crosses itself
+        content["images"].append({"id": 999, "file_name": "gone.png", "height": 128, "width": 128})
+
+    path = changed(writable, change)
+    file = path / "annotations" / "instances_train.json"
+    words = ["instance", f"--data.path={path}", *TINY["instance"]]
+    out = run_vertebra("train", *words, f"--output={tmp_path / 'run'}")
+    told = [line for line in out.splitlines() if line.startswith("left out: ")]
+    assert len(told) == len(faults) + 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert f"Left out ({len(told)})" in page
+    for number, (_, sentence) in enumerate(faults, 1):
+        assert any(f"{file}, annotation {number} is left out: " in line and sentence in line for line in told), sentence
+    assert any("image 999" in line and "gone.png is not there" in line for line in told)
+    assert "problem: " in run_vertebra("data", path)
+    sentence = complaint("train", *words, f"--output={tmp_path / 'other'}", "--strict")
+    assert "--strict lets nothing be left out" in sentence
+    assert not (tmp_path / "other").exists()
+    assert "--strict lets nothing be left out" in complaint(
+        "evaluate", tmp_path / "run", f"--data.path={path}", "--device=cpu", "--strict"
+    )
+
+
+def test_files_that_are_no_annotations(writable, runs, complaint, tmp_path):
+    file = writable / "annotations" / "instances_train.json"
+    good = file.read_text()
+    content = json.loads(good)
+    twins, unknown = copy.deepcopy(content), copy.deepcopy(content)
+    twins["annotations"][1]["id"] = twins["annotations"][0]["id"]
+    unknown["annotations"][0]["category_id"] = 77
+    for text, said in (
+        (good[: len(good) // 2], "not valid JSON"),
+        (json.dumps(twins), f"the id {twins['annotations'][0]['id']} is given to two annotations"),
+        (json.dumps(unknown), "there is no category 77 in the file"),
+    ):
+        file.write_text(text)
+        for words in (
+            ["train", "detection", f"--output={tmp_path / 'run'}", *TINY["detection"], f"--data.path={writable}"],
+            ["evaluate", runs["detection"], f"--data.path={writable}"],
+            ["data", writable],
+        ):
+            sentence = complaint(*words)
+            assert said in sentence
+            assert str(file) in sentence
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pictures_without_objects_and_with_hundreds_in_grey_and_in_sixteen_bits(writable, run_vertebra, tmp_path, task):
+    """A crowd alone is nothing to learn from either; and no answer at all is an answer."""
+
+    def change(content):
+        first, crowd, many = (image["id"] for image in content["images"][:3])
+        rows = content["annotations"]
+        content["annotations"] = [row for row in rows if row["image_id"] not in (first, crowd, many)]
+        one = rows[0]
+        content["annotations"].append({**one, "image_id": crowd, "iscrowd": 1})
+        for i in range(2000):
+            x, y = float(i % 50) * 2, float(i // 50) * 3
+            spot = {"bbox": [x, y, 6.0, 6.0], "segmentation": [[x, y, x + 6, y, x + 6, y + 6, x, y + 6]], "area": 36}
+            content["annotations"].append({**one, **spot, "id": 10_000 + i, "image_id": many})
+
+    path = changed(writable, change)
+    for split in ("train", "val"):
+        for i, picture in enumerate(sorted((path / "images" / split).iterdir())[:6]):
+            grey = np.asarray(Image.open(picture).convert("L"))
+            Image.fromarray(grey if i % 2 else grey.astype(np.uint16) * 257).save(picture)
+    words = [f"--data.path={path}", f"--output={tmp_path / 'run'}", *TINY[task], "--model.score_threshold=1"]
+    out = run_vertebra("train", task, *words, "--data.batch_size=2")
+    assert "left out" not in out
+    assert f"best: {BEST[task]} 0.0000" in out
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())["answers"]
+    assert all(row["found"] == row["false"] == 0 for row in rows)
+    picture = path / "images" / "val" / sorted(path.glob("images/val/*"))[0].name
+    run_vertebra("predict", tmp_path / "run", picture, "--device=cpu", f"--save={tmp_path / 'out'}")
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
+
+
+def test_grey_input(data, run_vertebra, tmp_path):
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["detection"], "--data.channels=1"]
+    run_vertebra("train", "detection", *words)
+    assert vertebra.load(tmp_path / "run", device="cpu").task.preprocess.channels == 1
+
+
+def test_masks_that_the_data_does_not_have(data, complaint, run_vertebra, tmp_path):
+    run_vertebra("data", "convert", data, "--to=voc", f"--save={tmp_path / 'voc'}")
+    sentence = complaint("train", "instance", f"--data.path={tmp_path / 'voc'}", *TINY["instance"])
+    assert "mask" in sentence
+    assert str(tmp_path / "voc") in sentence
+
+
+# -- options that do not fit
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--balance", "balance weighs the classes of whole pictures; instance has no use for it"),
+        ("--data.resize=crop", "data.resize is 'crop'; there are shortest, fit"),
+        ("--augment.mixup=0.2", "--augment.mixup is not an option of vertebra train instance"),
+        ("--augment.copy_paste=2", "augment.copy_paste is 2; it must lie between 0 and 1"),
+        ("--model.method=mask_rcn", "--model.method is 'mask_rcn'; there are mask_rcnn, mask_rcnn_c4"),
+        ("--model.method=mask_rcn", "Did you mean 'mask_rcnn'?"),
+        ("--model.norm=bach", "Did you mean 'batch'?"),
+        ("--model.cascade_mean=logits", "mask_rcnn has no option cascade_mean"),
+        ("--model.anchor_scale=-1", "anchor_scale is -1; it must be more than 0"),
+        ("--model.anchor_ratios=[]", "anchor_ratios is []; it must hold numbers more than 0"),
+        ("--model.anchor_ratios=[1,0]", "anchor_ratios is [1, 0]; it must hold"),
+        ("--model.score_threshold=2", "score_threshold is 2; it must lie between 0 and 1"),
+        ("--model.nms_threshold=-1", "nms_threshold is -1; it must lie between 0 and 1"),
+        ("--model.detections=0", "detections is 0; it must be 1 or more"),
+        ("--model.channels=0", "channels is 0; it must be 1 or more"),
+        ("--model.proposals_test=0", "proposals_test is 0; it must be 1 or more"),
+        ("--model.region_batch=0", "region_batch is 0; it must be 1 or more"),
+        ("--model.region_positive=3", "region_positive is 3; it must lie between 0 and 1"),
+        ("--model.rpn_convs=-1", "rpn_convs is -1; it must be 0 or more"),
+        ("--model.norm_eps=-1", "norm_eps is -1; it must be 0 or more"),
+        ("--model.drop_path=1.5", "drop_path is 1.5; it must lie between 0 and 1"),
+        ("--model.mask_stages=2", "mask_stages is 2; it must be 1 or 3"),
+        ("--data.image_size=-8", "data.image_size is -8; it cannot be negative"),
+    ],
+)
+def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["instance"], flag]
+    assert said in complaint("train", "instance", *words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "flag", "said"),
+    [
+        ("detection", "--augment.copy_paste=0.5", "cuts objects out by their masks, and this task learns from boxes"),
+        ("keypoints", "--augment.copy_paste=0.5", "this task learns from keypoints"),
+        ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must be 1 or more"),
+        ("keypoints", "--model.keypoint_convs=-1", "keypoint_convs is -1; it must be 0 or more"),
+        ("detection", "--model.masks=class", "--model.masks is not an option of vertebra train detection"),
+    ],
+)
+def test_options_of_other_tasks(data, complaint, tmp_path, task, flag, said):
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY[task], flag]
+    assert said in complaint("train", task, *words)
+
+
+def test_options_of_other_methods(data, complaint, tmp_path):
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *COMMON, "--model.method=retinanet"]
+    assert "retinanet has no option rpn_convs" in complaint("train", "detection", *words, "--model.rpn_convs=2")
