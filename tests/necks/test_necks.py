@@ -46,8 +46,10 @@ def test_a_stride_without_a_pyramid_is_refused():
 
 
 def test_hrnets_pyramid_by_hand():
-    """Maps of ones: the finest takes the sum of the 1x1's weights, and pooling a constant leaves it; what does not fill a
-    cell is dropped, as the authors have it."""
+    """Maps of ones: the finest takes the sum of the 1x1's weights, and pooling a constant leaves it.
+
+    What does not fill a cell is dropped, as the authors have it.
+    """
     levels = [Level(4, 1), Level(8, 2)]
     neck = HRFPN(levels, channels=1, count=3)
     for conv in (neck.reduction, *neck.convs):
