@@ -102,7 +102,7 @@ def prediction(theirs: MaskRCNN, ours: Ours, picture: Tensor, repeats: int) -> N
     def their_way() -> Any:
         with torch.inference_mode():
             (found,) = theirs([torchvision.transforms.v2.functional.to_dtype(picture, torch.float32, scale=True)])
-            return found["boxes"], found["labels"], found["masks"] > 0.5
+            return found["boxes"], found["labels"] - 1, found["masks"] > 0.5
 
     def our_way() -> Any:
         (found,) = ours.predict(picture)

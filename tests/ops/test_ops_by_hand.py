@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
+from torchvision.ops import roi_align
 
 from vertebra.ops.anchors import anchor_grid
 from vertebra.ops.boxes import LARGEST, decode, encode, valid
 from vertebra.ops.heatmaps import keypoint_cells, locate_keypoints
 from vertebra.ops.masks import crop_masks, paste
 from vertebra.ops.match import BACKGROUND, IGNORED, match, sample
-from vertebra.ops.roi import pool_regions, region_levels
+from vertebra.ops.roi import align, pool_regions, region_levels
 from vertebra.structures import Target
 
 
@@ -119,6 +120,23 @@ def test_pooled_regions_average_their_cells():
     assert found[0, 0, 0].tolist() == pytest.approx([5.5, 9.5])
     shifted = pool_regions([ramp], [4], [box], 2, aligned=False)
     assert shifted[0, 0, 0].tolist() == pytest.approx([6.0, 10.0])
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("sampling", [1, 2, 3])
+def test_regions_are_torchvisions(aligned, sampling):
+    """Forward and backward, for regions inside, across the edge and outside."""
+    torch.manual_seed(0)
+    features = torch.randn(2, 5, 12, 17, requires_grad=True)
+    corners = torch.rand(60, 2) * 100 - 20
+    rois = torch.cat((torch.randint(0, 2, (60, 1)).float(), corners, corners + torch.rand(60, 2) * 80), 1)
+    theirs = roi_align(features, rois, 7, 0.25, sampling, aligned)
+    ours = align(features, rois, 7, 0.25, sampling, aligned)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    weight = torch.randn_like(theirs)
+    (expected,) = torch.autograd.grad((theirs * weight).sum(), features)
+    (found,) = torch.autograd.grad((ours * weight).sum(), features)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_pooled_regions_come_from_their_level_in_order():

@@ -115,7 +115,8 @@ class BoxHead(nn.Module):
         config = self.config
         region, label = torch.where(probabilities[:, :-1] > config.score_threshold)
         score = probabilities[region, label]
-        box = decode(self.own(deltas[region], label), boxes[region], self.scales)
+        move = deltas[region, label.clamp(max=deltas.shape[1] - 1)]
+        box = decode(move, boxes[region], self.scales)
         return suppress(clip_boxes_to_image(box, size), score, label, config)
 
 
