@@ -169,11 +169,11 @@ def test_every_method_trains(data, run_vertebra, tmp_path, task, method, more):
     assert vertebra.load(tmp_path / "run", device="cpu").task.config.method == method
 
 
-def test_an_epochs_line_has_the_best_number_first_and_few_others(data, run_vertebra, tmp_path):
+def test_an_epochs_line_has_few_numbers(data, run_vertebra, tmp_path):
     out = run_vertebra("train", "instance", f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["instance"])
     [line] = [line for line in out.splitlines() if line.startswith("epoch 1/1")]
-    assert "  val mask_ap 0." in line
     assert "box_ap50 0." in line
+    assert "mask_ap 0." in line
     assert "box_ar10" not in line
 
 

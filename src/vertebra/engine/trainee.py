@@ -22,10 +22,6 @@ from vertebra.errors import VertebraError
 from vertebra.files import replacing
 from vertebra.tasks import Task
 
-SAID = 6
-"""The most validation numbers in an epoch's line; metrics.csv has them all."""
-
-
 class Trainee(L.LightningModule):
     """Any task, any backbone."""
 
@@ -159,8 +155,8 @@ class Results(L.Callback):
         if not trainer.is_global_zero:
             return
         write_csv(self.run / "metrics.csv", self.history)
-        keys = dict.fromkeys((module.task.best, *module.metrics.labels))
-        parts = [f"{key} {row[f'val/{key}']:.4f}" for key in keys if f"val/{key}" in row][:SAID]
+        shown = [name for name in module.metrics.labels if f"val/{name}" in row][:6]  # the most telling
+        parts = [f"{name} {row[f'val/{name}']:.4f}" for name in shown]
         star = " *" if self.best and self.best["epoch"] == row["epoch"] else ""
         self.say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.1f} s  "
