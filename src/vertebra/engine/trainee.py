@@ -22,6 +22,7 @@ from vertebra.errors import VertebraError
 from vertebra.files import replacing
 from vertebra.tasks import Task
 
+
 class Trainee(L.LightningModule):
     """Any task, any backbone."""
 
