@@ -160,6 +160,19 @@ def test_wrong_results(data, tmp_path, complaint, content, said):
     assert str(found) in sentence
 
 
+def test_results_that_number_pictures_otherwise(data, tmp_path, complaint, run_vertebra):
+    """Their numbers may be there in the data by chance."""
+    found = write(tmp_path / "found.json", [hit(7), hit(12)])
+    images = [{"id": 7, "file_name": "elsewhere/7.png"}, {"id": 12, "file_name": "elsewhere/30.png"}]
+    write(tmp_path / "images.json", {"images": images})
+    sentence = complaint("evaluate", found, f"--data.path={data}")
+    assert "entry 1 (counted from 0): image_id 12 is elsewhere/30.png, as images.json beside it says" in sentence
+    assert "predict with --annotations=FILE" in sentence
+    images[1]["file_name"] = "12.png"
+    write(tmp_path / "images.json", {"images": images})
+    run_vertebra("evaluate", found, f"--data.path={data}")
+
+
 def test_wrong_files(data, tmp_path, complaint):
     assert "cannot be read (No such file" in complaint("evaluate", tmp_path / "gone.json", f"--data.path={data}")
     (tmp_path / "cut.json").write_text('[{"image_id": 7,')

@@ -119,7 +119,7 @@ def test_faster_rcnn_as_it_was_published(tmp_path):
     ours = loaded("detection", fill(theirs), tmp_path)
     assert len(ours.classes) == 90
     assert ours.config.norm_eps == 0.0
-    assert set(ours.report.adapted) == {"anchor_offset", "rounded_anchors", "inferred_strides", "roi_aligned"}
+    assert set(ours.report.adapted) == {"anchor_offset", "rounded_anchors", "inferred_strides", "roi_aligned", "norm"}
     list(same(ours, theirs))
 
 

@@ -67,6 +67,15 @@ def want(entries: Sequence[Mapping[str, Any]]) -> str:
     return {"keypoints": "keypoints", "mask": "masks", "box": "boxes"}[kinds(entries)[0]]
 
 
+def _names(path: str | Path) -> dict[str, str]:
+    """Which file each image_id stands for, if `vertebra predict` has written so beside the results."""
+    beside = Path(path).with_name("images.json")
+    try:
+        return {_short(image["id"]): str(image["file_name"]) for image in json.loads(beside.read_bytes())["images"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 class Results:
     """The entries of a file as Predictions for the pictures of a data set."""
 
@@ -87,7 +96,16 @@ class Results:
         if not numbers:
             raise VertebraError(f"{catalogue.path} gives its pictures no numbers, which COCO results refer to.")
         self.entries: list[list[tuple[int, Mapping[str, Any]]]] = [[] for _ in self.samples]
+        names = _names(path)
         for number, entry in enumerate(entries):
+            if name := names.get(_short(entry["image_id"])):
+                index = _looked_up(numbers, entry["image_id"])
+                if index is None or Path(self.samples[index].target.path).name != Path(name).name:
+                    raise VertebraError(
+                        f"{self._place(number)}: image_id {_short(entry['image_id'])} is {name}, as images.json beside "
+                        f"it says, which the {split} split of {catalogue.path} numbers otherwise: predict with "
+                        "--annotations=FILE, the data's own."
+                    )
             if (index := _looked_up(numbers, entry["image_id"])) is None:
                 asked = entry["image_id"]
                 elsewhere = [s for s, them in catalogue.splits.items() if asked in [t.target.id for t in them]]

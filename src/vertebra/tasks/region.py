@@ -255,6 +255,7 @@ class RegionTask(Task):
             # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
             exact = whole and source == "torchvision" and not report.counted
             config = dataclasses.replace(config, norm="frozen", norm_eps=0.0 if exact else config.norm_eps)
+            report.adapted["norm"] = "frozen at what the checkpoint has; the option norm chooses otherwise"
             for part in (self.backbone, self.stage if self.cut else None):
                 if part is not None:
                     renorm(part, "frozen", config.norm_eps)
