@@ -152,10 +152,10 @@ def test_keypoints_are_those_of_the_data(runs):
 
 
 METHODS = [
-    ("detection", "faster_rcnn_c4", ()),
+    pytest.param("detection", "faster_rcnn_c4", (), marks=pytest.mark.slow),
     ("detection", "cascade_rcnn", ("--model.norm=group", "--model.neck_norm=group", "--model.head_norm=group")),
     ("detection", "retinanet", ("--model.norm=frozen", "--model.head_norm=batch")),
-    ("instance", "mask_rcnn_c4", ("--model.norm=sync",)),
+    pytest.param("instance", "mask_rcnn_c4", ("--model.norm=sync",), marks=pytest.mark.slow),
     ("instance", "mask_rcnn", ("--model.neck=hrfpn",)),
     ("instance", "cascade_mask_rcnn", ("--data.resize=fit", "--augment.copy_paste=1", "--augment.mosaic=0.5")),
 ]
@@ -205,6 +205,7 @@ class Killed(Exception):
     """What ends a run in the middle."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_that_broke_off_resumes_to_the_same_weights(data, tmp_path, monkeypatch, run_vertebra, task):
     """Two steps into the second of three epochs, with nothing saved since the first."""
@@ -403,11 +404,17 @@ def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):
         ("keypoints", "--augment.copy_paste=0.5", "this task learns from keypoints"),
         ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must be 1 or more"),
         ("keypoints", "--model.keypoint_convs=-1", "keypoint_convs is -1; it must be 0 or more"),
+        (
+            "detection",
+            ("--model.neck_norm=sync", "--devices=2", "--data.batch_size=2"),
+            "norm sync works on GPUs alone",
+        ),
         ("detection", "--model.masks=class", "--model.masks is not an option of vertebra train detection"),
     ],
 )
 def test_options_of_other_tasks(data, complaint, tmp_path, task, flag, said):
-    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY[task], flag]
+    flags = [flag] if isinstance(flag, str) else flag
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY[task], *flags]
     assert said in complaint("train", task, *words)
 
 

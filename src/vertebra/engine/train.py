@@ -78,6 +78,9 @@ def train(settings: Settings) -> Path:
     if terminal:
         callbacks.append(RichProgressBar(leave=True))
     trainer = _trainer(settings, run, callbacks, terminal)
+    synchronous = any(isinstance(module, torch.nn.SyncBatchNorm) for module in task.modules())
+    if synchronous and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise VertebraError("norm sync works on GPUs alone: on several processes of a CPU choose batch or group.")
     trainee = Trainee(task, settings)
     try:
         trainer.fit(trainee, training, validation, ckpt_path=resume, weights_only=True)
