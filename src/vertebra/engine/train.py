@@ -240,7 +240,8 @@ def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: P
         trained -= sum(p.numel() for p in task.backbone.parameters())
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in catalogue.splits.items())
     say(f"{settings.model.backbone}: {parameters:,} parameters, {trained:,} trained")
-    say(f"{catalogue.path}: {counts} pictures in {len(catalogue.classes)} classes")
+    classes = len(catalogue.classes)
+    say(f"{catalogue.path}: {counts} pictures in {classes} class{'es' * (classes != 1)}")
     for note in catalogue.notes:
         say(f"  {note}")
     for sentence in catalogue.broken:
