@@ -17,20 +17,21 @@ $(VENV)/ready: pyproject.toml
 
 demo: $(VENV)/ready
 	@rm -rf $(DEMO)
-	$(BIN)/vertebra data shapes --save=$(DEMO)/shapes
-	$(BIN)/vertebra train classification --config=demo.yaml --data.path=$(DEMO)/shapes --output=$(DEMO)/run
+	$(BIN)/vertebra data shapes --save=$(DEMO)/shapes --format=coco
+	$(BIN)/vertebra train instance --config=demo.yaml --data.path=$(DEMO)/shapes --output=$(DEMO)/run
 	$(BIN)/vertebra evaluate $(DEMO)/run/best.safetensors --data.path=$(DEMO)/shapes
-	$(BIN)/vertebra predict $(DEMO)/run/best.safetensors $(DEMO)/shapes/val/star --save=$(DEMO)/predictions
+	$(BIN)/vertebra predict $(DEMO)/run/best.safetensors '$(DEMO)/shapes/images/val/000*.png' --save=$(DEMO)/predictions
 	@echo
 	@echo "Everything is in $(DEMO):"
-	@echo "  shapes/          the pictures, a folder per class"
-	@echo "  run/report.html  curves, confusion matrix, the most wrong pictures: open it in a browser"
+	@echo "  shapes/          the pictures, with boxes, masks and keypoints as COCO JSON"
+	@echo "  run/report.html  curves, precision and recall, confusion matrix, the worst pictures: open it in a browser"
 	@echo "  run/             the model (best.safetensors), its config and history"
-	@echo "  predictions/     pictures with the model's answers drawn in"
-	@echo "Next, with your own pictures in a folder per class:"
+	@echo "  predictions/     pictures with what the model found drawn in, and the same as COCO JSON and CSV"
+	@echo "Next, with your own pictures and their annotations (COCO, Pascal VOC, YOLO or masks in files):"
 	@echo "  source $(BIN)/activate"
-	@echo "  vertebra data pictures/"
-	@echo "  vertebra train classification --data.path=pictures/ --model.backbone=resnet18 --epochs=30"
+	@echo "  vertebra data my_coco/"
+	@echo "  vertebra train instance --data.path=my_coco/ --model.backbone=resnet18"
+	@echo "Or with a folder of pictures for each class: vertebra train classification --data.path=pictures/"
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS)

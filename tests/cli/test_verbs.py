@@ -38,7 +38,7 @@ def test_help_stands_under_each_option(capsys):
         main(["train", "classification", "--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert "--epochs EPOCHS Passes over the training pictures." in out
-    assert "--data.image_size IMAGE_SIZE Side of the square input, in pixels; 0 takes the backbone's own" in out
+    assert "--data.image_size IMAGE_SIZE Side of the square input, in pixels, or of the shorter side" in out
 
 
 def test_version(run_vertebra):

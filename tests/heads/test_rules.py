@@ -1,5 +1,6 @@
 """Files of other libraries' detectors, made up with their names and shapes: every tensor finds its place."""
 
+import json
 import pickle
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import vertebra
 from vertebra import weights
 from vertebra.backbones import create as backbone
+from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.ledger.fabricate import fabricate_state
 from vertebra.ops.anchors import anchor_grid
@@ -164,7 +166,6 @@ def mmdet(kind):
 
 def hrnet_rows():
     """The names of HRNet's own repository, which MMDetection kept: there is a test of them elsewhere."""
-    import json
 
     from vertebra.ledger import FOLDER
 
@@ -458,3 +459,20 @@ def test_torchvisions_names_before_0_13():
     }
     found = recognised({name: torch.zeros(1) for name in old})
     assert set(found.beside) == set(old.values()) - {"x"}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [("instance", detectron2("c4")), ("instance", mmdet("cascade")), ("detection", mmdet("retinanet"))],
+)
+def test_what_was_switched_on_is_saved(task, rows, tmp_path):
+    """In the file that training writes, and read again from it."""
+    model = made(task, rows, tmp_path).eval()
+    checkpoint.save(model, tmp_path / "best.safetensors")
+    again, _ = checkpoint.load(tmp_path / "best.safetensors", device="cpu")
+    assert json.dumps(again.describe()) == json.dumps(model.describe())
+    picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
+    one, two = model.predict(picture)[0], again.predict(picture)[0]
+    assert len(one.boxes)
+    assert torch.equal(one.boxes, two.boxes)
+    assert torch.equal(one.scores, two.scores)

@@ -9,7 +9,7 @@ import torchvision
 
 from vertebra.ledger.check import compare
 from vertebra.ledger.fabricate import fabricate_state, fabricated_input
-from vertebra.ledger.reference import references
+from vertebra.ledger.reference import others, references
 from vertebra.ops import anchors
 
 GAIN = {
@@ -152,3 +152,11 @@ def test_names_of_references(identity, backbone, tmp_path):
     np.savez(tmp_path / "x.npz")
     (reference,) = references(tmp_path)
     assert (reference.name, reference.detects) == (backbone, True)
+
+
+def test_references_of_other_models_are_named(tmp_path):
+    for name in ("tv_fasterrcnn_resnet50_fpn", "tv_fasterrcnn_nosuchnet_fpn", "bpr_merge"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"id": name, "outputs": {"x": {}}}))
+        np.savez(tmp_path / f"{name}.npz")
+    assert [reference.path.stem for reference in references(tmp_path)] == ["tv_fasterrcnn_resnet50_fpn"]
+    assert others(tmp_path) == ["bpr_merge", "tv_fasterrcnn_nosuchnet_fpn"]

@@ -46,7 +46,10 @@ def test_a_stride_without_a_pyramid_is_refused():
 
 
 def test_hrnets_pyramid_by_hand():
-    """Maps of ones: the finest takes the sum of the 1x1's weights, and pooling a constant leaves it."""
+    """Maps of ones: the finest takes the sum of the 1x1's weights, and pooling a constant leaves it.
+
+    What does not fill a cell is dropped, as the authors have it.
+    """
     levels = [Level(4, 1), Level(8, 2)]
     neck = HRFPN(levels, channels=1, count=3)
     for conv in (neck.reduction, *neck.convs):
@@ -56,7 +59,7 @@ def test_hrnets_pyramid_by_hand():
         torch.nn.init.dirac_(conv.weight)
     with torch.no_grad():
         maps = neck([torch.ones(1, 1, 8, 6), torch.ones(1, 2, 4, 3)])
-    assert [tuple(x.shape) for x in maps] == [(1, 1, 8, 6), (1, 1, 4, 3), (1, 1, 2, 2)]
+    assert [tuple(x.shape) for x in maps] == [(1, 1, 8, 6), (1, 1, 4, 3), (1, 1, 2, 1)]
     assert [level.stride for level in neck.levels] == [4, 8, 16]
     for x in maps:
         torch.testing.assert_close(x, torch.full_like(x, 3.0))

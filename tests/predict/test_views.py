@@ -50,7 +50,9 @@ def test_a_mirrored_person_has_its_left_on_the_other_side():
     )
     found = views.mirrored(one, 100, points)
     assert found.boxes.tolist() == [[70, 5, 90, 25]]
-    want = torch.tensor([[[80.0, 6.0, 0.9], [72.0, 8.0, 0.7], [88.0, 8.0, 0.8]]])
+    want = torch.tensor(
+        [[[79.0, 6.0, 0.9], [71.0, 8.0, 0.7], [87.0, 8.0, 0.8]]]
+    )  # pixel 20 of 100 is the 80th from the right
     assert torch.equal(found.keypoints, want)
     assert torch.equal(found.masks[0], one.masks[0].flip(1))
     again = views.mirrored(found, 100, points)

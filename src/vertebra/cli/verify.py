@@ -16,7 +16,7 @@ from vertebra.backbones.facts import facts
 from vertebra.cli.parsing import parse, parser
 from vertebra.errors import VertebraError
 from vertebra.ledger.check import compare
-from vertebra.ledger.reference import Comparison, references
+from vertebra.ledger.reference import Comparison, others, references
 
 
 @dataclass
@@ -76,6 +76,8 @@ def run(argv: Sequence[str]) -> None:
         for remark in c.remarks:
             print(f"{c.reference.path.stem}: {remark}")
         problems += [f"{c.reference.path.stem}: {problem}" for problem in c.problems]
+    if chosen.reference and (left := others(Path(chosen.reference))):
+        print(f"left out, being of no model that Vertebra compares: {', '.join(left)}")
     for problem in problems:
         print(f"problem: {problem}")
     all_compared = [*detectors, *(c for comparisons in compared.values() for c in comparisons)]

@@ -100,6 +100,7 @@ def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # set by torchrun
     devices = local or settings.devices or ("auto" if settings.accelerator != "cpu" else 1)
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or (isinstance(devices, int) and devices > 1)
+    whole = tasks.find(settings.task).TASK.truth == "label"
     on_gpu = torch.cuda.is_available() and settings.accelerator in ("auto", "cuda")
     try:
         return L.Trainer(
@@ -107,7 +108,8 @@ def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal:
             accelerator=settings.accelerator,
             devices=devices,
             num_nodes=int(os.environ["WORLD_SIZE"]) // local if local else 1,
-            strategy="ddp" if several else "auto",
+            # Detectors leave what only the maps need that they do not use, such as a norm of the finest, untrained.
+            strategy=("ddp" if whole else "ddp_find_unused_parameters_true") if several else "auto",
             sync_batchnorm=several and on_gpu,  # torch has it for GPUs alone
             precision=settings.precision,
             accumulate_grad_batches=settings.accumulate,

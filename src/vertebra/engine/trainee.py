@@ -156,7 +156,8 @@ class Results(L.Callback):
         if not trainer.is_global_zero:
             return
         write_csv(self.run / "metrics.csv", self.history)
-        parts = [f"{k.removeprefix('val/')} {v:.4f}" for k, v in row.items() if k.startswith("val/")]
+        shown = [name for name in module.metrics.labels if f"val/{name}" in row][:6]  # the most telling
+        parts = [f"{name} {row[f'val/{name}']:.4f}" for name in shown]
         star = " *" if self.best and self.best["epoch"] == row["epoch"] else ""
         self.say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.1f} s  "

@@ -67,14 +67,22 @@ _MMDET = (  # its names of backbones, and ours
 
 def references(folder: Path) -> Iterator[Reference]:
     """The references in `folder` of models that we have: classifiers, backbones and detectors."""
+    for path in _files(folder):
+        if (reference := _known(path, json.loads(path.read_text()))) is not None:
+            yield reference
+
+
+def others(folder: Path) -> list[str]:
+    """The names of the references in `folder` that are of no model that we have."""
+    return [path.stem for path in _files(folder) if _known(path, json.loads(path.read_text())) is None]
+
+
+def _files(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise VertebraError(f"{folder} is not a folder of reference files.")
     for path in sorted(folder.glob("*.json")):
-        if not path.with_suffix(".npz").is_file():
-            continue  # facts.json
-        spec = json.loads(path.read_text())
-        if (reference := _known(path, spec)) is not None:
-            yield reference
+        if path.with_suffix(".npz").is_file():  # not facts.json
+            yield path
 
 
 def _known(path: Path, spec: Mapping[str, Any]) -> Reference | None:

@@ -36,7 +36,7 @@ def mirrored(prediction: Prediction, width: int, points: Points | None = None) -
         masks = Masks(masks.size, corners, [crop.flip(1) for crop in masks.crops])
     if keypoints is not None:
         keypoints = keypoints[:, list(points.flip)] if points and points.flip else keypoints.clone()
-        keypoints[..., 0] = width - keypoints[..., 0]
+        keypoints[..., 0] = width - 1 - keypoints[..., 0]  # data sets number the pixels, from 0
     return replace(prediction, boxes=boxes, masks=masks, keypoints=keypoints)
 
 

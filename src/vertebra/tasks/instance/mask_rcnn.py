@@ -44,7 +44,7 @@ class MaskRCNN(TwoStage):
     name = "instance"
     truth = "masks"
     best = "mask_ap"
-    kinds = ("box", "mask", "boundary")
+    kinds = ("mask", "box", "boundary")
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
