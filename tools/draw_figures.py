@@ -907,6 +907,44 @@ def pyramids() -> Figure:
     return ax.figure
 
 
+def one_map() -> Figure:
+    ax = sheet(360)
+    for y, words, stage in (
+        (112, "ResNet, Res2Net", "last stage of\nthe backbone"),
+        (256, "Other families", "3 bottleneck\nblocks"),
+    ):
+        spared = y < 200
+        ax.text(34, y - 58, words, size=9, color=INK, weight="bold", zorder=5)
+        for i in range(3 if spared else 4):
+            x, half = 52 + 50 * i, 31 - 7 * i
+            box(ax, x, y, 38, 2 * half, str(4 * 2**i), "gray", 8)
+            if i:
+                rightward(ax, y, (x - 31, x - 19))
+            if not spared:
+                line(ax, (x, y + half), (x, y + 44))
+        if spared:
+            line(ax, (171, y), (340, y))
+        else:
+            line(ax, (52, y + 44), (240, y + 44))
+            arrow(ax, (240, y + 44), (240, y), (256, y))
+            box(ax, 291, y, 70, 40, "join at 16,\n1 × 1", "orange", 8)
+            line(ax, (326, y), (340, y))
+        for dy in (-34, 24):
+            arrow(ax, (340, y), (340, y + dy), (360, y + dy))
+        box(ax, 418, y - 34, 116, 32, "proposal network", "purple", 8)
+        box(ax, 418, y + 24, 116, 42, "RoIAlign,\n14 × 14 cells", "green", 8)
+        downward(ax, 418, (y - 18, y + 3))
+        rightward(ax, y + 24, (476, 500))
+        box(ax, 548, y + 24, 96, 42, stage, "blue", 8)
+        note(ax, 616, y + 34, "7 × 7")
+        line(ax, (596, y + 24), (640, y + 24))
+        for dy, answer in ((0, "mean: class and box"), (48, "twice as large: mask")):
+            arrow(ax, (640, y + 24), (640, y + dy), (660, y + dy))
+            text(ax, 666, y + dy, answer, 8, align="left")
+    note(ax, 410, 336, "the numbers are strides; what lies right of RoIAlign is computed for every region")
+    return ax.figure
+
+
 def masks() -> Figure:
     ax = sheet(300)
     title(ax, 84, 36, "Region", 9)
@@ -989,7 +1027,7 @@ BACKBONES = (
     vip,
     vit,
 )
-TASKS = (two_stage, cascade, retinanet, pyramids, masks, keypoints)
+TASKS = (two_stage, cascade, retinanet, one_map, pyramids, masks, keypoints)
 DRAWINGS: dict[str, Callable[[], Figure]] = {drawing.__name__: drawing for drawing in (*BACKBONES, *TASKS)}
 
 
