@@ -244,15 +244,20 @@ def test_variant_tables_are_the_ledgers() -> None:
 def test_every_option_of_training_is_explained() -> None:
     import dataclasses
 
-    from vertebra.data.transforms import Augment
+    from vertebra import tasks
+    from vertebra.data.transforms import Augment, InstanceAugment
     from vertebra.engine.settings import Data, Settings
-    from vertebra.tasks.classification import Config
 
-    text = (ROOT / "docs" / "guides" / "training.md").read_text(encoding="utf-8")
-    for group, prefix in ((Settings, ""), (Config, "model."), (Data, "data."), (Augment, "augment.")):
+    groups = ((Settings, ""), (Data, "data."), (Augment, "augment."), (InstanceAugment, "augment."))
+    explained: list[tuple[list[str], Any, str]] = [(["guides/training"], group, prefix) for group, prefix in groups]
+    own = {"classification": ["guides/training"], "detection": ["tasks/detection"]}
+    for name in tasks.names():
+        explained.append((own.get(name, [f"tasks/{name}", "tasks/detection"]), tasks.find(name).Config, "model."))
+    for pages, group, prefix in explained:
+        text = "".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in pages)
         for field in dataclasses.fields(group):
             if f"{prefix}{field.name}" not in ("model", "task", "data", "augment"):
-                assert f"`--{prefix}{field.name}" in text, f"training.md does not explain --{prefix}{field.name}"
+                assert f"`--{prefix}{field.name}`" in text, f"{pages[0]}.md does not explain --{prefix}{field.name}"
 
 
 def test_the_built_in_shapes_are_counted() -> None:

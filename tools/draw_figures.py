@@ -1,12 +1,12 @@
-"""Draws the figures of the backbones' pages, docs/backbones/figures/*.svg.
+"""Draws the figures of the backbones' and tasks' pages, docs/backbones/figures/*.svg and docs/tasks/figures/*.svg.
 
     python tools/draw_figures.py                 # all
     python tools/draw_figures.py swin overview   # some
     python tools/draw_figures.py --also FOLDER   # and PNG copies there, to look at
 
 `overview` plots src/vertebra/ledger/facts.json; draw it again when counts change. The others are drawings of what the
-families' files say. Coordinates are pixels from the top left; every figure is 820 wide. Drawing twice gives the same
-bytes, as long as matplotlib is the same.
+files of families and tasks say. Coordinates are pixels from the top left; every figure is 820 wide. Drawing twice gives
+the same bytes, as long as matplotlib is the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from matplotlib.path import Path as Outline
 
 from vertebra.ledger import FOLDER as LEDGER
 
-FIGURES = Path(__file__).parents[1] / "docs" / "backbones" / "figures"
+DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 820
 
 INK, MUTED, LINES, FRAME = "#2f3b43", "#7b8a94", "#b4c0c7", "#cfd8dc"
@@ -72,12 +72,13 @@ def main() -> None:
     if unknown := sorted(set(options.names) - set(DRAWINGS)):
         parser.error(f"no figure is called {', '.join(unknown)}; there are {', '.join(DRAWINGS)}")
     matplotlib.rcParams.update({"svg.hashsalt": "vertebra", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
-    FIGURES.mkdir(exist_ok=True)
     for name in options.names or DRAWINGS:
         figure = DRAWINGS[name]()
+        folder = DOCS / ("tasks" if DRAWINGS[name] in TASKS else "backbones") / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-        (FIGURES / f"{name}.svg").write_text(compact(drawn.getvalue()), encoding="utf-8")
+        (folder / f"{name}.svg").write_text(compact(drawn.getvalue()), encoding="utf-8")
         if options.also:
             options.also.mkdir(parents=True, exist_ok=True)
             figure.savefig(options.also / f"{name}.png")
@@ -750,27 +751,284 @@ def vit() -> Figure:
     return ax.figure
 
 
-DRAWINGS: dict[str, Callable[[], Figure]] = {
-    drawing.__name__: drawing
-    for drawing in (
-        asmlp,
-        biglittle,
-        cyclemlp,
-        dla,
-        efficientnetv2,
-        gmlp,
-        hrnet,
-        mixer,
-        overview,
-        res2net,
-        resmlp,
-        resnet,
-        s2mlp,
-        swin,
-        vip,
-        vit,
+# The figures of tasks.
+
+LEVELS = ((292, 96, "4"), (236, 74, "8"), (180, 54, "16"), (124, 40, "32"))  # height, width, stride
+
+
+def maps(ax: Axes, x: float, colour: str, levels: Sequence[tuple[float, float, str]] = LEVELS) -> None:
+    """A map of every level around `x`, the coarsest on top."""
+    for y, width, stride in levels:
+        box(ax, x, y, width, 28, stride, colour, 8)
+
+
+def scene(ax: Axes, x: float, y: float, found: bool = False) -> None:
+    """A picture of two objects from the corner (x, y) on, 84 x 64; with boxes if they are `found`."""
+    ax.add_patch(Rectangle((x, y), 84, 64, facecolor=FILLS["gray"], edgecolor=INK, zorder=2))
+    ax.add_patch(Circle((x + 25, y + 38), 15, facecolor=FILLS["amber"], edgecolor=EDGES["orange"], zorder=3))
+    corners = [(x + 48, y + 34), (x + 61, y + 10), (x + 74, y + 34)]
+    ax.add_patch(Polygon(corners, facecolor=FILLS["leaf"], edgecolor=EDGES["green"], zorder=3))
+    if found:
+        outlined(ax, x + 9, y + 22, 32, 32, EDGES["orange"], 1.6)
+        outlined(ax, x + 46, y + 8, 30, 28, EDGES["green"], 1.6)
+
+
+def two_stage() -> Figure:
+    ax = sheet(380)
+    title(ax, 68, 36, "Picture", 9)
+    scene(ax, 26, 260)
+    title(ax, 184, 36, "Backbone", 9)
+    title(ax, 304, 36, "Pyramid", 9)
+    arrow(ax, (110, 292), (136, 292))
+    maps(ax, 184, "gray")
+    maps(ax, 304, "blue", (*LEVELS, (68, 30, "64")))
+    for (y, width, _), above in zip(LEVELS, (236, 180, 124, 68), strict=True):
+        rightward(ax, y, (184 + width / 2, 304 - width / 2))
+        line(ax, (304 + width / 2, y), (370, y))
+        if above > 68:
+            arrow(ax, (184, y - 14), (184, above + 14))
+            arrow(ax, (304, above + 14), (304, y - 14))
+        else:
+            arrow(ax, (304, y - 14), (304, above + 14))
+    line(ax, (319, 68), (370, 68), (370, 292))
+    note(ax, 200, 342, "the numbers are strides: input pixels per cell;\nevery map of the pyramid has 256 channels")
+
+    title(ax, 472, 36, "1. Where?", 9)
+    arrow(ax, (370, 96), (394, 96))
+    box(ax, 472, 96, 156, 56, "proposal network:\n3 anchors in every cell,\nobject or not, and moved", "purple", 8)
+    downward(ax, 472, (124, 160), (206, 269))
+    box(ax, 472, 183, 156, 46, "regions of the picture,\nthe likeliest 1000", "gray", 8)
+    title(ax, 680, 36, "2. What?", 9)
+    arrow(ax, (370, 292), (394, 292))
+    box(ax, 472, 292, 156, 46, "RoIAlign, from the level\nthat fits a region's size", "green", 8)
+    line(ax, (550, 292), (572, 292))
+    for y, words, colour, answer, extra in (
+        (292, "keypoint head,\n14 × 14 cells", "red", "keypoints", True),
+        (208, "mask head,\n14 × 14 cells", "red", "mask", True),
+        (124, "box head,\n7 × 7 cells", "orange", "class, score,\nbetter box", False),
+    ):
+        arrow(ax, (572, 292), (572, y), (594, y), dashed=extra)
+        box(ax, 644, y, 100, 42, words, colour, 8)
+        arrow(ax, (694, y), (712, y), dashed=extra)
+        text(ax, 716, y, answer, 8, align="left")
+    note(ax, 610, 342, "both stages are trained together;\nmasks and keypoints are made of the boxes that are left")
+    return ax.figure
+
+
+def cascade() -> Figure:
+    ax = sheet(270)
+    xs = (250, 440, 630)
+    box(ax, 82, 150, 96, 40, "proposals", "purple", 8)
+    arrow(ax, (130, 150), (196, 150))
+    for i, x in enumerate(xs):
+        title(ax, x, 40, f"stage {i + 1}", 9)
+        note(ax, x, 62, f"IoU of {0.5 + i / 10} or more")
+        box(ax, x - 4, 98, 100, 30, "RoIAlign, 7 × 7", "green", 8)
+        box(ax, x - 4, 150, 100, 34, "box head", "orange", 8)
+        downward(ax, x - 4, (113, 133), (167, 196))
+        note(ax, x - 4, 208, "classes")
+        if i < 2:
+            arrow(ax, (x + 46, 150), (x + 136, 150))
+            arrow(ax, (x + 91, 150), (x + 91, 98), (x + 136, 98))
+            note(ax, x + 91, 162, "better boxes")
+    arrow(ax, (163, 150), (163, 98), (196, 98))
+    arrow(ax, (676, 150), (712, 150))
+    text(ax, 717, 150, "boxes", align="left")
+    line(ax, (246, 220), (246, 232), (626, 232), (626, 220))
+    line(ax, (436, 220), (436, 232))
+    arrow(ax, (626, 232), (712, 232))
+    text(ax, 717, 232, "mean", align="left")
+    return ax.figure
+
+
+def retinanet() -> Figure:
+    ax = sheet(330)
+    title(ax, 110, 36, "Pyramid", 9)
+    levels = ((268, 74, "8"), (218, 58, "16"), (168, 44, "32"), (118, 34, "64"), (68, 28, "128"))
+    maps(ax, 110, "blue", levels)
+    for y, width, _ in levels:
+        line(ax, (110 + width / 2, y), (196, y))
+    line(ax, (196, 68), (196, 268))
+    note(ax, 110, 304, "strides; the same heads for all")
+    for y, words, colour, last, answer in (
+        (110, "classes", "orange", "9 anchors × K", "of each anchor the probability\nof every class, by itself"),
+        (226, "boxes", "green", "9 anchors × 4", "where and how large\nits object is"),
+    ):
+        arrow(ax, (196, y), (230, y))
+        for i in range(4):
+            box(ax, 254 + 62 * i, y, 48, 40, "3 × 3", colour, 8)
+            rightward(ax, y, (278 + 62 * i, 292 + 62 * i))
+        box(ax, 530, y, 104, 40, f"3 × 3 to\n{last}", colour, 8)
+        arrow(ax, (582, y), (604, y))
+        text(ax, 610, y, answer, 8, align="left")
+        title(ax, 347, y - 36, words, 9)
+    note(ax, 450, 304, "9 anchors in every cell: three shapes, in three sizes each")
+    return ax.figure
+
+
+def pyramids() -> Figure:
+    ax = sheet(370)
+    levels = ((282, 84, "4"), (226, 64, "8"), (170, 48, "16"), (114, 36, "32"))
+    title(ax, 146, 36, "FPN")
+    note(ax, 146, 58, "most families")
+    maps(ax, 86, "gray", levels)
+    maps(ax, 206, "blue", levels)
+    for i, (y, width, _) in enumerate(levels):
+        rightward(ax, y, (86 + width / 2, 206 - width / 2))
+        if i:
+            downward(ax, 206, (y + 14, levels[i - 1][0] - 14))
+    note(ax, 146, 330, "every map to one width,\nand what is above added to it")
+
+    title(ax, 410, 36, "HRFPN")
+    note(ax, 410, 58, "HRNet, if you ask for it")
+    maps(ax, 330, "gray", levels)
+    for y, width, _ in levels:
+        line(ax, (330 + width / 2, y), (382, y))
+    line(ax, (382, 114), (382, 282))
+    arrow(ax, (382, 198), (392, 198))
+    box(ax, 416, 198, 46, 44, "join,\n1 × 1", "orange", 8)
+    line(ax, (439, 198), (449, 198))
+    line(ax, (449, 114), (449, 282))
+    for y, width, _ in levels:
+        arrow(ax, (449, y), (498 - width / 2, y))
+    maps(ax, 498, "blue", levels)
+    note(ax, 410, 330, "all maps joined at stride 4,\nthen pooled again")
+
+    title(ax, 680, 36, "Simple pyramid")
+    note(ax, 680, 58, "families of one map, such as ViT")
+    box(ax, 604, 170, 48, 28, "16", "gray", 8)
+    line(ax, (628, 170), (640, 170))
+    line(ax, (640, 114), (640, 282))
+    for (y, width, _), words in zip(levels, ("4 × up", "2 × up", "", "½"), strict=True):
+        arrow(ax, (640, y), (740 - width / 2, y))
+        note(ax, 664, y - 10, words)
+    maps(ax, 740, "blue", levels)
+    note(ax, 680, 330, "the one map, by deconvolution\nand pooling")
+    return ax.figure
+
+
+def one_map() -> Figure:
+    ax = sheet(360)
+    for y, words, stage in (
+        (112, "ResNet, Res2Net", "last stage of\nthe backbone"),
+        (256, "Other families", "3 bottleneck\nblocks"),
+    ):
+        spared = y < 200
+        ax.text(34, y - 58, words, size=9, color=INK, weight="bold", zorder=5)
+        for i in range(3 if spared else 4):
+            x, half = 52 + 50 * i, 31 - 7 * i
+            box(ax, x, y, 38, 2 * half, str(4 * 2**i), "gray", 8)
+            if i:
+                rightward(ax, y, (x - 31, x - 19))
+            if not spared:
+                line(ax, (x, y + half), (x, y + 44))
+        if spared:
+            line(ax, (171, y), (340, y))
+        else:
+            line(ax, (52, y + 44), (240, y + 44))
+            arrow(ax, (240, y + 44), (240, y), (256, y))
+            box(ax, 291, y, 70, 40, "join at 16,\n1 × 1", "orange", 8)
+            line(ax, (326, y), (340, y))
+        for dy in (-34, 24):
+            arrow(ax, (340, y), (340, y + dy), (360, y + dy))
+        box(ax, 418, y - 34, 116, 32, "proposal network", "purple", 8)
+        box(ax, 418, y + 24, 116, 42, "RoIAlign,\n14 × 14 cells", "green", 8)
+        downward(ax, 418, (y - 18, y + 3))
+        rightward(ax, y + 24, (476, 500))
+        box(ax, 548, y + 24, 96, 42, stage, "blue", 8)
+        note(ax, 616, y + 34, "7 × 7")
+        line(ax, (596, y + 24), (640, y + 24))
+        for dy, answer in ((0, "mean: class and box"), (48, "twice as large: mask")):
+            arrow(ax, (640, y + 24), (640, y + dy), (660, y + dy))
+            text(ax, 666, y + dy, answer, 8, align="left")
+    note(ax, 410, 336, "the numbers are strides; what lies right of RoIAlign is computed for every region")
+    return ax.figure
+
+
+def masks() -> Figure:
+    ax = sheet(300)
+    title(ax, 84, 36, "Region", 9)
+    grid(ax, 42, 92, 6, white(14, 14))
+    note(ax, 84, 210, "14 × 14 cells,\n256 channels")
+    arrow(ax, (126, 134), (147, 134))
+    for i in range(4):
+        box(ax, 168 + 56 * i, 134, 42, 44, "3 × 3", "blue", 8)
+        rightward(ax, 134, (189 + 56 * i, 203 + 56 * i))
+    box(ax, 398, 134, 54, 44, "2 × up", "orange", 8)
+    box(ax, 460, 134, 42, 44, "1 × 1", "green", 8)
+    rightward(ax, 134, (425, 439), (481, 498))
+    title(ax, 556, 36, "A mask for every class", 9)
+    for shift in (16, 8):
+        ax.add_patch(Rectangle((500 + shift, 100 - shift), 84, 84, facecolor="white", edgecolor=LINES, zorder=2))
+    rows = [["amber" if (i - 6.5) ** 2 + (j - 6.5) ** 2 < 34 else "white" for j in range(14)] for i in range(14)]
+    grid(ax, 500, 100, 6, rows)
+    note(ax, 556, 210, "28 × 28 cells; that of the class\nwhich the box head says")
+    arrow(ax, (606, 134), (680, 134))
+    title(ax, 724, 36, "Picture", 9)
+    scene(ax, 682, 102, found=True)
+    note(ax, 724, 210, "stretched to the box;\nwhere it is 0.5 or more")
+    note(
+        ax,
+        410,
+        256,
+        "class: each pixel of each class by itself, so that classes do not compete; agnostic: one mask for all;\n"
+        "softmax: classes and background compete for every pixel",
     )
-}
+    return ax.figure
+
+
+def keypoints() -> Figure:
+    ax = sheet(280)
+    title(ax, 84, 36, "Region", 9)
+    grid(ax, 42, 92, 6, white(14, 14))
+    note(ax, 84, 204, "14 × 14 cells,\n256 channels")
+    arrow(ax, (126, 134), (148, 134))
+    box(ax, 210, 134, 124, 52, "3 × 3, eight times,\n512 channels", size=8)
+    box(ax, 344, 134, 112, 52, "deconvolution,\nthen bilinear 2 ×", "orange", 8)
+    rightward(ax, 134, (272, 288), (400, 430))
+    title(ax, 490, 36, "A map for every keypoint", 9)
+    for shift in (16, 8):
+        corner = (432 + shift, 100 - shift)
+        ax.add_patch(Rectangle(corner, 84, 84, facecolor="white", edgecolor=LINES, zorder=2))
+    spread = {0: "full blue", 1: "steel", 2: "sky"}
+    rows = [[spread.get(max(abs(i - 4), abs(j - 8)), "white") for j in range(14)] for i in range(14)]
+    grid(ax, 432, 100, 6, rows)
+    note(ax, 490, 204, "56 × 56; a softmax over\nthe cells, one of them is right")
+    arrow(ax, (540, 134), (606, 134))
+    note(ax, 572, 122, "best cell")
+    title(ax, 690, 36, "Picture", 9)
+    ax.add_patch(Rectangle((612, 72), 156, 112, facecolor=FILLS["gray"], edgecolor=INK, zorder=2))
+    outlined(ax, 636, 84, 108, 90, EDGES["orange"], 1.6)
+    places = [(690, 96), (724, 130), (690, 162), (656, 130)]
+    line(ax, *places, places[0], colour=EDGES["green"], width=1.6, zorder=3)
+    for i, (x, y) in enumerate(places):
+        colour = EDGES["blue"] if i == 0 else EDGES["green"]
+        ax.add_patch(Circle((x, y), 4.5, facecolor=colour, edgecolor="white", zorder=4))
+    note(ax, 690, 204, "x, y and score")
+    note(ax, 410, 250, "the skeleton, which keypoints change sides in the mirror, and their names come from the data")
+    return ax.figure
+
+
+BACKBONES = (
+    asmlp,
+    biglittle,
+    cyclemlp,
+    dla,
+    efficientnetv2,
+    gmlp,
+    hrnet,
+    mixer,
+    overview,
+    res2net,
+    resmlp,
+    resnet,
+    s2mlp,
+    swin,
+    vip,
+    vit,
+)
+TASKS = (two_stage, cascade, retinanet, one_map, pyramids, masks, keypoints)
+DRAWINGS: dict[str, Callable[[], Figure]] = {drawing.__name__: drawing for drawing in (*BACKBONES, *TASKS)}
 
 
 if __name__ == "__main__":

@@ -30,14 +30,14 @@ def create(
     """A model for a task, ready to train or to fill with weights.
 
     Args:
-        task: `classification`.
+        task: `classification`, `detection` (boxes), `instance` (masks) or `keypoints`.
         backbone: a public backbone name, or timm's or torchvision's name for the same model.
         classes: their number, or their names in order; as many as another library's detector has that is given as
             `weights`, else 1000.
         weights: a published checkpoint by name (`resnet50.a1_in1k`), a file, a folder, or a Hub name. What does
             not fit, such as a head for other classes, is left out and listed on `model.report`. A detector of
             torchvision, Detectron2 or MMDetection says itself which options it is built with.
-        options: fields of the task's Config (`dropout`, `drop_path`, ...) and `preprocess`.
+        options: fields of the task's Config (`drop_path`, `method`, ...) and `preprocess`.
 
     Returns:
         A `torch.nn.Module`; its `predict` takes paths, PIL images, arrays and tensors.

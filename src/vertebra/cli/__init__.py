@@ -28,6 +28,11 @@ examples:
   vertebra train classification --data.path=pictures/ --model.backbone=resnet18 --epochs=30
   vertebra evaluate runs/classification-resnet18-1/best.safetensors --data.path=pictures/
   vertebra predict runs/classification-resnet18-1/best.safetensors photo.jpg --save=out/
+
+  vertebra train instance --data.path=my_coco/ --model.backbone=resnet50 --weights=resnet50.a1_in1k
+  vertebra predict runs/instance-resnet50-1 street.jpg --threshold=0.5 --save=out/
+
+tasks: classification, detection (boxes), instance (masks), keypoints
 """
 
 
