@@ -413,8 +413,7 @@ def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):
     ],
 )
 def test_options_of_other_tasks(data, complaint, tmp_path, task, flag, said):
-    flags = [flag] if isinstance(flag, str) else flag
-    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY[task], *flags]
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY[task], flag]
     assert said in complaint("train", task, *words)
 
 
