@@ -275,3 +275,19 @@ def test_default_keypoints_are_those_of_people():
     model = vertebra.create("keypoints", backbone="resnet18", classes=1, channels=16, keypoint_convs=1)
     assert model.config.points == COCO_PERSON
     assert dataclasses.asdict(model.config)["points"]["names"][0] == "nose"
+
+
+@pytest.mark.parametrize(("task", "method"), METHODS)
+def test_the_norms_of_neck_and_heads_are_those_chosen(task, method):
+    options = {} if method.endswith("_c4") else {"neck_norm": "group"}
+    options |= {} if method.endswith(("_c4", "retinanet")) else {"box_head": "4conv1fc"}
+    model = make(task, method, head_norm="group", **options)
+    heads = [
+        module
+        for name, child in model.named_children()
+        if name not in ("backbone", "stage")
+        for module in child.modules()
+    ]
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in heads)
+    if options:
+        assert any(isinstance(module, torch.nn.GroupNorm) for module in heads)

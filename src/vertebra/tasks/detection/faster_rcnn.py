@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from vertebra.backbones import Backbone
 from vertebra.heads.regions import Detections
-from vertebra.structures import Target
+from vertebra.structures import Preprocess, Target
+from vertebra.tasks.detection.config import Config
 from vertebra.tasks.region import Size, extent, valid_sizes
 from vertebra.tasks.two_stage import TwoStage
 
@@ -19,6 +21,12 @@ class FasterRCNN(TwoStage):
     """
 
     name = "detection"
+
+    def __init__(
+        self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
+    ) -> None:
+        super().__init__(config, classes, preprocess, backbone)
+        self.finish()
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Detections]:
         sizes = valid_sizes(images, sizes)
