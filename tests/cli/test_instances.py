@@ -404,11 +404,6 @@ def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):
         ("keypoints", "--augment.copy_paste=0.5", "this task learns from keypoints"),
         ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must be 1 or more"),
         ("keypoints", "--model.keypoint_convs=-1", "keypoint_convs is -1; it must be 0 or more"),
-        (
-            "detection",
-            ("--model.neck_norm=sync", "--devices=2", "--data.batch_size=2"),
-            "norm sync works on GPUs alone",
-        ),
         ("detection", "--model.masks=class", "--model.masks is not an option of vertebra train detection"),
     ],
 )
