@@ -252,7 +252,9 @@ def test_any_size(name, size):
     with torch.device("meta"):
         model = backbones.create(name)  # made for 224 x 224
         images = torch.empty(1, 3, *size)
-        if backbones.family(name).__name__.rpartition(".")[2] in FIXED:
+        fixed = backbones.family(name).__name__.rpartition(".")[2] in FIXED
+        assert model.any_size != fixed
+        if fixed:
             with pytest.raises(VertebraError, match=rf"image_size=\({size[0]}, {size[1]}\)"):
                 model(images)
             return

@@ -249,6 +249,13 @@ def test_preprocessing_follows_the_backbone():
     assert tasks.preprocess_of("classification", "resnet18", None) == Preprocess()
 
 
+def test_a_backbone_of_one_size_wants_pictures_fitted():
+    for name in ("mixer_b16", "vip_small_7", "gmlp_s16", "resmlp_12"):
+        assert tasks.preprocess_of("detection", name, None).resize == "fit"
+        with pytest.raises(VertebraError, match="must be 'fit'"):
+            make(backbone=name)
+
+
 def test_predict_takes_pictures_of_any_size():
     model = make("instance", "mask_rcnn", score_threshold=0.0).eval()
     images = [torch.zeros(3, 50, 40, dtype=torch.uint8), torch.zeros(1, 30, 90, dtype=torch.uint8)]

@@ -76,6 +76,7 @@ class Block(nn.Module):
 class ViP(Backbone):
     """[B, channels, H, W] -> a map at the patch's stride, and one at twice that where the map is halved."""
 
+    any_size = False
     first = "patches.weight"
     embedding_only = ("norm.",)
 

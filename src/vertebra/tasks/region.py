@@ -151,6 +151,11 @@ class RegionTask(Task):
         }
         if self.preprocess.resize == "fit":
             common["image_size"] = self.preprocess.size
+        elif backbone is None and not backbones.family(config.backbone).MODEL.any_size:
+            raise VertebraError(
+                f"{config.backbone} works at one input size, so pictures have to be fitted into it: resize is "
+                f"{self.preprocess.resize!r} and must be 'fit'."
+            )
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
         return renorm(made, self.backbone_norm, config.norm_eps)  # type: ignore[return-value]
 
