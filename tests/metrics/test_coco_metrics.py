@@ -553,7 +553,9 @@ def test_agrees_with_pycocotools(data_folder, capsys, kind, split):
         assert values.get(f"{kind}_{key}", -1) == pytest.approx(wanted, abs=1e-9), key
     assert 0.05 < values[f"{kind}_ap"] < 0.9
     # our own matching agrees with COCO's: the recall at IoU 0.5 of all detections, class by class
-    everything = metrics._confusion(metrics.pictures, 0.0)
+    everything = metrics._confusion(
+        metrics.pictures, [metrics._similarity(picture) for picture in metrics.pictures], 0.0
+    )
     recall = evaluator.eval["recall"][0, :, 0, -1]
     for k in range(len(categories)):
         if recall[k] > -1:

@@ -25,7 +25,7 @@ from vertebra.data import runs, scenes
 from vertebra.data.catalogue import Sample
 from vertebra.data.scenes import Scene
 from vertebra.data.transforms import Augment, InstanceAugment, InstanceTransform, TrainTransform, batch_transform
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range
 from vertebra.structures import Frame, Points, Preprocess, Target
 
 
@@ -297,8 +297,7 @@ def loader(
     Raises:
         VertebraError: if the batch size, the preprocessing or the augmentation does not go with the rest.
     """
-    if batch_size < 1:
-        raise VertebraError(f"batch_size is {batch_size}; it must be 1 or more.")
+    in_range("batch_size", batch_size, 1)
     training = augment is not None
     groups, mix = None, None
     view: View = _Whole(preprocess)

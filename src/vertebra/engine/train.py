@@ -24,7 +24,7 @@ from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import evaluate
 from vertebra.engine.settings import Settings
 from vertebra.engine.trainee import Average, Results, Trainee, plain
-from vertebra.errors import VertebraError, one_of
+from vertebra.errors import VertebraError, in_range, one_of
 from vertebra.files import replacing
 from vertebra.structures import Preprocess
 from vertebra.viz import report
@@ -132,9 +132,8 @@ def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal:
 
 
 def _check(settings: Settings) -> None:
-    for name, low in (("epochs", 1), ("accumulate", 1)):
-        if getattr(settings, name) < low:
-            raise VertebraError(f"{name} is {getattr(settings, name)}; it must be {low} or more.")
+    for name in ("epochs", "accumulate"):
+        in_range(name, getattr(settings, name), 1)
     for name in ("clip", "warmup", "ema", "patience", "peak_lr", "decay"):
         if getattr(settings, name) < 0:
             raise VertebraError(f"{name} is {getattr(settings, name)}; it cannot be negative.")

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from vertebra import pictures, tasks
 from vertebra.heads.box import BoxHead
 from vertebra.heads.regions import Samples
+from vertebra.heads.rpn import by_anchor
 from vertebra.ledger.fabricate import fabricate_state, fabricated_input
 from vertebra.ledger.reference import Reference
 from vertebra.nn.drop import DropPath
@@ -119,11 +120,7 @@ def _stages(model: _Model, torchvision: bool) -> dict[str, Tensor]:
         found |= {f"fpn.{level}": x, f"neck[{i}]": x}
     if model.dense:
         raw = task.dense(maps)
-        flat = [
-            (x.unflatten(1, (-1, n)).permute(0, 3, 4, 1, 2).flatten(1, 3))
-            for pair in raw
-            for x, n in zip(pair, (task.dense.count, 4), strict=True)
-        ]
+        flat = [by_anchor(x, n) for pair in raw for x, n in zip(pair, (task.dense.count, 4), strict=True)]
         joined = {"cls_logits": torch.cat(flat[::2], 1), "bbox_regression": torch.cat(flat[1::2], 1)}
         found |= {f"{prefix}{key}": x for key, x in joined.items() for prefix in ("head.", "")}
         for i, (logits, deltas) in enumerate(raw):

@@ -204,9 +204,10 @@ class CocoMetrics:
             per_class[f"{word}_ap"] = [_mean(precision[:, :, k]) for k in range(self.classes)]
             per_class[f"{word}_ap50"] = [_mean(precision[0, :, k]) for k in range(self.classes)]
             curves[kind] = {"50": _curve(precision[0]), "75": _curve(precision[5])}
-        tally = self._tally(pictures)
+        similarities = [self._similarity(picture) for picture in pictures]
+        tally = self._tally(pictures, similarities)
         threshold = tally.best()
-        confusion = self._confusion(pictures, threshold)
+        confusion = self._confusion(pictures, similarities, threshold)
         truths, answers, right = confusion.sum(1)[:-1], confusion.sum(0)[:-1], confusion.diagonal()[:-1]
         per_class["precision"] = [int(r) / int(n) if n else None for r, n in zip(right, answers, strict=True)]
         per_class["recall"] = [int(r) / int(n) if n else None for r, n in zip(right, truths, strict=True)]
@@ -235,7 +236,7 @@ class CocoMetrics:
     def _row(self, picture: _Picture) -> dict[str, Any]:
         truths = int((~self._ignored(picture.truths)).sum())
         kept = picture.found.scores >= self.threshold
-        matched = self._matched(picture, kept)[kept]
+        matched = self._matched(picture, kept, self._similarity(picture))[kept]
         found = int((matched >= 0).sum())
         false = int((matched == NOTHING).sum())
         missed = truths - found
@@ -282,17 +283,16 @@ class CocoMetrics:
             similarity = np.where(truths.crowd, similarity, narrow)
         return similarity
 
-    def _matched(self, picture: _Picture, kept: np.ndarray, similarity: np.ndarray | None = None) -> np.ndarray:
+    def _matched(self, picture: _Picture, kept: np.ndarray, similarity: np.ndarray) -> np.ndarray:
         """Which truth of its own class each detection that is `kept` has found: [D], or NOTHING, or IGNORED."""
         found, truths = picture.found, picture.truths
-        similarity = self._similarity(picture) if similarity is None else similarity
         same = (found.labels[:, None] == truths.labels) & kept[:, None]
         return match(np.where(same, similarity, 0.0), self._ignored(truths), truths.crowd)
 
-    def _tally(self, pictures: Sequence[_Picture]) -> _Tally:
+    def _tally(self, pictures: Sequence[_Picture], similarities: Sequence[np.ndarray]) -> _Tally:
         scores, hits, truths = [np.zeros(0)], [np.zeros(0, bool)], 0
-        for picture in pictures:
-            matched = self._matched(picture, np.ones(len(picture.found), bool))
+        for picture, similarity in zip(pictures, similarities, strict=True):
+            matched = self._matched(picture, np.ones(len(picture.found), bool), similarity)
             counted = matched != IGNORED
             scores.append(picture.found.scores[counted])
             hits.append(matched[counted] >= 0)
@@ -301,14 +301,15 @@ class CocoMetrics:
         order = np.argsort(-every, kind="stable")
         return _Tally(every[order], np.concatenate(hits)[order], truths)
 
-    def _confusion(self, pictures: Sequence[_Picture], threshold: float) -> np.ndarray:
+    def _confusion(
+        self, pictures: Sequence[_Picture], similarities: Sequence[np.ndarray], threshold: float
+    ) -> np.ndarray:
         """Detections first find truths of their own class, as average precision has it; those that found nothing may
         then be taken for a truth of another class that nobody found."""
         matrix = np.zeros((self.classes + 1, self.classes + 1), np.int64)
         background = self.classes
-        for picture in pictures:
+        for picture, similarity in zip(pictures, similarities, strict=True):
             found, truths = picture.found, picture.truths
-            similarity = self._similarity(picture)
             kept = found.scores >= threshold
             matched = self._matched(picture, kept, similarity)
             open_truths = ~self._ignored(truths)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vertebra import pictures
 from vertebra.engine import checkpoint
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range
 from vertebra.nn.fold import fold
 from vertebra.predict import tiles, views
 from vertebra.structures import Points, Prediction, Preprocess
@@ -132,10 +132,8 @@ class Predictor:
         for name, given in (("threshold", threshold is not None), ("tile", tile != 0)):
             if given and not self.finds_objects:
                 raise VertebraError(f"{name} is for models that find objects; this one is for {self.task.name}.")
-        if batch_size < 1:
-            raise VertebraError(f"batch_size is {batch_size}; it must be 1 or more.")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise VertebraError(f"threshold is {threshold}; it must lie between 0 and 1.")
+        in_range("batch_size", batch_size, 1)
+        in_range("threshold", threshold, 0, 1)
         if tile < 0 or 0 < tile < 16:
             raise VertebraError(f"tile is {tile}; it must be 16 pixels or more, or 0 for whole pictures.")
         if not 0 < overlap <= 0.5:

@@ -92,4 +92,6 @@ def create(
 
 def _foreign(backbone: str, where: str | Path) -> Detector | None:
     """The detector of another library that a file holds, if it does."""
-    return None if str(where) in backbones.family(backbone).WEIGHTS else recognised(read(where)[0])
+    if str(where) in backbones.family(backbone).WEIGHTS or "vertebra" in description(where):
+        return None  # told without reading a tensor
+    return recognised(read(where)[0])
