@@ -263,7 +263,7 @@ def test_films_need_the_library(finder, tmp_path, complaint, monkeypatch):
     [
         ("--top=2", "--top is for models that classify; this one is for blobs."),
         ("--embeddings --save=out", "--embeddings is for models that classify; this one is for blobs."),
-        ("--threshold=2", "threshold is 2.0; it must lie between 0 and 1."),
+        ("--threshold=2", "threshold is 2; it must lie between 0 and 1."),
         ("--tile=5", "tile is 5; it must be 16 pixels or more, or 0 for whole pictures."),
         ("--tile=64 --overlap=0.9", "overlap is 0.9; it must be above 0 and 0.5 at most."),
         ("--overlap=0.3", "--overlap is of tiles: it needs --tile=PIXELS."),
