@@ -114,7 +114,7 @@ def prediction(theirs: MaskRCNN, ours: Ours, picture: Tensor, repeats: int) -> N
         len(boxes) == len(our_boxes) and torch.allclose(boxes, our_boxes, atol=0.1) and torch.equal(labels, our_labels)
     )
     pixels = float((masks[:, 0] != our_masks).float().mean()) if same else 1.0
-    print(print(f"| (the answer: {len(boxes)} objects; {pixels:.0e} of the pixels of masks differ) | | | |"))
+    print(f"| (the answer: {len(boxes)} objects; {pixels:.0e} of the pixels of masks differ) | | | |")
     row("whole prediction, s", {"ours": our_way, "torchvision": their_way}, repeats)
     peak("prediction peak, MiB", {"ours": our_way, "torchvision": their_way})
 
