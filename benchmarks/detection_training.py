@@ -5,7 +5,7 @@
 
 Both get the same backbone (ResNet-50 with FPN, batch norm, random weights), the same batches from the same loader, the
 same optimiser and the same course of the learning rate over the time; evaluation does not count. Prints COCO's numbers
-at every fifth of the time, and writes them with a plot into --output.
+at every quarter of the time, and writes them into --output with a plot, and with pictures beside what is true of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,24 @@ import torch
 import torchvision
 from backbones import machine
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
 import vertebra
 from vertebra.data import open_data
 from vertebra.data.batches import loader
+from vertebra.data.catalogue import Catalogue
 from vertebra.data.transforms import InstanceAugment
 from vertebra.metrics.coco import CocoMetrics
 from vertebra.ops.masks import paste
 from vertebra.structures import Frame, Prediction, Preprocess, Target
 from vertebra.tasks.region import RegionTask
+from vertebra.viz.draw import instances
+from vertebra.viz.instances import as_prediction
+from vertebra.viz.plots import pixels
+
+QUARTERS = 4
 
 
 class Theirs(nn.Module):
@@ -95,25 +102,62 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     print(f"{machine()}; torch {torch.__version__}, torchvision {torchvision.__version__}; {vars(options)}")
-    results = {name: run(name, options) for name in options.models}
+    catalogue = open_data(options.path, want="masks" if options.task == "instance" else "boxes")
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps({"options": vars(options), "results": results}, indent=1))
+    results, answers = {}, {}
+    for name in options.models:
+        results[name], answers[name] = run(name, catalogue, options)
+        (folder / "results.json").write_text(json.dumps({"options": vars(options), "results": results}, indent=1))
+    curves(results, options).savefig(folder / "curves.png", dpi=120)
+    side_by_side(answers, catalogue).save(folder / "pictures.png")
+
+
+def curves(results: Mapping[str, Sequence[Mapping[str, float]]], options: argparse.Namespace) -> Figure:
+    """AP and AP50 over the time."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    key = "mask_ap" if options.task == "instance" else "box_ap"
-    for name, points in results.items():
-        axes.plot([p["minutes"] for p in points], [p[key] for p in points], marker="o", label=name)
-    axes.set(xlabel="minutes of training", ylabel=key, title=Path(options.path).name)
+    kind = "mask" if options.task == "instance" else "box"
+    for i, (name, points) in enumerate(results.items()):
+        minutes = [p["minutes"] for p in points]
+        for key, line in (("ap50", "--"), ("ap", "-")):
+            values = [p[f"{kind}_{key}"] for p in points]
+            axes.plot(minutes, values, line, color=f"C{i}", marker="o", label=f"{name}, {key.upper()}")
+    axes.set(xlabel="minutes of training", ylabel=f"{kind} AP", title=Path(options.path).name, xlim=0, ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(folder / "curves.png", dpi=120)
+    return figure
 
 
-def run(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
-    """Trains one model; its numbers at every fifth of the time."""
+def side_by_side(answers: Mapping[str, Sequence[Prediction]], catalogue: Catalogue, count: int = 3) -> Image.Image:
+    """A row for each of `count` pictures of the validation split: what is true of it, and what each model found."""
+    samples, side, letters = catalogue.split("val"), 320, ImageFont.load_default(size=15)
+    chosen = [round((i + 0.5) * len(samples) / count) for i in range(count)]
+    rows = []
+    for index in chosen:
+        picture = pixels(samples[index])
+        truth = as_prediction(samples[index].truth((picture.shape[1], picture.shape[2])))
+        columns = [
+            instances(picture, p, catalogue.classes, threshold=0.5)
+            for p in (truth, *(a[index] for a in answers.values()))
+        ]
+        rows.append([image.resize((side, round(image.height * side / image.width))) for image in columns])
+    sheet = Image.new("RGB", ((side + 6) * (len(answers) + 1), 24 + sum(row[0].height + 6 for row in rows)), "white")
+    pen, top = ImageDraw.Draw(sheet), 24
+    for i, name in enumerate(("truth", *answers)):
+        pen.text((i * (side + 6) + side / 2, 12), name, fill="black", font=letters, anchor="mm")
+    for row in rows:
+        for i, image in enumerate(row):
+            sheet.paste(image, (i * (side + 6), top))
+        top += row[0].height + 6
+    return sheet
+
+
+def run(
+    name: str, catalogue: Catalogue, options: argparse.Namespace
+) -> tuple[list[dict[str, float]], list[Prediction]]:
+    """Trains one model; its numbers at every quarter of the time, and its answers at the end."""
     truth = "masks" if options.task == "instance" else "boxes"
-    catalogue = open_data(options.path, want=truth)
     side = options.image_size
     preprocess = Preprocess((side, round(side * 5 / 3)), resize="shortest")
     common: dict[str, Any] = {"truth": truth, "classes": len(catalogue.classes), "workers": 1}
@@ -145,12 +189,12 @@ def run(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr)
-    budget, spent, steps, points = options.minutes * 60, 0.0, 0, []
+    budget, steps, points, answers = options.minutes * 60, 0, [], []
     model.train()
-    while spent < budget:
+    start = time.perf_counter()
+    while len(points) < QUARTERS:
         for batch in training:
-            start = time.perf_counter()
-            done = spent / budget
+            done = min(1.0, (time.perf_counter() - start) / budget)
             rate = options.lr * min(1.0, (steps + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -161,27 +205,34 @@ def run(name: str, options: argparse.Namespace) -> list[dict[str, float]]:
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             steps += 1
-            spent += time.perf_counter() - start
-            if spent >= budget * (len(points) + 1) / 5:
-                points.append(
-                    {"minutes": spent / 60, "steps": steps, **evaluated(model, validation, catalogue, options)}
-                )
-                print(name, {k: round(v, 4) for k, v in points[-1].items()}, flush=True)
-                model.train()
-            if spent >= budget:
+            spent = time.perf_counter() - start
+            if spent < budget * (len(points) + 1) / QUARTERS:
+                continue
+            numbers, answers = evaluated(model, validation, catalogue, options)
+            points.append({"minutes": spent / 60, "steps": steps, **numbers})
+            print(name, {k: round(v, 4) for k, v in points[-1].items()}, flush=True)
+            if len(points) == QUARTERS:
                 break
+            model.train()
+            start = time.perf_counter() - spent
     training.close()  # type: ignore[union-attr]
-    return points
+    return points, answers
 
 
-def evaluated(model: Any, validation: Any, catalogue: Any, options: argparse.Namespace) -> dict[str, float]:
+def evaluated(
+    model: Theirs | RegionTask, validation: Any, catalogue: Catalogue, options: argparse.Namespace
+) -> tuple[dict[str, float], list[Prediction]]:
     kinds = ("mask", "box") if options.task == "instance" else ("box",)
     metrics = CocoMetrics(len(catalogue.classes), kinds, most=options.detections)
+    answers: list[Prediction] = []
     model.eval()
     with torch.inference_mode():
         for batch in validation:
-            metrics.update(model.infer(batch.images, batch.frames), batch.targets)
-    return {k: v for k, v in metrics.compute().items() if k in ("box_ap", "box_ap50", "mask_ap", "mask_ap50")}
+            found = model.infer(batch.images, batch.frames)
+            metrics.update(found, batch.targets)
+            answers += found
+    numbers = {k: v for k, v in metrics.compute().items() if k in ("box_ap", "box_ap50", "mask_ap", "mask_ap50")}
+    return numbers, answers
 
 
 if __name__ == "__main__":
