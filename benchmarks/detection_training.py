@@ -5,7 +5,7 @@
 
 Both get the same backbone (ResNet-50 with FPN, batch norm, random weights), the same batches from the same loader, the
 same optimiser and the same course of the learning rate over the time; evaluation does not count. Prints COCO's numbers
-at every quarter of the time, and writes them into --output with a plot, and with pictures beside what is true of them.
+--points times, and writes them into --output with a plot, and with pictures beside what is true of them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ from vertebra.viz.draw import instances
 from vertebra.viz.instances import as_prediction
 from vertebra.viz.plots import pixels
 
-QUARTERS = 4
-
 
 class Theirs(nn.Module):
     """torchvision's detector with the face of ours; pictures come resized and normalised, as ours get them."""
@@ -54,6 +52,7 @@ class Theirs(nn.Module):
         )
         self.model.transform.image_mean, self.model.transform.image_std = [0.0] * 3, [1.0] * 3
         self.model.transform.min_size, self.model.transform.max_size = (size[0],), 10 * max(size)  # no second scaling
+        self.model.transform.postprocess = lambda found, *sizes: found  # boxes and small masks, as the heads give them
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         given = []
@@ -69,21 +68,13 @@ class Theirs(nn.Module):
 
     def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
         self.model.transform.min_size = (min(images.shape[-2:]),)
-        features = self.model(list(images))
         results = []
-        for found, frame in zip(features, frames, strict=True):
+        for found, frame in zip(self.model(list(images)), frames, strict=True):
             (height, width), (high, wide) = frame.picture, frame.scaled
-            factor = torch.tensor([width / wide, height / high, width / wide, height / high])
-            boxes = found["boxes"] * factor
+            boxes = found["boxes"] * torch.tensor([width / wide, height / high, width / wide, height / high])
             prediction = Prediction(boxes=boxes, scores=found["scores"], labels=found["labels"] - 1, size=frame.picture)
-            if "masks" in found:  # pasted into the padded input by torchvision: cut out again, scaled to the picture
-                masks = found["masks"][:, :, :high, :wide]
-                grown = nn.functional.interpolate(masks, (height, width), mode="bilinear") if len(masks) else masks
-                whole = torch.tensor([[0.0, 0.0, width, height]]).expand(len(boxes), 4)
-                prediction.masks = paste(grown[:0, 0], whole[:0], frame.picture)
-                for mask in grown[:, 0]:
-                    prediction.masks.corners.append((0, 0))
-                    prediction.masks.crops.append(mask > 0.5)
+            if "masks" in found:
+                prediction.masks = paste(found["masks"][:, 0], boxes, frame.picture)
             results.append(prediction)
         return results
 
@@ -95,6 +86,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--image_size", type=int, default=480)
     parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--points", type=int, default=4, help="evaluations, the last at the end")
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--detections", type=int, default=100)
     parser.add_argument("--models", nargs="*", default=["ours", "torchvision"])
@@ -156,7 +148,7 @@ def side_by_side(answers: Mapping[str, Sequence[Prediction]], catalogue: Catalog
 def run(
     name: str, catalogue: Catalogue, options: argparse.Namespace
 ) -> tuple[list[dict[str, float]], list[Prediction]]:
-    """Trains one model; its numbers at every quarter of the time, and its answers at the end."""
+    """Trains one model; its numbers of every evaluation, and its answers at the end."""
     truth = "masks" if options.task == "instance" else "boxes"
     side = options.image_size
     preprocess = Preprocess((side, round(side * 5 / 3)), resize="shortest")
@@ -192,7 +184,7 @@ def run(
     budget, steps, points, answers = options.minutes * 60, 0, [], []
     model.train()
     start = time.perf_counter()
-    while len(points) < QUARTERS:
+    while len(points) < options.points:
         for batch in training:
             done = min(1.0, (time.perf_counter() - start) / budget)
             rate = options.lr * min(1.0, (steps + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
@@ -206,12 +198,12 @@ def run(
             optimizer.step()
             steps += 1
             spent = time.perf_counter() - start
-            if spent < budget * (len(points) + 1) / QUARTERS:
+            if spent < budget * (len(points) + 1) / options.points:
                 continue
             numbers, answers = evaluated(model, validation, catalogue, options)
             points.append({"minutes": spent / 60, "steps": steps, **numbers})
             print(name, {k: round(v, 4) for k, v in points[-1].items()}, flush=True)
-            if len(points) == QUARTERS:
+            if len(points) == options.points:
                 break
             model.train()
             start = time.perf_counter() - spent
