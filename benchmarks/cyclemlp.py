@@ -45,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bfloat16 (autocast), in all four")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
@@ -65,8 +66,11 @@ def main() -> None:
         apart = float((ours(images) - deformed(images)).abs().max() / ours(images).std())
         if apart > 1e-4:
             raise SystemExit(f"the deformable network differs from ours by {apart:.1e} deviations")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
         times = take_turns({name: lambda model=model: model(images) for name, model in models.items()}, options.repeats)
-    print(f"{machine()}; torch {torch.__version__}; batch {options.batch}, 224 x 224, medians of {options.repeats}\n")
+    precision = "bfloat16 by autocast" if options.bf16 else "float32"
+    print(f"{machine()}; torch {torch.__version__}; {precision}, batch {options.batch}, 224 x 224; ", end="")
+    print(f"medians of {options.repeats}\n")
     print("| CycleMLP-B2, forward | ms | times ours |\n|---|---:|---:|")
     for name, seconds in times.items():
         print(f"| {name} | {seconds * 1e3:.0f} | {seconds / times['ours']:.2f} |")

@@ -153,7 +153,7 @@ def test_keypoints_are_those_of_the_data(runs):
 
 METHODS = [
     pytest.param("detection", "faster_rcnn_c4", (), marks=pytest.mark.slow),
-    ("detection", "cascade_rcnn", ("--model.norm=group", "--model.neck_norm=group", "--model.head_norm=group")),
+    ("detection", "cascade_rcnn", ("--model.norm=group", "--model.neck_norm=group", "--model.box_loss=giou")),
     ("detection", "retinanet", ("--model.norm=frozen", "--model.head_norm=batch")),
     pytest.param("instance", "mask_rcnn_c4", ("--model.norm=sync",), marks=pytest.mark.slow),
     ("instance", "mask_rcnn", ("--model.neck=hrfpn",)),
@@ -403,7 +403,7 @@ def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):
         ("detection", "--augment.copy_paste=0.5", "cuts objects out by their masks, and this task learns from boxes"),
         ("keypoints", "--augment.copy_paste=0.5", "this task learns from keypoints"),
         ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must be 1 or more"),
-        ("keypoints", "--model.keypoint_convs=-1", "keypoint_convs is -1; it must be 0 or more"),
+        ("keypoints", "--model.keypoint_convs=-1", "keypoint_convs is -1; it must be 1 or more"),
         ("detection", "--model.masks=class", "--model.masks is not an option of vertebra train detection"),
     ],
 )

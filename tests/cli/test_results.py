@@ -1,6 +1,7 @@
 """`vertebra evaluate` of what other tools have found, in COCO's form."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,10 +126,13 @@ def test_nothing_found(data, tmp_path, run_vertebra):
 
 def test_pictures_that_went_missing_since(data, tmp_path, run_vertebra):
     """They are not needed to judge, only to be shown."""
-    (data / "images/12.png").write_bytes(b"")
-    found = write(tmp_path / "found.json", [hit(7)])
+    (data / "images/12.png").unlink()
+    found = write(tmp_path / "found.json", [hit(7), hit(12)])
     run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
-    assert "12.png: the file is empty" in (tmp_path / "out/report.html").read_text()
+    assert len(saved(tmp_path / "out")["answers"]) == 3
+    assert "12.png: there is no such file" in (tmp_path / "out/report.html").read_text()
+    shutil.rmtree(data / "images")
+    assert "0.5" in run_vertebra("evaluate", found, f"--data.path={data}")
 
 
 @pytest.mark.parametrize(

@@ -243,10 +243,18 @@ def test_a_picture_of_another_size_than_annotated(tmp_path):
         samples["a"].truth((10, 8))
 
 
-def test_a_file_beside_its_pictures_is_pointed_out(tmp_path):
-    write(tmp_path, name="mine.json", images=".")
-    with pytest.raises(VertebraError, match=r"if mine\.json is such, give its own path"):
-        open_data(tmp_path, want="boxes")
+def test_a_file_beside_its_pictures(tmp_path):
+    write(tmp_path, name="result.json", images=".")
+    assert len(open_data(tmp_path, want="boxes").split("train")) == 2
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(VertebraError, match=r"if other\.json is such, give its own path"):
+        open_data(tmp_path, want="boxes")  # which of the two?
+
+
+def test_the_folder_above_is_pointed_out(tmp_path):
+    write(tmp_path / "unpacked" / "cells")
+    with pytest.raises(VertebraError, match=r"itself has no annotations: give the path of .*/unpacked/cells\."):
+        open_data(tmp_path / "unpacked", want="boxes")
 
 
 # -- what the data does not have
@@ -527,3 +535,55 @@ def test_real_masks_are_pycocotools(data_folder):
             truth = sample.truth(sample.target.size)
             for number, mask in zip(sample.numbers, truth.masks, strict=True):
                 assert np.array_equal(reference.annToMask(reference.anns[number]).astype(bool), mask)
+
+
+# -- how other tools write it
+
+
+@pytest.mark.parametrize("subset", ["default", "Train"])
+def test_cvats_folders(tmp_path, subset):
+    write(tmp_path, name=f"annotations/instances_{subset}.json", images=f"images/{subset}")
+    assert len(readers.read(tmp_path, want="boxes").split("train")) == 3
+
+
+def test_backslashes_in_file_names(tmp_path):
+    write(tmp_path)
+    content = copy.deepcopy(CONTENT)
+    for entry in content["images"]:
+        entry["file_name"] = "images\\train\\" + entry["file_name"]
+    (tmp_path / "annotations/instances_train.json").write_text(json.dumps(content))
+    assert len(readers.read(tmp_path, want="boxes").split("train")) == 3
+
+
+def test_crowds_alone_teach_nothing(tmp_path):
+    content = copy.deepcopy(CONTENT)
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+    with pytest.raises(VertebraError, match=r"all its 3 objects are marked as crowd .* set iscrowd to 0"):
+        open_data(write(tmp_path, content), want="masks")
+
+
+def test_many_crowds_are_noted(tmp_path):
+    found = readers.read(write(tmp_path, altered({"iscrowd": 1})), want="boxes")
+    assert found.notes == [
+        "2 of 3 objects are marked as crowd (iscrowd, difficult): they are neither learned nor judged"
+    ]
+
+
+def test_a_root_above_the_categories_is_left_out(tmp_path):
+    root = {"id": 0, "name": "ant", "supercategory": "none"}
+    content = copy.deepcopy(CONTENT)
+    content["categories"] = [root, *({**entry, "supercategory": "ant"} for entry in CONTENT["categories"])]
+    found = readers.read(write(tmp_path, content), want="boxes")
+    assert (found.classes, found.category_ids) == (("ant", "bee", "zebra"), (2, 5, 90))
+    assert found.notes == ["category 0 ('ant') is left out: it is above others and has no object"]
+    content["annotations"][0]["category_id"] = 0
+    with pytest.raises(VertebraError, match="category 2: another category is called 'ant' as well"):
+        readers.read(write(tmp_path, content), want="boxes")
+
+
+def test_files_beside_the_one_that_is_read_are_named(tmp_path):
+    write(tmp_path)
+    write(tmp_path, name="annotations/person_keypoints_train.json")
+    (note,) = readers.read(tmp_path, want=None).notes
+    assert note.startswith("passed over beside instances_train.json: person_keypoints_train.json")

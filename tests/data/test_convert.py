@@ -97,7 +97,7 @@ def test_to_voc_and_back(tmp_path):
 def test_to_yolo_and_back_with_keypoints(tmp_path):
     source(tmp_path / "a")
     _, lost = convert(tmp_path / "a", "yolo", tmp_path / "b")
-    assert lost == ["2 crowd regions", "masks beside keypoints", "areas", "ids"]
+    assert lost == ["2 crowd regions", "masks beside keypoints", "skeleton", "sigmas", "areas", "ids"]
     one, other = (readers.read(tmp_path / name, want=None) for name in "ab")
     assert one.classes == other.classes
     assert (other.points.names, other.points.flip) == (("left", "right"), (1, 0))
@@ -173,7 +173,7 @@ def test_the_shapes(tmp_path, monkeypatch):
                 else:
                     assert torch.allclose(a.keypoints, b.keypoints, atol=1e-3)
     _, lost = convert("shapes", "yolo", tmp_path / "b")
-    assert lost == ["masks beside keypoints"]
+    assert lost == ["masks beside keypoints", "skeleton", "sigmas"]
     assert len(open_data(tmp_path / "b", want="keypoints").split("val")) == 2
 
 
@@ -207,3 +207,27 @@ def test_what_cannot_be_converted_is_explained(tmp_path):
         path.write_text(path.read_text().replace('"bee"', '"b/ee"'))
     with pytest.raises(VertebraError, match=r"class 'b/ee' cannot be the name of a folder of masks; rename it"):
         convert(tmp_path / "a", "masks", tmp_path / "c")
+
+
+def test_pictures_that_are_turned_stay_behind(tmp_path):
+    source(tmp_path / "a")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 12)).save(tmp_path / "a/images/val/p1.jpg", exif=exif)
+    written, _ = convert(tmp_path / "a", "voc", tmp_path / "b")
+    (left_out,) = written.broken
+    assert (
+        "p1.jpg: the picture is 20 x 12 pixels, its annotations are for 12 x 20 (height x width), perhaps" in left_out
+    )
+    assert len(readers.read(tmp_path / "b", want="boxes").split("val")) == 2
+
+
+def test_masks_are_not_taken_for_another_pictures(tmp_path):
+    for name, values in (("scan", [[1, 0], [0, 2]]), ("scan_1", [[0, 3], [3, 3]])):
+        for kind, array in (("images", np.zeros((2, 2, 3), np.uint8)), ("masks", np.array(values, np.uint8))):
+            (tmp_path / "a" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "a" / kind / f"{name}.png")
+    convert(tmp_path / "a", "masks", tmp_path / "b")
+    samples = readers.read(tmp_path / "b", want="masks").split("train")
+    found = {sample.picture.stem: sample.truth((2, 2)).masks for sample in samples}
+    assert {name: masks.sum((1, 2)).tolist() for name, masks in found.items()} == {"scan": [1, 1], "scan_1": [3]}

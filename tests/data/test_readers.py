@@ -12,9 +12,9 @@ from PIL import Image
 
 from vertebra import pictures
 from vertebra.data import open_data
-from vertebra.data.catalogue import Sample, restrict
+from vertebra.data.catalogue import Catalogue, Sample, restrict, same_points
 from vertebra.errors import VertebraError
-from vertebra.structures import Target
+from vertebra.structures import Points, Target
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -311,6 +311,15 @@ def test_restrict():
     assert [s.target.path for s in found] == ["0", "1", "1"]
     with pytest.raises(VertebraError, match=r"class 'dogs' that the model does not know. Did you mean 'dog'\?"):
         restrict(samples, ("cat", "dogs"), ("cat", "dog"))
+
+
+def test_keypoints_of_a_model_and_of_data():
+    data = Catalogue("hands", "coco", ("hand",), {}, points=Points(("tip", "root")))
+    same_points(data, Points(("tip", "root")))
+    same_points(data, Points(("0", "1")))  # a checkpoint that does not name them
+    for other in (("root", "tip"), ("tip",), ("0",)):
+        with pytest.raises(VertebraError, match="hands has the keypoints tip, root; the model has"):
+            same_points(data, Points(other))
 
 
 def test_what_is_listed_can_be_read(tmp_path):

@@ -138,3 +138,9 @@ def test_files_of_no_use_are_explained(tmp_path, text, sentence):
 def test_there_are_no_masks(tmp_path):
     with pytest.raises(VertebraError, match="has boxes but no masks: train detection on it"):
         open_data(voc(tmp_path, {"a": xml(thing())}), want="masks")
+
+
+def test_names_with_spaces_in_lists(tmp_path):
+    voc(tmp_path, {"a shot 1": xml(thing()), "b": xml(thing())}, {"train": "a shot 1\n", "val": "b -1\n"})
+    found = open_data(tmp_path, want="boxes")
+    assert {split: len(samples) for split, samples in found.splits.items()} == {"train": 1, "val": 1}

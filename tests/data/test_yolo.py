@@ -206,3 +206,50 @@ def test_json_is_not_mistaken_for_it(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({}))
     with pytest.raises(VertebraError, match=r"x\.json is not a COCO annotation file"):
         open_data(tmp_path / "x.json", want="boxes")
+
+
+def test_a_test_split_that_is_not_there_is_passed_over(tmp_path):
+    found = readers.read(yolo(tmp_path, {}, CONFIG + "test: ../test/images\n"), want="boxes")
+    assert set(found.splits) == {"train", "val"}
+    assert found.notes == [f"the test split is passed over: {tmp_path / '../test/images'} is not there"]
+
+
+def test_a_test_split_without_labels_is_passed_over(tmp_path):
+    found = readers.read(yolo(tmp_path, {"test/z": None}, CONFIG + "test: images/test\n"), want="boxes")
+    assert set(found.splits) == {"train", "val"}
+    assert found.notes == ["the test split is passed over: none of its 1 pictures has a label file"]
+
+
+@pytest.mark.parametrize("root", ["a-project-1", "/content/a-project-1", "D:/sets"])
+def test_a_set_that_moved_since_it_was_written(tmp_path, root):
+    config = f'train: "{root}/images/train"\nval: "{root}/images/val"\nnames: [cat, dog]\n'
+    found = readers.read(yolo(tmp_path, {}, config), want="boxes")
+    assert {split: len(samples) for split, samples in found.splits.items()} == {"train": 1, "val": 1}
+    assert len(found.notes) == 2
+    assert f"which is not there: {tmp_path / 'images' / 'train'} is taken" in found.notes[0]
+    (tmp_path / "data.yaml").write_text("train: /elsewhere/images\nval: images/val\nnames: [cat, dog]\n")
+    with pytest.raises(VertebraError, match="its train is '/elsewhere/images', but /elsewhere/images is not there"):
+        readers.read(tmp_path, want="boxes")  # images/ holds every split: it could be any
+
+
+@pytest.mark.parametrize("places", [("images", "labels", "classes.txt"), ("obj_train_data", "", "obj.names")])
+def test_a_list_of_classes_in_place_of_a_config(tmp_path, places):
+    pictures, labels, names = places
+    for folder in filter(None, (pictures, labels)):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (10, 8)).save(tmp_path / pictures / "x.png")
+    (tmp_path / (labels or pictures) / "x.txt").write_text("1 0.5 0.5 0.2 0.5")
+    (tmp_path / names).write_text("cat\ndog\n")
+    found = readers.read(tmp_path, want="boxes")
+    assert found.classes == ("cat", "dog")
+    assert found.counts("train") == [0, 1]
+
+
+def test_keypoints_without_sides_are_noted(tmp_path):
+    shape = CONFIG + "kpt_shape: [2, 3]\n"
+    labels = {"train/x": "0 0.5 0.5 0.2 0.5 0.4 0.5 2 0.6 0.5 2", "val/y": ""}
+    note = "no keypoint tells left from right by its name"
+    assert any(n.startswith(note) for n in readers.read(yolo(tmp_path, labels, shape), want="keypoints").notes)
+    named = readers.read(yolo(tmp_path, labels, shape + "kpt_names: {0: [l_eye, r_eye]}\n"), want="keypoints")
+    assert named.points.flip == (1, 0)
+    assert not any(n.startswith(note) for n in named.notes)

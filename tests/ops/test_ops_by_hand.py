@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import roi_align
 
 from vertebra.ops.anchors import anchor_grid
-from vertebra.ops.boxes import LARGEST, decode, encode, valid
+from vertebra.ops.boxes import LARGEST, decode, encode, regression_loss, valid
 from vertebra.ops.heatmaps import keypoint_cells, locate_keypoints
 from vertebra.ops.masks import crop_masks, paste
 from vertebra.ops.match import BACKGROUND, IGNORED, match, sample
@@ -52,6 +52,24 @@ def test_encode_and_decode():
     torch.testing.assert_close(several[0], torch.cat((box, reference)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("smooth_l1", 2 * (5 - 0.5)),  # dx is 0.5, times 10; beta is 1
+        ("giou", 2 * (1 - 1 / 3)),  # 50 of 150 pixels in common, which fill the box around both
+        ("diou", 2 * (1 - 1 / 3 + 25 / 325)),  # the centres are 5 apart, the corners of that box the root of 325
+        ("ciou", 2 * (1 - 1 / 3 + 25 / 325)),  # of one shape
+    ],
+)
+def test_losses_of_boxes(kind, wanted):
+    references = torch.tensor([[0.0, 0, 10, 10]]).expand(2, 4)
+    boxes = torch.tensor([[5.0, 0, 15, 10], [-5.0, 0, 5, 10]])
+    found = regression_loss(kind, torch.zeros(2, 4), boxes, references, beta=1.0, scales=(10, 10, 5, 5))
+    assert float(found) == pytest.approx(wanted)
+    nothing = regression_loss(kind, torch.zeros(0, 4), boxes[:0], references[:0], beta=1.0)
+    assert float(nothing) == 0.0
+
+
 def test_decoded_sides_have_a_limit():
     huge = decode(torch.tensor([[0.0, 0, 50, 50]]), torch.tensor([[0.0, 0, 16, 16]]))
     assert pytest.approx(math.log(62.5)) == LARGEST
@@ -82,6 +100,21 @@ def test_match_gives_every_object_its_nearest():
     assert match(weak, OBJECT, NONE, high=0.7, low=0.3, nearest=0.65).tolist() == [IGNORED, IGNORED, BACKGROUND]
     far = torch.tensor([[50.0, 50, 60, 60]])
     assert match(far, OBJECT, NONE, high=0.7, low=0.3, nearest=0.0).tolist() == [BACKGROUND]
+
+
+def test_match_in_parts_is_match_at_once(monkeypatch):
+    corners = torch.rand(40, 2) * 50
+    candidates = torch.cat((corners, corners + 5 + torch.rand(40, 2) * 20), 1)
+    objects = torch.cat((candidates[5:9] + 1, candidates[30:31]))
+    options = {"high": 0.7, "low": 0.3, "nearest": 0.0}
+    whole = match(candidates, objects, NONE, **options)
+    monkeypatch.setattr("vertebra.ops.match.PAIRS", 15)  # three candidates at a time
+    assert torch.equal(match(candidates, objects, NONE, **options), whole)
+    assert len(set(whole.tolist())) > 4
+
+
+def test_match_without_candidates():
+    assert match(NONE, OBJECT, NONE, high=0.7, low=0.3, nearest=0.0).tolist() == []
 
 
 def test_match_without_objects_and_in_crowds():
@@ -137,6 +170,15 @@ def test_regions_are_torchvisions(aligned, sampling):
     (expected,) = torch.autograd.grad((theirs * weight).sum(), features)
     (found,) = torch.autograd.grad((ours * weight).sum(), features)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_regions_of_maps_in_half_precision_keep_their_place():
+    rising = torch.arange(400.0)[None, None, None].expand(1, 1, 8, 400)  # bfloat16 knows 513 only as 512 or 516
+    box = torch.tensor([[0.0, 1025.0, 4.0, 1031.0, 12.0]])
+    exact = align(rising / 400, box, 7, 0.25, 2, True)
+    found = align((rising / 400).bfloat16(), box, 7, 0.25, 2, True)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), exact, atol=0.004, rtol=0)  # half a step of bfloat16 there, not a cell
 
 
 def test_pooled_regions_come_from_their_level_in_order():

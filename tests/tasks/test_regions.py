@@ -165,11 +165,11 @@ def test_norms():
     assert norms(model.rpn) == set()
 
 
-@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+@pytest.mark.parametrize("norm", ["batch", "frozen", "group", "sync"])
 def test_folding_changes_nothing(norm):
     model = make("instance", "mask_rcnn", norm=norm, neck_norm="batch", head_norm="batch").eval()
     for module in model.modules():  # statistics that are not those of the start
-        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     images = torch.randn(1, 3, 64, 64)
@@ -219,6 +219,53 @@ def test_checkpoints_come_back_whole(task, method, tmp_path):
         (first,), (second,) = model(images), again(images)
     assert torch.equal(first.boxes, second.boxes)
     assert torch.equal(first.scores, second.scores)
+
+
+def test_a_checkpoint_of_a_c4_form_that_started_from_weights(tmp_path):
+    """CycleMLP spares no stage: the blocks for the regions are new, and their norms count on."""
+    classifier = tasks.create("classification", backbone="cyclemlp_b1", classes=5)
+    checkpoint.save(classifier, tmp_path / "a.safetensors")
+    model = make(method="faster_rcnn_c4", backbone="cyclemlp_b1", weights=tmp_path / "a.safetensors")
+    assert norms(model.stage) == {nn.BatchNorm2d}
+    checkpoint.save(model, tmp_path / "b.safetensors")
+    again, _ = checkpoint.load(tmp_path / "b.safetensors", device="cpu")
+    assert again.config == model.config
+
+
+def test_the_next_run_computes_as_its_checkpoint_does(tmp_path):
+    first = make("instance", "mask_rcnn", roi_aligned=False, anchor_offset=0.0, drop_path=0.1, norm="frozen")
+    checkpoint.save(first, tmp_path / "a.safetensors")
+    again = make("instance", "mask_rcnn", classes=7, weights=tmp_path / "a.safetensors", anchor_offset=0.25)
+    assert (again.config.roi_aligned, again.config.anchor_offset, again.config.drop_path) == (False, 0.25, 0.0)
+    assert again.report.adapted["roi_aligned"] == "False, as the checkpoint has it"
+    other = make("detection", "faster_rcnn", weights=tmp_path / "a.safetensors")  # of another task: the backbone alone
+    assert other.config.roi_aligned
+
+
+def test_how_a_backbone_computes_goes_on_to_other_tasks(tmp_path):
+    caffe = {"backbone": "resnet50", "backbone_options": {"stride_first": True}}
+    checkpoint.save(tasks.create("classification", classes=2, **caffe), tmp_path / "a.safetensors")
+    model = make(backbone="resnet50", weights=tmp_path / "a.safetensors")
+    assert model.config.backbone_options == {"stride_first": True}
+    assert "stride_first" in model.report.adapted["backbone_options"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"head_norm": "group"}, "head_norm is 'group', but there .* or choose box_head=4conv1fc"),
+        ({"neck_norm": "batch", "backbone": "vit_tiny_16"}, "neck_norm is 'batch', .* leave it out with vit_tiny_16"),
+    ],
+)
+def test_norms_that_have_no_place_are_refused(options, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        make(**options)
+
+
+def test_frozen_norms_keep_half_precision():
+    model = make(norm="frozen")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {x.dtype for x in model.backbone(torch.randn(1, 3, 64, 64))} == {torch.bfloat16}
 
 
 def test_a_classifiers_checkpoint_starts_a_detector(tmp_path):
@@ -286,9 +333,9 @@ def test_default_keypoints_are_those_of_people():
 
 @pytest.mark.parametrize(("task", "method"), METHODS)
 def test_the_norms_of_neck_and_heads_are_those_chosen(task, method):
-    options = {} if method.endswith("_c4") else {"neck_norm": "group"}
+    options = {} if method.endswith("_c4") else {"neck_norm": "group", "head_norm": "group"}
     options |= {} if method.endswith(("_c4", "retinanet")) else {"box_head": "4conv1fc"}
-    model = make(task, method, head_norm="group", **options)
+    model = make(task, method, **options)
     heads = [
         module
         for name, child in model.named_children()

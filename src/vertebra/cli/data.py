@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from vertebra import pictures
 from vertebra.cli.parsing import parse, parser
@@ -88,6 +90,8 @@ def _convert(argv: Sequence[str]) -> None:
     arguments.add_class_arguments(ConvertOptions)
     chosen = parse(arguments, argv)
     catalogue, lost = convert(chosen.path, chosen.to, chosen.save, chosen.seed)
+    for note in catalogue.notes:
+        print(f"note: {note}")
     for problem in catalogue.broken:
         print(f"problem: {problem}")
     if lost:
@@ -209,37 +213,40 @@ def _note_rare(catalogue: Catalogue, train: Sequence[int]) -> None:
 
 
 def _table_of_pictures(catalogue: Catalogue, counts: dict[str, list[int]]) -> Table:
-    table = Table("class", title=f"{catalogue.path} ({catalogue.kind})")
+    table = Table(Column("class", overflow="fold"), title=escape(f"{catalogue.path} ({catalogue.kind})"))
     for split in catalogue.splits:
-        table.add_column(split, justify="right")
+        table.add_column(split, justify="right", overflow="fold")
     for i, name in enumerate(catalogue.classes):
-        table.add_row(name, *(str(counts[split][i]) for split in catalogue.splits))
+        table.add_row(escape(name), *(str(counts[split][i]) for split in catalogue.splits))
     table.add_section()
     table.add_row("all", *(str(sum(counts[split])) for split in catalogue.splits))
     return table
 
 
 def _table_of_objects(catalogue: Catalogue, counts: dict[str, list[int]]) -> Table:
-    """Per class and split the objects, their share, and the pictures that have one at least."""
+    """Per class and split the objects, their share in train, and the pictures that have one at least."""
     has = ", ".join(word for word in ("boxes", "masks", "keypoints") if word in catalogue.has)
-    table = Table("class", title=f"{catalogue.path} ({catalogue.kind}: {has})")
+    title = escape(f"{catalogue.path} ({catalogue.kind}: {has})")
+    table = Table(Column("class", overflow="fold"), title=title, box=SIMPLE_HEAD, collapse_padding=True)
     showing = {split: [0] * len(catalogue.classes) for split in catalogue.splits}
     for split, samples in catalogue.splits.items():
-        for column in ("objects", "share", "pictures"):
-            table.add_column(f"{split}\n{column}", justify="right")
+        for column in ("objects", "share", "pictures") if split == "train" else ("objects", "pictures"):
+            table.add_column(f"{split}\n{column}", justify="right", min_width=len(column), no_wrap=True)
         for sample in samples:
             assert sample.target.labels is not None
             for label in set(sample.target.labels.tolist()):
                 showing[split][label] += 1
     for i, name in enumerate(catalogue.classes):
-        row = [name]
+        row = [escape(name)]
         for split in catalogue.splits:
-            share = counts[split][i] / max(1, sum(counts[split]))
-            row += [str(counts[split][i]), f"{share:.1%}", str(showing[split][i])]
+            share = [f"{counts[split][i] / max(1, sum(counts[split])):.1%}"] if split == "train" else []
+            row += [str(counts[split][i]), *share, str(showing[split][i])]
         table.add_row(*row)
     table.add_section()
-    ends = [[str(sum(counts[split])), "", str(len(samples))] for split, samples in catalogue.splits.items()]
-    table.add_row("all", *(text for end in ends for text in end))
+    ends: list[str] = []
+    for split, samples in catalogue.splits.items():
+        ends += [str(sum(counts[split])), *([""] if split == "train" else []), str(len(samples))]
+    table.add_row("all", *ends)
     return table
 
 

@@ -10,11 +10,12 @@ from typing import Literal
 from jsonargparse import Namespace
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vertebra.cli.parsing import parse, parser
 from vertebra.data import open_data
-from vertebra.data.catalogue import Catalogue, Sample, restrict
+from vertebra.data.catalogue import Catalogue, Sample, restrict, same_points
 from vertebra.data.readers import read
 from vertebra.engine import checkpoint, results
 from vertebra.engine.evaluate import evaluate, evaluate_results
@@ -83,6 +84,8 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]
     catalogue = open_data(path, want=task.truth, val_share=val_share, seed=seed)
     left_out = _left_out(catalogue, chosen.strict)
     samples = restrict(catalogue.split(chosen.data.split), catalogue.classes, task.classes)
+    if task.truth == "keypoints":
+        same_points(catalogue, task.config.points)
     found = evaluate(
         task,
         samples,
@@ -100,7 +103,7 @@ def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], st
     entries = results.read(chosen.checkpoint)
     if not chosen.data.path:
         raise VertebraError(f"{chosen.checkpoint} does not say what data it is of: give --data.path.")
-    catalogue = read(chosen.data.path, want=results.want(entries))
+    catalogue = read(chosen.data.path, want=results.want(entries), missing_ok=True)
     left_out = _left_out(catalogue, chosen.strict)
     split = chosen.data.split if len(catalogue.splits) > 1 else next(iter(catalogue.splits))
     found = evaluate_results(chosen.checkpoint, entries, catalogue, split, progress=True)
@@ -108,6 +111,8 @@ def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], st
 
 
 def _left_out(catalogue: Catalogue, strict: bool) -> list[str]:
+    for note in catalogue.notes:
+        print(f"note: {note}")
     sentences = catalogue.left_out(strict=strict)
     for sentence in sentences:
         print(f"left out: {sentence}")
@@ -128,7 +133,7 @@ def _print(found: Evaluation, title: str) -> None:
         for key in per_class:
             table.add_column(key.replace("_", " "), justify="right", overflow="fold")
         for name, *values in zip(found.classes, *per_class.values(), strict=True):
-            table.add_row(name, *map(written, values))
+            table.add_row(escape(name), *map(written, values))
         console.print(table)
     for sentence in found.broken:
         print(f"left out: {sentence}")

@@ -153,5 +153,17 @@ def restrict(samples: Iterable[Sample], own: tuple[str, ...], wanted: tuple[str,
     ]
 
 
+def same_points(catalogue: Catalogue, wanted: Points) -> None:
+    """Raises if the data's keypoints are others than the `wanted`, or in another order; numbers stand for any name."""
+    assert catalogue.points is not None
+    own = catalogue.points.names
+    unnamed = any(names == tuple(map(str, range(len(names)))) for names in (own, wanted.names))
+    if len(own) != len(wanted.names) or (own != wanted.names and not unnamed):
+        raise VertebraError(
+            f"{catalogue.path} has the keypoints {', '.join(own)}; the model has {', '.join(wanted.names)}, "
+            "and they must be the same in the same order."
+        )
+
+
 def _renumbered(labels: Tensor | None, numbers: Tensor) -> Tensor | None:
     return None if labels is None else numbers[labels]

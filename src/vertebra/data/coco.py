@@ -29,11 +29,25 @@ def recognise(path: Path) -> bool:
     return any((path / "annotations").glob("*.json")) or bool(_exports(path))
 
 
-def read(path: Path, want: str | None) -> Catalogue:
+def alone(path: Path) -> Path | None:
+    """The one JSON file that lies in a folder itself, if it looks like COCO's."""
+    found = [file for file in sorted(path.glob("*.json")) if not file.name.startswith(".")]
+    if len(found) != 1:
+        return None
+    content = found[0].read_bytes()
+    return found[0] if all(word in content for word in (b'"images"', b'"annotations"', b'"categories"')) else None
+
+
+def read(path: Path, want: str | None, *, missing_ok: bool = False) -> Catalogue:
     """A COCO folder or one JSON file; no picture is opened whose size the file tells.
 
-    The pictures lie in `images/SPLIT/`, `SPLIT/`, `SPLIT2017/`, `images/` or beside the file. A single file that is
-    named after the val or test split is that split, any other is train.
+    The pictures lie in `images/SPLIT/`, `SPLIT/`, `SPLIT2017/`, `images/`, a folder of it, or beside the file. A single
+    file that is named after the val or test split is that split, any other is train.
+
+    Args:
+        path: the folder or file.
+        want: as for `open_data`.
+        missing_ok: whether pictures may be missing whose size the file tells.
 
     Raises:
         VertebraError: if a file is damaged or not COCO, if numbers in it are given twice or lead nowhere, or if none
@@ -43,10 +57,11 @@ def read(path: Path, want: str | None) -> Catalogue:
     files = {split_of(path.stem) or "train": _File.load(path)} if path.is_file() else _find(path, want, notes)
     files = {split: files[split] for split in SPLITS if split in files}
     first = next(iter(files.values()))
+    _drop_roots(files, notes)
     categories, points = _agreed(files, want, notes)
     gatherer = Gatherer(want, points)
     listing = Listing()
-    splits = {split: _samples(file, split, categories, gatherer, listing) for split, file in files.items()}
+    splits = {split: _samples(file, split, categories, gatherer, listing, missing_ok) for split, file in files.items()}
     names = tuple(first.categories[number] for number in categories)
     return gatherer.catalogue(path, "coco", names, splits, notes, tuple(categories))
 
@@ -78,15 +93,12 @@ class _File:
         entries = sorted(_numbered(path, "category", content["categories"]), key=lambda entry: entry["id"])
         categories: dict[int, str] = {}
         for entry in entries:
-            name = _field(path, "category", entry, "name", str)
-            if name in categories.values():
-                raise VertebraError(f"{path}, category {entry['id']}: another category is called {name!r} as well.")
-            categories[entry["id"]] = name
+            categories[entry["id"]] = _field(path, "category", entry, "name", str)
         if not categories:
             raise VertebraError(f"{path} has no categories.")
         images = {entry["id"]: entry for entry in _numbered(path, "image", content["images"])}
         for entry in images.values():
-            _field(path, "image", entry, "file_name", str)
+            entry["file_name"] = _field(path, "image", entry, "file_name", str).replace("\\", "/")
             for side in ("width", "height"):
                 if side in entry and _field(path, "image", entry, side, int) < 1:
                     raise VertebraError(f"{path}, image {entry['id']}: its {side} is {entry[side]}.")
@@ -176,7 +188,10 @@ def _choose(path: Path, split: str, files: list[Path], want: str | None, notes: 
     """The one file of a split that tells of what is wanted: by its name, or else by being COCO at all."""
     files = [file for file in files if not file.name.startswith(OTHERS)]
     beginning = "person_keypoints" if want == "keypoints" else "instances"
-    files = [file for file in files if file.name.startswith(beginning)] or files
+    meant = [file for file in files if file.name.startswith(beginning)] or files
+    if want is None and (rest := [file.name for file in files if file not in meant]):
+        notes.append(f"passed over beside {meant[0].name}: {', '.join(rest)}; give its own path to see what it has")
+    files = meant
     if len(files) < 2:
         return _File.load(files[0]) if files else None
     contents = {file: _parsed(file) for file in files}
@@ -190,6 +205,29 @@ def _choose(path: Path, split: str, files: list[Path], want: str | None, notes: 
             "give the path of the one that is meant."
         )
     return _File.of(files[0], contents[files[0]]) if files else None
+
+
+def _drop_roots(files: dict[str, _File], notes: list[str]) -> None:
+    """Leaves out the root that some tools put above their categories, which no object is of.
+
+    Raises:
+        VertebraError: if two categories of a file have one name after that.
+    """
+    used = {entry["category_id"] for file in files.values() for own in file.annotations.values() for entry in own}
+    for file in files.values():
+        above = {other.get("supercategory") for other in file.entries}
+        for entry in [e for e in file.entries if e["id"] not in used and e.get("supercategory") in (None, "", "none")]:
+            if entry["name"] in above and len(file.entries) > 1:
+                file.entries.remove(entry)
+                del file.categories[entry["id"]]
+                note = f"category {entry['id']} ({entry['name']!r}) is left out: it is above others and has no object"
+                if note not in notes:
+                    notes.append(note)
+        seen: set[str] = set()
+        for number, name in file.categories.items():
+            if name in seen:
+                raise VertebraError(f"{file.path}, category {number}: another category is called {name!r} as well.")
+            seen.add(name)
 
 
 def _agreed(files: dict[str, _File], want: str | None, notes: list[str]) -> tuple[list[int], Points | None]:
@@ -255,21 +293,23 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and value > 0
 
 
-def _samples(file: _File, split: str, categories: list[int], gatherer: Gatherer, listing: Listing) -> list[Sample]:
+def _samples(
+    file: _File, split: str, categories: list[int], gatherer: Gatherer, listing: Listing, missing_ok: bool
+) -> list[Sample]:
     """One sample for each picture that is there, in the file's order."""
     index = {number: i for i, number in enumerate(categories)}
     names = [entry["file_name"] for entry in file.images.values()]
-    base = _base(file.path, split, names, listing)
+    base = _base(file.path, split, names, listing, missing_ok)
     samples = []
     for number, entry in file.images.items():
         own = file.annotations.get(number, [])
         picture = base / entry["file_name"]
         where = f"{file.path}, image {number}"
-        if str(picture) not in listing:
+        size = (entry.get("height", 0), entry.get("width", 0))
+        if str(picture) not in listing and not (missing_ok and all(size)):
             also = f" with its {len(own)} annotations" if own else ""
             gatherer.broken.append(f"{where} is left out{also}: {picture} is not there.")
             continue
-        size = (entry.get("height", 0), entry.get("width", 0))
         if not all(size):
             try:
                 size = pictures.measure(picture)
@@ -297,23 +337,30 @@ def _annotations(path: Path, entries: list[dict[str, Any]], index: dict[int, int
         )
 
 
-def _base(file: Path, split: str, names: list[str], listing: Listing) -> Path:
+def _base(file: Path, split: str, names: list[str], listing: Listing, missing_ok: bool) -> Path:
     """The folder that the file names of the pictures start from: where most of them are."""
     top = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
-    own = [word for word in re.findall(r"[a-z]+\d*", file.stem.lower()) if split_of(word) == split]
+    own = [word for word in re.findall(r"[A-Za-z]+\d*", file.stem) if split_of(word) == split]
+    own += [word.lower() for word in own]
     words = dict.fromkeys([*own, *(f"{word}{year}" for word in SPLITS[split] for year in ("", "2017", "2014"))])
     places = [top / "images" / word for word in words] + [top / word for word in words]
     places = list(dict.fromkeys([*places, top / "images", top, file.parent]))
     if not names:
         return top
+
+    def candidates() -> Iterator[Path]:
+        yield from places
+        if (top / "images").is_dir():  # CVAT calls a split as its user does
+            yield from sorted(below for below in (top / "images").iterdir() if below.is_dir() and below not in places)
+
     best, most = top, 0
-    for place in places:
+    for place in candidates():
         there = sum(os.path.join(place, name) in listing for name in names)
         if there > most:
             best, most = place, there
         if most == len(names):
             break
-    if not most:
+    if not most and not missing_ok:
         raise VertebraError(
             f"{file}: none of its {len(names)} pictures is there, {names[0]} for one; they were looked for in "
             f"{top / 'images' / split}, {top / split}, {top / 'images'} and {file.parent}."

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vertebra import pictures
-from vertebra.data import coco, instance_masks, readers, shapes, voc, yolo
+from vertebra.data import coco, instance_masks, readers, segments, shapes, voc, yolo
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.errors import VertebraError, one_of
 
@@ -48,13 +48,15 @@ def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple
 
 def _whole(sample: Sample, catalogue: Catalogue) -> Sample | None:
     """The sample with its size, and with boxes even if these come from the masks; None if it cannot be read."""
-    if sample.target.size is not None:
+    if not isinstance(sample.picture, Path):
         return sample
-    assert isinstance(sample.picture, Path)
     try:
-        target = sample.truth(pictures.measure(sample.picture))
+        size = pictures.measure(sample.picture)
+        if sample.target.size == size:
+            return sample
+        target = sample.truth(size)
     except VertebraError as error:
         catalogue.broken.append(f"{str(error).removesuffix('.')}; {sample.picture} is left out.")
         return None
-    masks = () if target.masks is None else tuple(target.masks)
+    masks = () if target.masks is None else tuple(segments.encode(mask) for mask in target.masks)
     return Sample(sample.picture, replace(target, masks=None), masks)

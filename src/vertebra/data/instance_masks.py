@@ -12,6 +12,7 @@ one around its pixels. Files of numbers are read when the data is opened: the ob
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -193,8 +194,9 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
         for name in catalogue.classes:
             (folder / split / "masks" / name).mkdir(parents=True, exist_ok=True)
         copies = Copies(folder / split / "images", stems=True)
-        for sample in samples:
-            picture = copies.add(sample.picture)
+        stems = [copies.add(sample.picture).stem for sample in samples]
+        taken = set(stems)
+        for sample, stem in zip(samples, stems, strict=True):
             target = sample.target
             assert target.labels is not None
             assert target.size is not None
@@ -206,8 +208,10 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
                 if not mask.any():
                     empty += 1
                     continue
+                # A mask that was called as another picture would be taken for that one's.
+                number = next(n for n in itertools.count(i, len(target.labels)) if f"{stem}_{n}" not in taken)
                 pixels = Image.fromarray(mask.numpy())
-                pixels.save(folder / split / "masks" / catalogue.classes[label] / f"{picture.stem}_{i}.png")
+                pixels.save(folder / split / "masks" / catalogue.classes[label] / f"{stem}_{number}.png")
     lost = [f"{crowds} crowd regions"] if crowds else []
     lost += [f"{empty} objects without a pixel in their mask"] if empty else []
     lost += ["keypoints"] if "keypoints" in catalogue.has else []

@@ -54,6 +54,7 @@ class Gatherer:
         self.maskless: list[str] = []
         self.has: set[str] = {"boxes"}
         self.objects = 0
+        self.crowds = 0
         self.clipped = 0
 
     def sample(
@@ -71,7 +72,8 @@ class Gatherer:
                 self.has.add("masks")
             if annotation.points:
                 self.has.add("keypoints")
-            self.objects += 1
+            self.crowds += annotation.crowd
+            self.objects += not annotation.crowd
             if not annotation.segment:
                 self.maskless.append(annotation.where)
                 if self.want == "masks":
@@ -117,9 +119,24 @@ class Gatherer:
         """
         if not any(splits.values()):
             raise VertebraError(f"{path} has no pictures.{_first(self.broken)}")
+        if not self.objects and self.crowds:
+            raise VertebraError(
+                f"{path}: all its {self.crowds} objects are marked as crowd (COCO's iscrowd, VOC's difficult), which "
+                "is neither learned nor judged. CVAT marks every painted mask so: set iscrowd to 0, or export polygons."
+            )
         if not self.objects:
             raise VertebraError(f"{path} has pictures but not one object.{_first(self.broken)}")
         notes = list(notes)
+        if self.crowds > self.objects:
+            notes.append(
+                f"{self.crowds} of {self.crowds + self.objects} objects are marked as crowd (iscrowd, difficult): "
+                "they are neither learned nor judged"
+            )
+        if self.want == "keypoints" and self.points and self.points.flip in ((), tuple(range(len(self.points.names)))):
+            notes.append(
+                "no keypoint tells left from right by its name: in pictures flipped sideways each keeps its own; "
+                "where that is wrong, train with --augment.flip=0"
+            )
         if self.clipped:
             notes.append(
                 f"boxes cut at their picture's border, which they crossed by more than a pixel: {self.clipped}"
@@ -236,8 +253,9 @@ def split_folders(path: Path, is_one: Callable[[Path], bool]) -> dict[str, Path]
 def mirrored(names: Sequence[str]) -> tuple[int, ...]:
     """Which keypoint each becomes in the mirror: `left_eye` the `right_eye`; itself without a counterpart."""
     places = {name.lower(): i for i, name in enumerate(names)}
-    other = {"left": "right", "right": "left"}
-    swapped = [re.sub("left|right", lambda side: other[side[0]], name.lower()) for name in names]
+    other = {"left": "right", "right": "left", "l": "r", "r": "l"}
+    side = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")  # also l_eye, eye.R
+    swapped = [side.sub(lambda found: other[found[0]], name.lower()) for name in names]
     return tuple(places.get(name, i) for i, name in enumerate(swapped))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import random
 from pathlib import Path
+from typing import Any
 
 from vertebra.data import classified, coco, instance_masks, shapes, voc, yolo
 from vertebra.data.catalogue import WANTS, Catalogue, Sample
@@ -13,6 +14,10 @@ from vertebra.errors import VertebraError, one_of
 TASKS = {"label": "classification", "boxes": "detection", "masks": "instance", "keypoints": "keypoints"}
 """Which task learns from each field of Target."""
 WORDS = {"label": "classes of whole pictures"}
+OBJECTS: tuple[Any, ...] = (coco, yolo, voc, instance_masks)
+"""Readers of objects; the first that recognises a folder reads it."""
+NEAR = 20
+"""So many folders of a folder are looked into for what may have been meant."""
 
 
 def open_data(path: str | Path, *, want: str | None = "label", val_share: float = 0.2, seed: int = 0) -> Catalogue:
@@ -43,8 +48,8 @@ def open_data(path: str | Path, *, want: str | None = "label", val_share: float 
     return catalogue
 
 
-def read(path: str | Path, *, want: str | None = "label", seed: int = 0) -> Catalogue:
-    """As `open_data`, with the splits that the data itself has."""
+def read(path: str | Path, *, want: str | None = "label", seed: int = 0, missing_ok: bool = False) -> Catalogue:
+    """As `open_data`, with the splits that the data itself has; `missing_ok` as for COCO's reader."""
     if want is not None:
         one_of("want", want, WANTS)
     if str(path) == "shapes":
@@ -52,7 +57,7 @@ def read(path: str | Path, *, want: str | None = "label", seed: int = 0) -> Cata
     path = Path(path).expanduser()
     if not path.exists():
         raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
-    catalogue = _recognised(path, want)
+    catalogue = _recognised(path, want, missing_ok)
     if want is not None and want not in catalogue.has:
         _lacking(catalogue, want)
     if "label" in catalogue.has and len(catalogue.classes) < 2:
@@ -62,13 +67,13 @@ def read(path: str | Path, *, want: str | None = "label", seed: int = 0) -> Cata
     return catalogue
 
 
-def _recognised(path: Path, want: str | None) -> Catalogue:
+def _recognised(path: Path, want: str | None, missing_ok: bool) -> Catalogue:
     if path.is_file():
         kind = path.suffix.lower()
         if kind == ".csv":
             return classified.read_csv(path)
         if kind == ".json":
-            return coco.read(path, want)
+            return coco.read(path, want, missing_ok=missing_ok)
         if kind in (".yaml", ".yml"):
             return yolo.read(path, want)
         raise VertebraError(
@@ -76,14 +81,29 @@ def _recognised(path: Path, want: str | None) -> Catalogue:
         )
     if list(path.glob("*-idx3-ubyte*")):
         return classified.read_idx(path)
-    for reader in (coco, yolo, voc, instance_masks):
+    if coco.recognise(path):
+        return coco.read(path, want, missing_ok=missing_ok)
+    for reader in OBJECTS[1:]:
         if reader.recognise(path):
             return reader.read(path, want)
-    if want not in ("label", None) and (loose := sorted(path.glob("*.json"))):
+    if file := coco.alone(path):
+        return coco.read(file, want, missing_ok=missing_ok)
+    if want not in ("label", None):
+        _explain(path)
+    return classified.read_folder(path)
+
+
+def _explain(path: Path) -> None:
+    """Raises if objects are looked for in a folder that tells of none, but something near it may."""
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    below = [p for p in folders[:NEAR] if coco.alone(p) or any(reader.recognise(p) for reader in OBJECTS)]
+    if below:
+        others = f", or of {' or '.join(p.name for p in below[1:])}" if below[1:] else ""
+        raise VertebraError(f"{path} itself has no annotations: give the path of {below[0]}{others}.")
+    if loose := sorted(path.glob("*.json")):
         raise VertebraError(
             f"{path} has no annotations/ with COCO's JSON; if {loose[0].name} is such, give its own path."
         )
-    return classified.read_folder(path)
 
 
 def _lacking(catalogue: Catalogue, want: str) -> None:

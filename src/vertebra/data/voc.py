@@ -79,10 +79,12 @@ def _files(folder: Path, split: str, listing: Listing, gatherer: Gatherer, notes
         for line, text in enumerate(path.read_text().splitlines(), 1):
             if not text.strip():
                 continue
-            file = place / f"{text.split()[0]}.xml"
-            if str(file) in listing:
+            names = (text.strip(), text.split()[0])  # some lists say behind the name whether a class is there
+            file = next((f for n in names if str(f := place / f"{n}.xml") in listing), None)
+            if file:
                 files[name].append(file)
             else:
+                file = place / f"{names[0]}.xml"
                 gatherer.broken.append(f"{path}, line {line} is left out: {file} is not there.")
     if rest := set(every) - {file for found in files.values() for file in found}:
         notes.append(f"passed over, in no list of {folder / LISTS}: {len(rest)} XML files, {min(rest)} for one")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -14,20 +15,27 @@ from vertebra import pictures
 from vertebra.data import segments
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
-from vertebra.data.instances import Annotation, Gatherer, Listing, named_points, split_folders
+from vertebra.data.instances import Annotation, Gatherer, Listing, named_points, split_folders, split_of
 from vertebra.errors import VertebraError
 from vertebra.structures import COCO_PERSON, Points
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+LISTS = ("classes.txt", "obj.names")
+"""Lists of the classes, one in a line, which other tools write in place of a data.yaml."""
+OBJECTS = re.compile(r"^obj_(\w+)_data$")
+"""Darknet's folders of pictures, each split's."""
 
 
 def recognise(path: Path) -> bool:
-    """Whether a folder holds a data.yaml, or labels beside its images."""
+    """Whether a folder holds a data.yaml or a list of classes, or labels beside its images."""
     return bool(_config(path)) or _is_pair(path) or bool(split_folders(path, _is_pair))
 
 
 def read(path: Path, want: str | None) -> Catalogue:
-    """A data.yaml or its folder; labels lie in `labels` where the path of a picture says `images`.
+    """A data.yaml or its folder; labels lie in `labels` where the path of a picture says `images`, or else beside it.
+
+    Without a data.yaml, a list of classes (`classes.txt` of Label Studio, `obj.names` of Darknet) does as well; the
+    pictures lie in `images/`, maybe in folders of splits there, or in `obj_train_data/`.
 
     A line of five numbers is a box (class, centre x, centre y, width, height), one of seven or more a polygon (class,
     x1, y1, x2, y2, ...), in shares of the picture. With `kpt_shape`, x, y and maybe the visibility of each keypoint
@@ -38,16 +46,21 @@ def read(path: Path, want: str | None) -> Catalogue:
     """
     config = path if path.is_file() else _config(path)
     if config is None:
-        raise VertebraError(f"{path} has images and labels but no data.yaml, which names the classes (names: [...]).")
-    told = _Told.load(config)
+        raise VertebraError(
+            f"{path} has images and labels but no data.yaml, which names the classes (names: [...]), nor a classes.txt."
+        )
+    notes: list[str] = []
+    told = _Told.listed(config) if config.name in LISTS else _Told.load(config, notes)
     gatherer = Gatherer(want, told.points)
     listing = Listing()
-    notes: list[str] = []
     splits: dict[str, list[Sample]] = {}
     for split, places in told.splits.items():
         files = [file for place in places for file in _pictures(config, split, place)]
         labels = {file: _label_file(file) for file in files}
         there = {file for file, label in labels.items() if str(label) in listing}
+        if files and not there and split == "test" and len(told.splits) > 1:  # its labels may be kept secret
+            notes.append(f"the {split} split is passed over: none of its {len(files)} pictures has a label file")
+            continue
         if files and not there:
             raise VertebraError(
                 f"{config}: no picture of the {split} split has a label file, {labels[files[0]]} for one is not there."
@@ -77,7 +90,18 @@ class _Told:
     """Numbers per keypoint: 2 without visibility, 3 with."""
 
     @staticmethod
-    def load(path: Path) -> _Told:
+    def listed(path: Path) -> _Told:
+        """By a list of classes alone."""
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = _classes(path, {"names": names})
+        folders = [folder for folder in sorted(path.parent.iterdir()) if folder.is_dir()]
+        places = {split_of(match[1]): folder for folder in folders if (match := OBJECTS.match(folder.name))}
+        places |= split_folders(path.parent / "images", lambda _: True) if (path.parent / "images").is_dir() else {}
+        splits = {split: [places[split]] for split in SPLITS if split in places}
+        return _Told(classes, splits or {"train": [path.parent / "images"]}, None, 0)
+
+    @staticmethod
+    def load(path: Path, notes: list[str]) -> _Told:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -88,10 +112,10 @@ class _Told:
             raise VertebraError(f"{path} is not YOLO's data.yaml: it has no 'names' (a list of the classes).")
         classes = _classes(path, content)
         splits = {
-            split: _places(path, content, split, content[word])
+            split: places
             for split, words in SPLITS.items()
             for word in words
-            if content.get(word)
+            if content.get(word) and (places := _places(path, content, split, content[word], notes))
         }
         if not splits:
             raise VertebraError(f"{path} has none of 'train', 'val' and 'test' (folders or lists of pictures).")
@@ -104,7 +128,8 @@ def _is_pair(folder: Path) -> bool:
 
 
 def _config(folder: Path) -> Path | None:
-    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    names = [*NAMES, *(LISTS if any((folder / p).is_dir() for p in ("images", "obj_train_data")) else ())]
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _classes(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
@@ -123,8 +148,12 @@ def _classes(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _places(path: Path, content: dict[str, Any], split: str, value: Any) -> list[Path]:
-    """The folders and lists of a split; relative to `path` in the file, or else to the file itself."""
+def _places(path: Path, content: dict[str, Any], split: str, value: Any, notes: list[str]) -> list[Path]:
+    """The folders and lists of a split; relative to `path` in the file, or else to the file itself.
+
+    A file may have moved since: what comes last in a place that is not there is looked for beside the file, from
+    where it names the split. A test split that is not there is passed over, since nothing here needs it.
+    """
     found = []
     roots = [path.parent / str(content.get("path") or ""), path.parent]
     for place in value if isinstance(value, list) else [value]:
@@ -133,7 +162,16 @@ def _places(path: Path, content: dict[str, Any], split: str, value: Any) -> list
         tried = [root / end for end in ends for root in roots]
         there = next((p for p in tried if p.exists()), None)
         if there is None:
-            raise VertebraError(f"{path}: its {split} is {str(place)!r}, but {tried[0]} is not there.")
+            parts = PurePosixPath(str(place).replace("\\", "/")).parts
+            tails = [parts[i:] for i in range(1, len(parts)) if any(split_of(part) == split for part in parts[i:])]
+            there = next((p for tail in tails if (p := path.parent.joinpath(*tail)).exists()), None)
+            if there is not None:
+                notes.append(f"{path.name} says {str(place)!r} for {split}, which is not there: {there} is taken")
+            elif split == "test":
+                notes.append(f"the test split is passed over: {tried[0]} is not there")
+                continue
+            else:
+                raise VertebraError(f"{path}: its {split} is {str(place)!r}, but {tried[0]} is not there.")
         found.append(there)
     return found
 
@@ -272,6 +310,7 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
     lost = [f"{crowds} crowd regions"] if crowds else []
     if "masks" in catalogue.has:
         lost.append("masks beside keypoints" if points else "boxes other than around the masks")
+    lost += [word for word in ("skeleton", "sigmas") if points and getattr(points, word)]
     lost += ["areas", "ids"] if catalogue.kind == "coco" else []
     return lost + ([f"masks of {maskless} objects, which have none"] if maskless else [])
 

@@ -16,7 +16,7 @@ import vertebra
 from vertebra import tasks, weights
 from vertebra.errors import VertebraError, first_line
 from vertebra.files import replacing
-from vertebra.structures import Points, Preprocess
+from vertebra.structures import Preprocess
 
 
 def save(task: tasks.Task, path: str | Path, **about: Any) -> None:
@@ -45,20 +45,13 @@ def load(where: str | Path, *, device: torch.device | str | None = None) -> tupl
         )
     try:
         about = json.loads(metadata["vertebra"])
-        model: dict[str, Any] = {key: _tuples(value) for key, value in about["model"].items()}
-        if isinstance(points := model.get("points"), dict):
-            model["points"] = Points.from_dict(points)
+        model = tasks.saved_options(about)
         preprocess = Preprocess.from_dict(about["preprocess"])
         task = tasks.create(about["task"], classes=about["classes"], preprocess=preprocess, **model)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
     weights.load(task, state, weights.Report(str(path), "vertebra"))
     return task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), about
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as the tuples that they were before JSON."""
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 class SafeCheckpointIO(CheckpointIO):

@@ -102,10 +102,9 @@ def train(settings: Settings) -> Path:
 
 def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal: bool) -> L.Trainer:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # set by torchrun
-    devices = local or settings.devices or ("auto" if settings.accelerator != "cpu" else 1)
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or (isinstance(devices, int) and devices > 1)
+    devices = local or _devices(settings)
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or devices > 1
     whole = tasks.find(settings.task).TASK.truth == "label"
-    on_gpu = torch.cuda.is_available() and settings.accelerator in ("auto", "cuda")
     try:
         return L.Trainer(
             max_epochs=settings.epochs,
@@ -114,7 +113,7 @@ def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal:
             num_nodes=int(os.environ["WORLD_SIZE"]) // local if local else 1,
             # Detectors leave what only the maps need that they do not use, such as a norm of the finest, untrained.
             strategy=("ddp" if whole else "ddp_find_unused_parameters_true") if several else "auto",
-            sync_batchnorm=several and on_gpu,  # torch has it for GPUs alone
+            sync_batchnorm=several and _on_gpu(settings),  # torch has it for GPUs alone
             precision=settings.precision,
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip or None,
@@ -131,6 +130,15 @@ def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal:
         raise VertebraError(f"accelerator {settings.accelerator!r} is not to be had here: {error}") from error
 
 
+def _on_gpu(settings: Settings) -> bool:
+    return torch.cuda.is_available() and settings.accelerator in ("auto", "cuda")
+
+
+def _devices(settings: Settings) -> int:
+    """How many devices of this machine take part."""
+    return settings.devices or (torch.cuda.device_count() if _on_gpu(settings) else 1)
+
+
 def _check(settings: Settings) -> None:
     for name in ("epochs", "accumulate"):
         in_range(name, getattr(settings, name), 1)
@@ -143,11 +151,11 @@ def _check(settings: Settings) -> None:
         raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
     if settings.data.channels not in (1, 3):
         raise VertebraError(f"data.channels is {settings.data.channels}; pictures are read as 1 (grey) or 3 (RGB).")
-    world = int(os.environ.get("WORLD_SIZE", 0)) or max(1, settings.devices)
+    world = int(os.environ.get("WORLD_SIZE", 0)) or _devices(settings)
     if settings.data.batch_size % world:
         raise VertebraError(
             f"data.batch_size is {settings.data.batch_size}, which {world} processes cannot share equally: "
-            f"try {max(world, settings.data.batch_size // world * world)}."
+            f"try {max(world, settings.data.batch_size // world * world)}, or fewer --devices."
         )
 
 

@@ -56,6 +56,12 @@ class Trainee(L.LightningModule):
             batch.images = batch.images.contiguous(memory_format=torch.channels_last)
         return batch
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        if self.trainer.training:
+            return batch.to(device, non_blocking=device.type == "cuda")
+        # What is true is looked at by the metrics alone, at the pictures' full size, on the CPU.
+        return dataclasses.replace(batch, images=batch.images.to(device))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.note_broken(batch)
         if not batch.targets:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, smooth_l1_loss
+from torch.nn.functional import cross_entropy
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from vertebra.heads.regions import Detections, Samples
 from vertebra.nn import init
-from vertebra.ops.boxes import decode, encode
+from vertebra.ops.boxes import decode, regression_loss
 from vertebra.weights import Fix, Rename
 
 SCALES = (10.0, 10.0, 5.0, 5.0)
@@ -88,9 +88,10 @@ class BoxHead(nn.Module):
         count = max(1, len(labels))
         classification = cross_entropy(logits.float(), labels, reduction="sum") / count
         chosen = self.own(deltas, labels)[labels < self.classes].float()
-        wanted = torch.cat([encode(each.truth, each.positive, self.scales) for each in samples])
-        box = smooth_l1_loss(chosen, wanted, beta=self.config.box_beta, reduction="sum") / count
-        return {"classification": classification, "box": box}
+        truth, positive = (torch.cat([getattr(each, name) for each in samples]) for name in ("truth", "positive"))
+        kind, beta = self.config.box_loss, self.config.box_beta
+        box = regression_loss(kind, chosen, truth, positive, beta=beta, scales=self.scales)
+        return {"classification": classification, "box": box / count}
 
     def own(self, deltas: Tensor, labels: Tensor) -> Tensor:
         """The deltas [R, 4] of each region's own class."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import smooth_l1_loss
 from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
 
 from vertebra.heads.box import suppress
@@ -17,7 +16,7 @@ from vertebra.heads.rpn import Size, by_anchor, ratio_major
 from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
 from vertebra.ops.anchors import pyramid_anchors
-from vertebra.ops.boxes import decode, encode, valid
+from vertebra.ops.boxes import decode, regression_loss, valid
 from vertebra.ops.match import BACKGROUND, match
 from vertebra.structures import Level, Target
 from vertebra.weights import Fix, Rename
@@ -107,8 +106,8 @@ class DenseHead(nn.Module):
             wanted[objects, labels[matches[objects]]] = 1.0
             learned = matches >= BACKGROUND
             found = sigmoid_focal_loss(logits[i, learned], wanted[learned], reduction="sum")
-            move = encode(truth[matches[objects]], every[objects])
-            moved = smooth_l1_loss(deltas[i, objects], move, beta=self.config.box_beta, reduction="sum")
+            own, beta = truth[matches[objects]], self.config.box_beta
+            moved = regression_loss(self.config.box_loss, deltas[i, objects], own, every[objects], beta=beta)
             if self.config.loss_per_picture:
                 found, moved = (each / max(1, len(objects)) / len(targets) for each in (found, moved))
             classification, box, count = classification + found, box + moved, count + len(objects)

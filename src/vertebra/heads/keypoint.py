@@ -42,7 +42,7 @@ class KeypointHead(nn.Module):
         init.fill([self.logits], init.before_relu)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.logits(self.convs(x))
+        x = self.logits(self.convs(x)).float()  # in half precision the peak would be a plateau
         if not len(x):
             return x.new_zeros(0, x.shape[1], 2 * x.shape[2], 2 * x.shape[3]) + x.sum()
         return interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -21,12 +21,12 @@ class _NegativeLogLikelihood(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
         truth = probabilities[torch.arange(len(labels), device=labels.device), labels]
-        self.total -= truth.double().clamp(min=1e-12).log().sum()
+        self.total -= truth.float().clamp(min=1e-12).log().sum()  # no float64: Apple's devices have none
         self.count += len(labels)
 
     def compute(self) -> Tensor:
@@ -67,7 +67,7 @@ class ClassificationMetrics(MetricCollection):
         """top1, top5 and calibration_error (expected, 15 bins) in 0..1; loss in nats; macro means over the classes
         that occur; `confusion` [classes, classes] counts, a row per true class; `per_class` lists of 0..1."""
         values = super().compute()
-        confusion = values.pop("confusion").double()  # [classes, classes]
+        confusion = values.pop("confusion").cpu().double()  # [classes, classes]
         hits, support, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
         recall = hits / support.clamp(min=1)
         precision = hits / predicted.clamp(min=1)

@@ -89,7 +89,7 @@ def _norm(norm: nn.Module, y: Tensor) -> Tensor:
         or torch.compiler.is_compiling()
     ):
         normed: Tensor = norm(y)
-        return normed
+        return normed.to(y.dtype)  # frozen norms would make float32 of half precision
     means, deviations = y.new_empty(0), y.new_empty(0)  # of the batch: empty in eval mode
     torch.native_batch_norm(
         y, norm.weight, norm.bias, norm.running_mean, norm.running_var, False, 0.0, norm.eps, out=(y, means, deviations)

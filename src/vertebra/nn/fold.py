@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -28,7 +29,7 @@ class FoldedConv(nn.Module):
         super().__init__()
         self.activation, self.keeps_residual = source.activation, source.keeps_residual
         self.conv = copy.deepcopy(source.conv).eval()
-        if isinstance(norm := source.norm, nn.BatchNorm2d | FrozenBatchNorm2d):
+        if isinstance(norm := source.norm, _BatchNorm | FrozenBatchNorm2d):  # the synchronous one too
             fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
             self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, self.conv.bias, *fused)
         self.conv.requires_grad_(False)

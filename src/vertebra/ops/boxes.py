@@ -7,9 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from vertebra.structures import Target
 
+OVERLAP = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
+"""Losses of boxes by how they overlap: arXiv:1902.09630, and the two of arXiv:1911.08287."""
 LARGEST = math.log(1000 / 16)
 """Decoded widths and heights are at most 62.5 times the reference's, so that no exponential overflows."""
 
@@ -41,6 +45,29 @@ def decode(deltas: Tensor, references: Tensor, scales: Sequence[float] = (1.0, 1
     centre = references[..., :2] + 0.5 * size + deltas[..., :2] * size
     half = 0.5 * deltas[..., 2:].clamp(max=LARGEST).exp() * size
     return torch.cat((centre - half, centre + half), -1)
+
+
+def regression_loss(
+    kind: str,
+    deltas: Tensor,
+    boxes: Tensor,
+    references: Tensor,
+    *,
+    beta: float,
+    scales: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+) -> Tensor:
+    """The sum over all boxes of what regression loses.
+
+    Args:
+        kind: `smooth_l1`, of the deltas, which is square below `beta`; or a key of OVERLAP, of the decoded boxes.
+        deltas: [N, 4] as answered for `references`.
+        boxes: [N, 4] that are true.
+        references, scales: as for `encode`.
+    """
+    if kind == "smooth_l1":
+        return smooth_l1_loss(deltas, encode(boxes, references, scales), beta=beta, reduction="sum")
+    total: Tensor = OVERLAP[kind](decode(deltas, references, scales), boxes, reduction="sum")
+    return total
 
 
 def valid(target: Target) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
 BACKGROUND, IGNORED = -1, -2
+PAIRS = 2**24
+"""Overlaps that are computed at a time: thousands of objects and all anchors of a pyramid at once take gigabytes."""
 
 
 def match(
@@ -28,14 +32,24 @@ def match(
     Source: Faster R-CNN, arXiv:1506.01497, section 3.1.2.
     """
     matches = candidates.new_full((len(candidates),), BACKGROUND, dtype=torch.int64)
-    if len(objects):
-        overlap = box_iou(objects, candidates)  # [M, N]
-        best, index = overlap.max(0)
+    if len(objects) and len(candidates):
+        parts = candidates.split(max(1, PAIRS // len(objects)))
+        overlaps = [box_iou(objects, parts[0])]  # [M, n]; of further parts, made anew where they are wanted
+
+        def every() -> Iterator[Tensor]:
+            yield from overlaps
+            yield from (box_iou(objects, part) for part in parts[1:])
+
+        found, most = [], objects.new_zeros(len(objects))
+        for overlap in every():
+            found.append(overlap.max(0))
+            most = torch.maximum(most, overlap.amax(1))
+        best, index = torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
         matches[best >= low] = IGNORED
         chosen = best >= high
         if nearest is not None:
-            most = overlap.amax(1, keepdim=True)
-            chosen |= ((overlap == most) & (most >= nearest) & (most > 0)).any(0)
+            own = most.masked_fill((most < nearest) | (most == 0), 2.0)[:, None]  # which no overlap reaches
+            chosen |= torch.cat([(overlap == own).any(0) for overlap in every()])
         matches[chosen] = index[chosen]
     if len(crowds):
         corner = torch.maximum(candidates[:, None, :2], crowds[None, :, :2])

@@ -77,7 +77,9 @@ def align(features: Tensor, rois: Tensor, size: int, scale: float, sampling: int
         or sampling < 1
         or torch.compiler.is_compiling()
     ):
-        return roi_align(features, rois.to(features.dtype), size, scale, sampling, aligned)
+        wide = torch.promote_types(features.dtype, torch.float32)  # half precision would move corners by pixels
+        pooled: Tensor = roi_align(features.to(wide), rois.to(wide), size, scale, sampling, aligned)
+        return pooled.to(features.dtype)
     batch, channels, height, width = features.shape
     corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
     start, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]

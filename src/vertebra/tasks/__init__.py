@@ -6,19 +6,22 @@ import dataclasses
 import importlib
 import json
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vertebra import backbones
 from vertebra.errors import VertebraError, check_fields, nearest
-from vertebra.structures import Preprocess
+from vertebra.structures import Points, Preprocess
 from vertebra.tasks.base import Metrics, Task
 from vertebra.tasks.foreign import Detector, recognised
 from vertebra.tasks.region import RegionTask
 from vertebra.weights import description, read
 
-__all__ = ["Metrics", "Task", "create", "find", "names"]
+__all__ = ["Metrics", "Task", "create", "find", "names", "saved_options"]
+
+TRAINING = {"points", "class_weights", "label_smoothing", "dropout", "drop_path"}
+"""Options that depend on the data or on how long is trained; they do not go from a checkpoint to the next run."""
 
 
 def names() -> list[str]:
@@ -48,8 +51,8 @@ def _known(backbone: str, where: str | Path | None) -> Preprocess:
         return usual
     if card := backbones.family(backbone).WEIGHTS.get(str(where)):
         return card.preprocess
-    about = description(where).get("vertebra") if Path(where).exists() else None
-    return Preprocess.from_dict(json.loads(about)["preprocess"]) if about else usual
+    about = _about(backbone, where) if Path(where).exists() else None
+    return Preprocess.from_dict(about["preprocess"]) if about else usual
 
 
 def create(
@@ -62,18 +65,26 @@ def create(
 ) -> Task:
     """A task's model; `options` are fields of its Config. See `vertebra.create`.
 
-    Of another library's detector, the file says which options it is built with, where they are left at their defaults.
+    Of another library's detector, and of a checkpoint of ours with the same backbone, the file says which options it
+    is built with, where they are left at their defaults.
     """
     module = find(name)
     check_fields(name, options, {field.name for field in dataclasses.fields(module.Config)})
     foreign: Detector | None = None
-    if weights is not None and issubclass(module.TASK, RegionTask):
-        foreign = _foreign(module.Config(**options).backbone, weights)
-    if foreign is not None:
-        usual = {field.name: field.default for field in dataclasses.fields(module.Config)}
+    told: dict[str, Any] = {}
+    if weights is not None:
+        usual = vars(module.Config())
         chosen = {key: value for key, value in options.items() if value != usual[key]}
-        options |= foreign.options(name) | chosen
-        classes = foreign.classes if classes is None else classes
+        backbone = chosen.get("backbone", usual["backbone"])
+        about = _about(backbone, weights)
+        if about is not None:
+            told = {k: v for k, v in _own(about, name, backbone, chosen).items() if v != usual[k] and k not in chosen}
+            options |= told
+        elif issubclass(module.TASK, RegionTask) and str(weights) not in backbones.family(backbone).WEIGHTS:
+            foreign = recognised(read(weights)[0])
+        if foreign is not None:
+            options |= foreign.options(name) | chosen
+            classes = foreign.classes if classes is None else classes
     classes = 1000 if classes is None else classes
     labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
     if not labels:
@@ -87,11 +98,39 @@ def create(
     task: Task = method(config, labels, preprocess)
     if weights is not None:
         task.report = task.load(weights, partial=True)
+        task.report.adapted |= {key: f"{value}, as the checkpoint has it" for key, value in told.items()}
     return task
 
 
-def _foreign(backbone: str, where: str | Path) -> Detector | None:
-    """The detector of another library that a file holds, if it does."""
-    if str(where) in backbones.family(backbone).WEIGHTS or "vertebra" in description(where):
-        return None  # told without reading a tensor
-    return recognised(read(where)[0])
+def _about(backbone: str, where: str | Path) -> dict[str, Any] | None:
+    """What a checkpoint of ours says of itself; None of any other. No tensor is read."""
+    if str(where) in backbones.family(backbone).WEIGHTS:
+        return None
+    about = description(where).get("vertebra")
+    told: dict[str, Any] | None = json.loads(about) if about else None
+    return told
+
+
+def saved_options(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the model in a checkpoint's description, as they were before JSON."""
+    options = {key: _tuples(value) for key, value in about["model"].items()}
+    if isinstance(points := options.get("points"), dict):
+        options["points"] = Points.from_dict(points)
+    return options
+
+
+def _own(about: Mapping[str, Any], name: str, backbone: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by which a checkpoint of ours computes, as far as they concern a model of task `name` with this
+    `backbone` and the options `chosen` for it."""
+    options = saved_options(about)
+    if backbones.public_name(options["backbone"]) != backbones.public_name(backbone):
+        return {}
+    if about["task"] != name or chosen.get("method", options.get("method")) != options.get("method"):
+        return {"backbone_options": options["backbone_options"]}
+    known = {field.name for field in dataclasses.fields(find(name).Config)}
+    return {key: value for key, value in options.items() if key in known - TRAINING}
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as the tuples that they were before JSON."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

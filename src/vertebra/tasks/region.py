@@ -178,10 +178,18 @@ class RegionTask(Task):
 
     def finish(self) -> None:
         """To be called when all parts are made: puts the chosen norm into the neck and the heads."""
-        for name, child in self.named_children():
-            kind = {"backbone": "none", "stage": "none", "neck": self.config.neck_norm}.get(name, self.config.head_norm)
-            if kind != "none":
-                renorm(child, kind)
+        heads = [part for name, part in self.named_children() if name not in ("backbone", "stage", "neck")]
+        for option, parts in (("neck_norm", [self.neck] if hasattr(self, "neck") else []), ("head_norm", heads)):
+            kind = getattr(self.config, option)
+            if kind == "none":
+                continue
+            if not any(isinstance(module, nn.BatchNorm2d) for part in parts for module in part.modules()):
+                raise VertebraError(
+                    f"{option} is {kind!r}, but there is no convolution here that a norm follows: leave it out"
+                    + (", or choose box_head=4conv1fc." if option == "head_norm" else f" with {self.config.backbone}.")
+                )
+            for part in parts:
+                renorm(part, kind)
 
     def metrics(self) -> CocoMetrics:
         return CocoMetrics(

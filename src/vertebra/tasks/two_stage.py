@@ -49,6 +49,8 @@ class TwoStageConfig(RegionConfig):
     """Proposals of a picture that the heads learn from."""
     region_positive: float = 0.25
     """Largest share of objects among them."""
+    box_loss: Literal["smooth_l1", "giou", "diou", "ciou"] = "smooth_l1"
+    """Of boxes: smooth L1 of their deltas, or one less their overlap (generalised, distance or complete IoU)."""
     box_beta: float = 1 / 9
     """Where the smooth L1 loss of boxes turns from square to straight; 0 is L1."""
     box_head: Literal["2fc", "4conv1fc"] = "2fc"
@@ -95,7 +97,8 @@ class TwoStage(RegionTask):
             if self.stage is None:
                 outputs = 8 * config.channels
                 self.one = OneMap(self.backbone.levels, 4 * config.channels)
-                self.stage = renorm(_stage(self.one.levels[0].channels, outputs), self.backbone_norm)
+                kind = self.backbone_norm  # nothing has been counted yet that could be frozen
+                self.stage = renorm(_stage(self.one.levels[0].channels, outputs), "batch" if kind == "frozen" else kind)
             else:
                 self.cut = f"stages.{len(self.backbone.stages)}."  # type: ignore[arg-type]
             level = self.backbone.levels[-1] if self.one is None else self.one.levels[0]
@@ -120,7 +123,7 @@ class TwoStage(RegionTask):
         if not config.method.startswith("cascade"):
             without |= {"cascade_mean", "cascade_scales", "mask_stages"}
         if config.method.endswith("_c4"):
-            without |= {"box_head", "box_width", "neck", "neck_norm"}
+            without |= {"box_head", "box_width", "neck", "neck_norm", "head_norm"}
         return without
 
     def features(self, images: Tensor) -> list[Tensor]:

@@ -44,7 +44,7 @@ class RetinaNet(RegionTask):
         self.finish()
 
     def needless(self) -> set[str]:
-        used = {"box_beta", *(f.name for f in dataclasses.fields(RegionConfig))}
+        used = {"box_loss", "box_beta", *(f.name for f in dataclasses.fields(RegionConfig))}
         return {f.name for f in dataclasses.fields(TwoStageConfig)} - used
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -66,4 +66,6 @@ class RetinaNet(RegionTask):
             "detectron2": {"box_beta": 0.1},
             "mmdet": {"least_side": 1e-6, "extra_relu": False},
         }
+        if self.config.head_norm != "none":  # torchvision's second version
+            own["torchvision"] = {**own["torchvision"], "box_loss": "giou"}
         return {**super().differing(source), **own.get(source, {})}

@@ -36,7 +36,7 @@ class Config(TwoStageConfig):
             object.__setattr__(self, "points", Points.from_dict(self.points))
         super().__post_init__()
         in_range("keypoint_width", self.keypoint_width, 1)
-        in_range("keypoint_convs", self.keypoint_convs, 0)
+        in_range("keypoint_convs", self.keypoint_convs, 1)
 
 
 class KeypointRCNN(TwoStage):
