@@ -1,5 +1,6 @@
 """Training: it learns, resumes exactly, and gives the same on several processes."""
 
+import csv
 import json
 import os
 import signal
@@ -59,6 +60,14 @@ def test_every_way_of_training_runs(tmp_path):
     more = {"balance": True, "layer_decay": 0.8, "checkpointing": True, "precision": "bf16-mixed"}
     run = train(settings(tmp_path / "run", augment=augment, model=model, **common, **more))
     assert len(history(run)) == 1
+
+
+def test_validating_every_few_epochs(tmp_path):
+    run = train(settings(tmp_path / "run", epochs=4, val_every=3, patience=1))
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["val/top1"]) for row in rows] == [False, False, True, True]  # the last one always
+    assert all(row["train/loss"] for row in rows)
 
 
 def test_a_frozen_backbone_stays_as_it_was(tmp_path):

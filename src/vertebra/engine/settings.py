@@ -73,7 +73,9 @@ class Settings:
     clip: float = 0.0
     """Largest norm of the gradient; 0 does not clip."""
     patience: int = 0
-    """Stop after so many epochs without a better validation; 0 never stops early."""
+    """Stop after so many validations without a better one; 0 never stops early."""
+    val_every: int = 1
+    """Epochs from one validation to the next; the last epoch is always validated."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """Number format of the computation."""
     checkpointing: bool = False

@@ -70,7 +70,9 @@ def train(settings: Settings) -> Path:
         callbacks.append(Average(settings.ema))
     if settings.patience:
         callbacks.append(
-            EarlyStopping("val/score", patience=settings.patience, mode="max", check_on_train_epoch_end=True)
+            EarlyStopping(
+                "val/score", patience=settings.patience, mode="max", check_on_train_epoch_end=True, strict=False
+            )
         )
     callbacks.append(
         ModelCheckpoint(run, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
@@ -140,7 +142,7 @@ def _devices(settings: Settings) -> int:
 
 
 def _check(settings: Settings) -> None:
-    for name in ("epochs", "accumulate"):
+    for name in ("epochs", "accumulate", "val_every"):
         in_range(name, getattr(settings, name), 1)
     for name in ("clip", "warmup", "ema", "patience", "peak_lr", "decay"):
         if getattr(settings, name) < 0:

@@ -114,8 +114,14 @@ class Results(L.Callback):
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.waited = self.worked = self.moment = self.began = 0.0
+        self.validated = False
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, Trainee)
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        trainer.check_val_every_n_epoch = 1 if last else module.settings.val_every
+        trainer.callback_metrics.pop("val/score", None)  # without it, early stopping does not look
+        self.validated = False
         self.waited = self.worked = 0.0
         self.began = self.moment = time.perf_counter()
 
@@ -131,6 +137,7 @@ class Results(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Trainee)
+        self.validated = True
         values = module.metrics.compute()
         module.metrics.reset()
         scalars = {f"val/{k}": v for k, v in values.items() if isinstance(v, float)}
@@ -154,6 +161,8 @@ class Results(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Trainee)
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if k != "val/score"}
+        if not self.validated:
+            logged = {k: v for k, v in logged.items() if not k.startswith("val/")}  # of an epoch before
         row: dict[str, float] = {"epoch": trainer.current_epoch + 1, **dict(sorted(logged.items()))}
         row["lr"] = trainer.optimizers[0].param_groups[-1]["lr"]
         row["seconds"] = time.perf_counter() - self.began
@@ -164,10 +173,11 @@ class Results(L.Callback):
         write_csv(self.run / "metrics.csv", self.history)
         shown = [name for name in module.metrics.labels if f"val/{name}" in row][:6]  # the most telling
         parts = [f"{name} {row[f'val/{name}']:.4f}" for name in shown]
+        val = f"  val {'  '.join(parts)}" if parts else ""
         star = " *" if self.best and self.best["epoch"] == row["epoch"] else ""
         self.say(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.1f} s  "
-            f"train loss {row['train/loss']:.4f}  val {'  '.join(parts)}{star}"
+            f"train loss {row['train/loss']:.4f}{val}{star}"
         )
 
     def state_dict(self) -> dict[str, Any]:
