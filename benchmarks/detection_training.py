@@ -1,11 +1,11 @@
 """Our detectors beside torchvision's, trained from scratch on the same pictures for the same time.
 
     python benchmarks/detection_training.py bccd/ --task=detection --minutes=20
-    python benchmarks/detection_training.py nuclei/ --task=instance --minutes=20 --image_size=512
+    python benchmarks/detection_training.py nuclei/ --task=instance --minutes=20 --image_size=256
 
 Both get the same backbone (ResNet-50 with FPN, batch norm, random weights), the same batches from the same loader, the
-same optimiser and the same course of the learning rate over the time; evaluation does not count. Prints COCO's numbers
---points times, and writes them into --output with a plot, and with pictures beside what is true of them.
+same optimiser and the same course of the learning rate over the time; evaluation does not count, all else does. Prints
+COCO's numbers --points times, and writes them into --output with a plot, and with pictures beside what is true of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resne
 
 import vertebra
 from vertebra.data import open_data
-from vertebra.data.batches import loader
+from vertebra.data.batches import Endless, loader
 from vertebra.data.catalogue import Catalogue
 from vertebra.data.transforms import InstanceAugment
 from vertebra.metrics.coco import CocoMetrics
@@ -89,6 +89,12 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=4, help="evaluations, the last at the end")
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--detections", type=int, default=100)
+    parser.add_argument("--backbone", default="resnet50", help="of ours; torchvision's is resnet50")
+    parser.add_argument("--model", type=json.loads, default={}, help="further options of ours, as JSON")
+    parser.add_argument("--bf16", action="store_true", help="matrix products of training in bfloat16 (autocast)")
+    parser.add_argument(
+        "--overfit", type=int, default=0, help="learn so many val pictures by heart: no augmentation, judged by them"
+    )
     parser.add_argument("--models", nargs="*", default=["ours", "torchvision"])
     parser.add_argument("--output", default="runs/beside_torchvision")
     options = parser.parse_args()
@@ -153,23 +159,24 @@ def run(
     side = options.image_size
     preprocess = Preprocess((side, round(side * 5 / 3)), resize="shortest")
     common: dict[str, Any] = {"truth": truth, "classes": len(catalogue.classes), "workers": 1}
-    training = loader(
-        catalogue.split("train"),
-        preprocess,
-        batch_size=options.batch_size,
-        augment=InstanceAugment(scales=(0.8, 1.0)),
-        **common,
-    )
-    validation = loader(catalogue.split("val"), preprocess, batch_size=1, **common)
+    learned, judged = catalogue.split("train"), catalogue.split("val")
+    augment = InstanceAugment(scales=(0.8, 1.0))
+    if options.overfit:
+        learned = judged = judged[: options.overfit]
+        augment = InstanceAugment(scales=(1.0, 1.0), flip=0.0, colour=0.0)
+    training = loader(learned, preprocess, batch_size=options.batch_size, augment=augment, **common)
+    assert isinstance(training, Endless)
+    validation = loader(judged, preprocess, batch_size=1, **common)
     torch.manual_seed(0)
     model: Theirs | RegionTask
     if name == "ours":
         made = vertebra.create(
             options.task,
-            backbone="resnet50",
+            backbone=options.backbone,
             classes=catalogue.classes,
             preprocess=preprocess,
             detections=options.detections,
+            **options.model,
         )
         assert isinstance(made, RegionTask)
         model = made.to(memory_format=torch.channels_last)
@@ -181,17 +188,20 @@ def run(
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr)
-    budget, steps, points, answers = options.minutes * 60, 0, [], []
+    budget, steps, epoch, points, answers = options.minutes * 60, 0, 0, [], []
     model.train()
     start = time.perf_counter()
     while len(points) < options.points:
+        training.set_epoch(epoch)
+        epoch += 1
         for batch in training:
             done = min(1.0, (time.perf_counter() - start) / budget)
             rate = options.lr * min(1.0, (steps + 1) / 50) * (0.01 + 0.99 * (1 + math.cos(math.pi * done)) / 2)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             images = batch.images.contiguous(memory_format=torch.channels_last) if name == "ours" else batch.images
-            loss = torch.stack(list(model.loss(images, batch.targets).values())).sum()
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+                loss = torch.stack(list(model.loss(images, batch.targets).values())).sum()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -207,7 +217,7 @@ def run(
                 break
             model.train()
             start = time.perf_counter() - spent
-    training.close()  # type: ignore[union-attr]
+    training.close()
     return points, answers
 
 
