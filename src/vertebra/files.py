@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, first_line
 
 
 @contextlib.contextmanager
@@ -19,20 +19,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         VertebraError: if it cannot be written, a full disk for example.
     """
+    with held(path) as temporary:
+        try:
+            yield temporary
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
+            raise _unsaved(Path(path), error) from error
+
+
+@contextlib.contextmanager
+def held(path: str | Path) -> Iterator[Path]:
+    """As `replacing`, for a file that is open while much else is done, whose errors are not blamed on it."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unsaved(path, error) from error
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # safetensors writes for the owner alone
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
-        kept = " The one saved before is still whole." if path.exists() else ""
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        raise VertebraError(f"{path} could not be saved ({reason}): free some space and resume.{kept}") from error
+        try:
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)  # safetensors writes for the owner alone
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise _unsaved(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unsaved(path: Path, error: Exception) -> VertebraError:
+    kept = " The one saved before is still whole." if path.exists() else ""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+    return VertebraError(f"{path} could not be saved ({reason}): free some space and resume.{kept}")

@@ -268,18 +268,33 @@ def test_a_config_that_is_not_there(tmp_path, complaint):
     ("flag", "sentence"),
     [
         ("--epochs=0", "epochs is 0; it must be 1 or more"),
-        ("--data.image_size=-1", "data.image_size is -1; it cannot be negative"),
+        ("--data.image_size=-1", "data.image_size is -1; it must be 0 or more"),
         ("--data.val_share=1", "it must lie between 0 and 1"),
         ("--data.batch_size=0", "batch_size is 0; it must be 1 or more"),
         ("--data.channels=4", "pictures are read as 1 (grey) or 3 (RGB)"),
-        ("--clip=-1", "clip is -1.0; it cannot be negative"),
+        ("--clip=-1", "clip is -1; it must be 0 or more"),
+        ("--lr=-1", "lr is -1; it must be 0 or more"),
+        ("--seed=-1", "seed is -1; it must be 0 or more"),
+        ("--devices=-1", "devices is -1; it must be 0 or more"),
+        ("--data.workers=-1", "data.workers is -1; it must be 0 or more"),
+        ("--momentum=1", "momentum is 1; it must lie between 0 and"),
+        ("--model.dropout=1.5", "dropout is 1.5; it must lie between 0 and 1"),
+        ("--augment.flip=2", "augment.flip is 2; it must lie between 0 and 1"),
+        ("--task=detection", "has classes of whole pictures but no boxes"),
         ("--model.backbone=resnet19", "Did you mean 'resnet18'?"),
         ("--resume=nowhere", "nowhere is not a run folder: it holds no config.yaml"),
     ],
 )
 def test_a_value_out_of_range(tmp_path, photos, complaint, flag, sentence):
     words = [f"--data.path={photos}", f"--output={tmp_path / 'run'}", *TINY, flag]
-    assert sentence in complaint("train", "classification", *words)
+    task = [] if flag.startswith("--task") else ["classification"]
+    assert sentence in complaint("train", *task, *words)
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_a_device_that_is_none(trained, photos, complaint, verb):
+    words = [photos] if verb == "predict" else []
+    assert "device 'gpu' is not to be had here: " in complaint(verb, trained, *words, "--device=gpu")
 
 
 def test_a_file_where_a_folder_should_be(tmp_path, photos, trained, complaint):

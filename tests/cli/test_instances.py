@@ -388,7 +388,7 @@ def test_masks_that_the_data_does_not_have(data, complaint, run_vertebra, tmp_pa
         ("--model.norm_eps=-1", "norm_eps is -1; it must be 0 or more"),
         ("--model.drop_path=1.5", "drop_path is 1.5; it must lie between 0 and 1"),
         ("--model.mask_stages=2", "mask_stages is 2; it must be 1 or 3"),
-        ("--data.image_size=-8", "data.image_size is -8; it cannot be negative"),
+        ("--data.image_size=-8", "data.image_size is -8; it must be 0 or more"),
     ],
 )
 def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):

@@ -141,6 +141,14 @@ def test_evaluate_prints_every_class(trained, photos, run_vertebra):
         assert any(line.split()[:1] == [name] for line in out.splitlines())
 
 
+def test_what_was_not_trained_on_is_measured_whole(trained, photos, run_vertebra, tmp_path):
+    out = run_vertebra("evaluate", trained, f"--data.path={photos}", f"--save={tmp_path / 'whole'}")
+    assert "note: no val split: all of train is measured" in out
+    run_vertebra("evaluate", trained, f"--data.path={photos}", "--data.val_share=0.4", f"--save={tmp_path / 'part'}")
+    counts = [len(json.loads((tmp_path / n / "evaluation.json").read_text())["answers"]) for n in ("whole", "part")]
+    assert counts == [10, 4]
+
+
 def test_evaluate_of_fewer_classes_in_another_order(trained, photos, run_vertebra, tmp_path):
     """The labels are the model's, whatever folders the data has."""
     lines = [f"photos/dog/{i}.png,dog,val" for i in range(5)] + ["photos/cat/0.png,cat,val"]

@@ -8,7 +8,7 @@ import vertebra
 from vertebra import tasks
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
-from vertebra.files import replacing
+from vertebra.files import held, replacing
 from vertebra.structures import Preprocess
 
 
@@ -64,3 +64,17 @@ def test_a_broken_program_leaves_no_temporary_file(tmp_path):
     with pytest.raises(KeyError):
         fail()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_goes_wrong_beside_an_open_file_is_not_its_fault(tmp_path):
+    def fail():
+        with held(tmp_path / "table.csv") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("a bug elsewhere")
+
+    with pytest.raises(RuntimeError, match="a bug elsewhere"):
+        fail()
+    assert not list(tmp_path.iterdir())
+    with held(tmp_path / "table.csv") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "table.csv").read_text() == "whole"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from vertebra import tasks
@@ -60,6 +61,43 @@ def test_every_way_of_training_runs(tmp_path):
     more = {"balance": True, "layer_decay": 0.8, "checkpointing": True, "precision": "bf16-mixed"}
     run = train(settings(tmp_path / "run", augment=augment, model=model, **common, **more))
     assert len(history(run)) == 1
+
+
+def test_a_resumed_run_takes_what_is_said_now(tmp_path):
+    run = train(settings(tmp_path / "run", epochs=1, lr=0.1))
+    train(settings(run, epochs=2, lr=0.001, weight_decay=0.3, resume=str(run)))
+    assert [row["lr"] < 0.002 for row in history(run)] == [False, True]
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["weight_decay"] == 0.3
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert (written["epochs"], written["lr"], written["resume"]) == (2, 0.001, None)
+
+
+def test_what_a_resumed_run_cannot_change(tmp_path):
+    run = train(settings(tmp_path / "run", epochs=2))
+    for change, sentence in (
+        ({"epochs": 1}, "has 2 epochs already, and epochs is 1"),
+        ({"optimizer": "adamw"}, "optimizer is 'adamw' and was 'sgd', which a run that is resumed cannot change"),
+        ({"freeze_backbone": True}, "freeze_backbone is True and was False"),
+        ({"ema": 0.9}, "ema is True and was False"),
+        ({"backbone": "resnet34"}, "model.backbone is 'resnet34' and was 'resnet18'"),
+    ):
+        with pytest.raises(VertebraError, match=sentence):
+            train(settings(run, resume=str(run), **{"epochs": 3, **change}))
+
+
+def test_stopping_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    run = train(settings(tmp_path / "run", epochs=1))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vertebra.engine.trainee.Trainee.training_step", stop)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(run, epochs=2, resume=str(run)))
+    signal.signal(signal.SIGINT, handler)
+    assert f"stopped; go on with: vertebra train classification --resume={run}" in capsys.readouterr().out
 
 
 def test_validating_every_few_epochs(tmp_path):

@@ -131,14 +131,14 @@ def test_what_is_not_there_is_not_written():
 
 def test_the_files(tmp_path):
     with Results(tmp_path, ("cat", "dog"), Numbers.plain(("cat", "dog"))) as results:
-        results.add(one(path="a/1.png", size=(30, 40)), 1)
-        results.add(one(path="a/2.png", size=(30, 40), id=0), 2)
+        results.add(one(path="a/1.png", size=(30, 40)), 1, "1.png")
+        results.add(one(path="a/2.png", size=(30, 40), id=0), 2, "2.png")
     found = json.loads((tmp_path / "predictions.json").read_text())
     assert [(entry["image_id"], entry["category_id"]) for entry in found] == [(1, 2), (0, 2)]
     assert json.loads((tmp_path / "images.json").read_text()) == {
         "images": [
-            {"id": 1, "file_name": "a/1.png", "height": 30, "width": 40},
-            {"id": 0, "file_name": "a/2.png", "height": 30, "width": 40},
+            {"id": 1, "file_name": "a/1.png", "height": 30, "width": 40, "drawn": "1.png"},
+            {"id": 0, "file_name": "a/2.png", "height": 30, "width": 40, "drawn": "2.png"},
         ],
         "annotations": [],
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
@@ -165,7 +165,7 @@ def test_nothing_found_is_an_empty_list(tmp_path):
 def test_files_that_are_not_finished_are_not_there(tmp_path):
     (tmp_path / "predictions.json").write_text("before")
     results = Results(tmp_path, ("cat", "dog"), Numbers((1, 2))).__enter__()
-    results.add(one(), 1)
+    results.add(one(), 1, "1.png")
     results.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
     assert (tmp_path / "predictions.json").read_text() == "before"
@@ -183,6 +183,9 @@ def test_numbers_of_a_data_set(tmp_path):
     assert numbers.categories == (3, 90)
     assert numbers.of(tmp_path / "val" / "1.png") == 7
     assert numbers.of(tmp_path / "1.png") == 8
+    assert numbers.of_all([tmp_path / "2.png", tmp_path / "1.png"]) == [9, 8]
+    with pytest.raises(VertebraError, match=r"a/2\.png and .*b/2\.png would both be picture 9 of"):
+        numbers.of_all([tmp_path / "a/2.png", tmp_path / "b/2.png"])
     assert numbers.of(tmp_path / "train" / "2.png") == 9
     with pytest.raises(VertebraError, match=r"3\.png is not among the 3 pictures of .*a\.json\."):
         numbers.of(tmp_path / "3.png")

@@ -219,3 +219,8 @@ def test_what_a_prediction_holds_says_how_it_is_drawn():
     source = picture(3, 300, 400)
     assert draw.answered(source, PREDICTION, CLASSES, count=2).height > 300
     assert draw.answered(source, found((10, 10, 50, 50)), CLASSES).height == 300
+
+
+def test_a_narrow_strip_is_not_enlarged_beyond_measure():
+    drawn = draw.classified(torch.zeros(3, 100_000, 2, dtype=torch.uint8), PREDICTION, CLASSES)
+    assert drawn.width * drawn.height < 2 * draw.PIXELS

@@ -39,6 +39,9 @@ tasks: classification, detection (boxes), instance (masks), keypoints
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the process's exit status: 0, or 2 for a user's mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a file's name may be no text
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -59,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # no space, no permission, a file where a folder should be
         where = f"{error.filename}: " if error.filename else ""
         print(f"vertebra: {where}{error.strerror or error}.", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ != "OutOfMemoryError" and not isinstance(error, MemoryError):
+            raise  # a fault of ours
+        print("vertebra: there is not enough memory: lower the batch size, or use smaller pictures.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vertebra: stopped.", file=sys.stderr)

@@ -31,11 +31,12 @@ class Data:
     split: Literal["train", "val", "test"] = "val"
     """Which part of it."""
     val_share: float | None = None
-    """Share set apart for validation where the data has no val split; as in training if not given."""
+    """Share set apart for validation where the data has no val split; as in training if not given. Data that was not
+    trained on is then measured whole."""
     seed: int | None = None
     """Of that split; as in training if not given."""
-    batch_size: int = 32
-    """Pictures that go through the network together."""
+    batch_size: int | None = None
+    """Pictures that go through the network together; 32 if not given, and 4 where objects are found."""
     workers: int | None = None
     """Processes that read pictures; chosen by the number of cores if not given."""
 
@@ -81,21 +82,26 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]
         raise VertebraError("the checkpoint does not say what it was trained on: give --data.path.")
     val_share = trained.get("val_share", 0.2) if chosen.data.val_share is None else chosen.data.val_share
     seed = trained.get("seed", 0) if chosen.data.seed is None else chosen.data.seed
-    catalogue = open_data(path, want=task.truth, val_share=val_share, seed=seed)
+    same = "path" in trained and Path(path).expanduser().resolve() == Path(trained["path"]).expanduser().resolve()
+    if same or chosen.data.val_share is not None:
+        catalogue = open_data(path, want=task.truth, val_share=val_share, seed=seed)
+    else:
+        catalogue = read(path, want=task.truth)
+    split = _split(catalogue, chosen.data.split)
     left_out = _left_out(catalogue, chosen.strict)
-    samples = restrict(catalogue.split(chosen.data.split), catalogue.classes, task.classes)
+    samples = restrict(catalogue.split(split), catalogue.classes, task.classes)
     if task.truth == "keypoints":
         same_points(catalogue, task.config.points)
     found = evaluate(
         task,
         samples,
-        batch_size=chosen.data.batch_size,
+        batch_size=chosen.data.batch_size or (32 if task.truth == "label" else 4),
         workers=chosen.data.workers,
         strict=chosen.strict,
         progress=True,
         threshold=about.get("metrics", {}).get("threshold"),
     )
-    return found, samples, left_out, f"{path}, {chosen.data.split}"
+    return found, samples, left_out, f"{path}, {split}"
 
 
 def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]:
@@ -104,10 +110,22 @@ def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], st
     if not chosen.data.path:
         raise VertebraError(f"{chosen.checkpoint} does not say what data it is of: give --data.path.")
     catalogue = read(chosen.data.path, want=results.want(entries), missing_ok=True)
+    split = _split(catalogue, chosen.data.split)
     left_out = _left_out(catalogue, chosen.strict)
-    split = chosen.data.split if len(catalogue.splits) > 1 else next(iter(catalogue.splits))
     found = evaluate_results(chosen.checkpoint, entries, catalogue, split, progress=True)
     return found, catalogue.split(split), left_out, f"{chosen.data.path}, {split}"
+
+
+def _split(catalogue: Catalogue, wanted: str) -> str:
+    """The split that is measured: the one that is wanted, test in place of val, or the only one there is."""
+    if wanted == "val" and "val" not in catalogue.splits and "test" in catalogue.splits:
+        catalogue.notes.append("no val split: the test split is used as val")
+        return "test"
+    if wanted in catalogue.splits or len(catalogue.splits) > 1:
+        return wanted
+    (only,) = catalogue.splits
+    catalogue.notes.append(f"no {wanted} split: all of {only} is measured")
+    return only
 
 
 def _left_out(catalogue: Catalogue, strict: bool) -> list[str]:

@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
     numbers = Numbers.plain(predictor.classes)
     if chosen.annotations:
         numbers = Numbers.read(chosen.annotations, predictor.classes)
-    ids = [numbers.of(file) for file in files] if chosen.annotations else [None] * len(files)
+    ids = numbers.of_all(files) if chosen.annotations else [None] * len(files)
     ask = partial(
         predictor.stream,
         batch_size=chosen.batch_size or (1 if predictor.device.type == "cpu" else 16),

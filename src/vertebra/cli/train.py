@@ -17,6 +17,7 @@ from vertebra.errors import VertebraError
 def run(argv: Sequence[str]) -> None:
     words = list(argv)
     task = words.pop(0) if words and not words[0].startswith("-") else ""
+    task = task or option(words, "task")
     config = option(words, "config")
     if resume := option(words, "resume"):  # a resumed run starts from its own config
         folder = Path(resume).parent if resume.endswith(".ckpt") else Path(resume)

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from vertebra import pictures
 from vertebra.data import scenes
 from vertebra.data.scenes import Scene
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range
 from vertebra.structures import Points, Preprocess, Target
 
 
@@ -41,6 +41,13 @@ class Augment:
     """Alpha of mixup: two pictures of a batch are blended, and their labels with them."""
     cutmix: float = 0.0
     """Alpha of CutMix; with mixup too, each batch takes one of the two."""
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "flip", "flip_vertical", "erase"):
+            in_range(f"augment.{name}", getattr(self, name), 0, 1)
+        for name in ("rotate", "colour", "mixup", "cutmix"):
+            in_range(f"augment.{name}", getattr(self, name), 0)
+        in_range("augment.randaugment", self.randaugment, 0, 30)
 
 
 class TrainTransform:

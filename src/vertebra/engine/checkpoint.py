@@ -51,7 +51,17 @@ def load(where: str | Path, *, device: torch.device | str | None = None) -> tupl
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
     weights.load(task, state, weights.Report(str(path), "vertebra"))
-    return task.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), about
+    return task.to(_device(device)).eval(), about
+
+
+def _device(name: torch.device | str | None) -> torch.device:
+    """A device that is there; the fastest if it has no name."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise VertebraError(f"device {str(name)!r} is not to be had here: {first_line(error)}") from error
 
 
 class SafeCheckpointIO(CheckpointIO):

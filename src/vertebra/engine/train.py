@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -48,8 +50,8 @@ def train(settings: Settings) -> Path:
     catalogue.left_out(strict=settings.strict)
     L.seed_everything(settings.seed, verbose=False)
     task = _task(settings, catalogue, say)
-    run = _folder(settings, create=first)
     resume = _resume_point(settings)
+    run = _folder(settings, create=first)
     common: dict[str, Any] = {
         "truth": task.truth,
         "classes": len(catalogue.classes),
@@ -86,6 +88,11 @@ def train(settings: Settings) -> Path:
     trainee = Trainee(task, settings)
     try:
         trainer.fit(trainee, training, validation, ckpt_path=resume, weights_only=True)
+    except SystemExit:  # what Lightning makes of a KeyboardInterrupt, having switched off further ones
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if (run / "last.ckpt").exists():
+            say(f"stopped; go on with: vertebra train {settings.task} --resume={run}")
+        raise KeyboardInterrupt from None
     except torch.OutOfMemoryError as error:
         raise VertebraError(
             "the device ran out of memory: lower data.batch_size (and raise accumulate), or set checkpointing."
@@ -94,11 +101,8 @@ def train(settings: Settings) -> Path:
         training.close()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()  # what is left is done by one process alone
-    if trainer.interrupted:
-        say(f"stopped; go on with: vertebra train {settings.task} --resume={run}")
-        return run
     if trainer.is_global_zero:
-        _finish(settings, catalogue, run, results, list(trainee.broken), say)
+        _finish(settings, catalogue, run, results, trainee, say)
     return run
 
 
@@ -144,11 +148,12 @@ def _devices(settings: Settings) -> int:
 def _check(settings: Settings) -> None:
     for name in ("epochs", "accumulate", "val_every"):
         in_range(name, getattr(settings, name), 1)
-    for name in ("clip", "warmup", "ema", "patience", "peak_lr", "decay"):
-        if getattr(settings, name) < 0:
-            raise VertebraError(f"{name} is {getattr(settings, name)}; it cannot be negative.")
-    if settings.data.image_size < 0:
-        raise VertebraError(f"data.image_size is {settings.data.image_size}; it cannot be negative.")
+    for name in ("clip", "warmup", "patience", "lr", "lrf", "weight_decay", "layer_decay", "devices", "seed"):
+        in_range(name, getattr(settings, name), 0)
+    for name in ("ema", "momentum"):
+        in_range(name, getattr(settings, name), 0, 0.999999)
+    for name in ("image_size", "workers"):
+        in_range(f"data.{name}", getattr(settings.data, name), 0)
     if not 0 < settings.data.val_share < 1:
         raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
     if settings.data.channels not in (1, 3):
@@ -213,8 +218,8 @@ def _folder(settings: Settings, *, create: bool) -> Path:
     """The run folder; a fresh one unless the run is resumed."""
     if settings.resume:
         path = Path(settings.resume)
-        return path.parent if path.suffix == ".ckpt" else path
-    if settings.output:
+        run = path.parent if path.suffix == ".ckpt" else path
+    elif settings.output:
         run = Path(settings.output)
         if create and (run / "last.ckpt").exists():
             raise VertebraError(
@@ -228,7 +233,7 @@ def _folder(settings: Settings, *, create: bool) -> Path:
         run = Path("runs", f"{stem}-{number}")
     if create:
         with replacing(run / "config.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(plain(settings), sort_keys=False))
+            temporary.write_text(yaml.safe_dump(plain(settings) | {"resume": None}, sort_keys=False))
     return run
 
 
@@ -239,6 +244,21 @@ def _resume_point(settings: Settings) -> str | None:
     path = path if path.suffix == ".ckpt" else path / "last.ckpt"
     if not path.is_file():
         raise VertebraError(f"{path} is not there, so there is nothing to resume; a run writes it after each epoch.")
+    run = path.parent
+    history = (run / "metrics.csv").read_text().splitlines() if (run / "metrics.csv").exists() else []
+    done = max((int(row["epoch"]) for row in csv.DictReader(history)), default=0)
+    if settings.epochs < done:
+        raise VertebraError(f"{run} has {done} epochs already, and epochs is {settings.epochs}: give --epochs=NUMBER.")
+    before, now = yaml.safe_load((run / "config.yaml").read_text()), plain(settings)
+    fixed = {name: (before.get(name), now[name]) for name in ("task", "optimizer", "freeze_backbone", "layer_decay")}
+    fixed |= {f"model.{k}": (before["model"].get(k, v), v) for k, v in now["model"].items() if k not in tasks.TRAINING}
+    fixed["ema"] = (bool(before.get("ema")), bool(now["ema"]))
+    for name, (old, new) in fixed.items():
+        if old != new:
+            raise VertebraError(
+                f"{name} is {new!r} and was {old!r}, which a run that is resumed cannot change: start a new one with "
+                f"--weights={run / 'best.safetensors'}."
+            )
     return str(path)
 
 
@@ -258,17 +278,17 @@ def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: P
     say(f"results in {run}")
 
 
-def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Results, broken: list[str], say: Any) -> None:
-    task, about = checkpoint.load(run / "best.safetensors")
+def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Results, trainee: Trainee, say: Any) -> None:
+    task, about = checkpoint.load(run / "best.safetensors", device=trainee.trainer.strategy.root_device)
     samples = catalogue.split("val")
     found = evaluate(
         task,
         samples,
-        batch_size=settings.data.batch_size,
+        batch_size=settings.data.batch_size // trainee.trainer.world_size,  # the other processes are gone
         workers=settings.data.workers,
         threshold=about["metrics"].get("threshold"),
     )
-    broken = list(dict.fromkeys([*broken, *found.broken]))
+    broken = list(dict.fromkeys([*trainee.broken, *found.broken]))
     report.save(
         run,
         title=f"{settings.model.backbone} on {catalogue.path}",

@@ -43,6 +43,17 @@ class Trainee(L.LightningModule):
         scheduler = optim.schedule(optimizer, steps=total, warmup=warmup, lrf=self.settings.lrf)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """A run that is resumed takes its rates and decays from its settings, as they are now, not from the state."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        fresh = optim.optimizer(self.task, self.settings).param_groups
+        for group, new, course in zip(optimizer.param_groups, fresh, scheduler.lr_lambdas, strict=True):
+            group.update({key: value for key, value in new.items() if key != "params"}, initial_lr=new["lr"])
+            group["lr"] = new["lr"] * course(scheduler.last_epoch)
+        scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+
     def on_train_epoch_start(self) -> None:
         if self.settings.freeze_backbone:
             self.task.backbone.eval()  # so that batch norm's statistics stay as they are

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vertebra import pictures
 from vertebra.errors import VertebraError
-from vertebra.files import replacing
+from vertebra.files import held, replacing
 from vertebra.predict import video
 from vertebra.predict.predictor import Predictor
 from vertebra.predict.results import Numbers, Results
@@ -64,7 +64,10 @@ class Folder:
             with replacing(self.folder / "predictions.json") as temporary:
                 temporary.write_text(json.dumps(self.rows, indent=1))
             best = [(row["path"], row["answers"][0]) for row in self.rows]
-            with replacing(self.folder / "predictions.csv") as temporary, temporary.open("w", newline="") as file:
+            with (
+                replacing(self.folder / "predictions.csv") as temporary,
+                temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+            ):
                 writer = csv.writer(file)
                 writer.writerow(["path", "class", "probability"])
                 writer.writerows([path, answer["class"], answer["probability"]] for path, answer in best)
@@ -95,7 +98,7 @@ class Folder:
                     image.save(path.with_suffix("") / f"{taken:06}.png")
                 else:
                     if writer is None:
-                        writer = stack.enter_context(video.Writer(stack.enter_context(replacing(path)), rate))
+                        writer = stack.enter_context(video.Writer(stack.enter_context(held(path)), rate))
                     writer.add(image)
                 self._write(place, prediction, first + taken)
                 taken += 1
@@ -126,7 +129,7 @@ class Folder:
 
     def _write(self, place: int, prediction: Prediction, number: int) -> None:
         if self.results:
-            self.results.add(prediction, number)
+            self.results.add(prediction, number, self.names[place])
             return
         classes = self.predictor.classes
         answers = [{"class": classes[i], "probability": round(p, 6)} for i, p in prediction.top(self.count)]

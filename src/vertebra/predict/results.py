@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vertebra.errors import VertebraError, nearest
-from vertebra.files import replacing
+from vertebra.files import held
 from vertebra.metrics.coco import encode
 from vertebra.structures import Prediction
 
@@ -41,7 +41,7 @@ class Numbers:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-            pictures = {str(image["file_name"]): int(image["id"]) for image in content["images"]}
+            pictures = {str(image["file_name"]).replace("\\", "/"): int(image["id"]) for image in content["images"]}
             names = {str(category["name"]): int(category["id"]) for category in content["categories"]}
         except OSError as error:
             raise VertebraError(f"{path} cannot be read ({error.strerror}).") from error
@@ -57,15 +57,30 @@ class Numbers:
                 raise VertebraError(f"{path} has no category {name!r}, which the model finds.{nearest(name, names)}")
         return Numbers(tuple(names[name] for name in classes), pictures, str(path))
 
+    def of_all(self, paths: Sequence[Path]) -> list[int]:
+        """The numbers of pictures.
+
+        Raises:
+            VertebraError: if the data set has no such picture, or two have one number.
+        """
+        found: dict[int, Path] = {}
+        for path in paths:
+            if (other := found.setdefault(self.of(path), path)) != path:
+                raise VertebraError(
+                    f"{other} and {path} would both be picture {self.of(path)} of {self.source}: ask about one split "
+                    "at a time."
+                )
+        return list(found)
+
     def of(self, path: Path) -> int:
         """The number of a picture whose path ends with the name that the data set gives it.
 
         Raises:
             VertebraError: if the data set has no such picture.
         """
-        parts = path.parts
-        for start in range(len(parts)):  # the longest name first: train/1.png and val/1.png are not the same
-            if (number := self.pictures.get("/".join(parts[start:]))) is not None:
+        whole = path.resolve()
+        for start in range(len(whole.parts)):  # the longest name first: train/1.png and val/1.png are not the same
+            if (number := self.pictures.get(Path(*whole.parts[start:]).as_posix())) is not None:
                 return number
         raise VertebraError(f"{path} is not among the {len(self.pictures)} pictures of {self.source}.")
 
@@ -125,18 +140,20 @@ class Results:
         return self
 
     def _open(self, stack: ExitStack, name: str) -> TextIO:
-        temporary = stack.enter_context(replacing(self.folder / name))
-        return stack.enter_context(temporary.open("w", newline="", encoding="utf-8"))
+        temporary = stack.enter_context(held(self.folder / name))
+        return stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
 
-    def add(self, prediction: Prediction, number: int) -> None:
-        """Writes down what was found in a picture; `number` is its own if the prediction has no `id`."""
+    def add(self, prediction: Prediction, number: int, drawn: str) -> None:
+        """Writes down what was found in a picture, which is `drawn` in that file; `number` is its own if the prediction
+        has no `id`."""
         assert prediction.boxes is not None
         number = number if prediction.id is None else prediction.id
         for entry in entries(prediction, number, self.numbers.categories):
             self._json.write((",\n" if self.count else "\n") + json.dumps(entry))
             self.count += 1
         height, width = prediction.size or (0, 0)
-        self.images.append({"id": number, "file_name": prediction.path, "height": height, "width": width})
+        about = {"id": number, "file_name": prediction.path, "height": height, "width": width, "drawn": drawn}
+        self.images.append(about)
         assert prediction.labels is not None
         assert prediction.scores is not None
         for box, label, score in zip(prediction.boxes, prediction.labels, prediction.scores, strict=True):

@@ -91,9 +91,10 @@ def frames(film: Film, every: int = 1) -> Iterator[tuple[int, Tensor]]:
                 number, seconds = number + 1, frame.time or 0.0
     except (av.error.FFmpegError, OSError) as error:
         raise BrokenPicture(f"{film.path}: cannot be decoded after {number} frames ({_reason(error)}).") from error
-    if number < film.frames:
+    short = not film.seconds or seconds < ENDS * film.seconds - 1 / film.rate
+    if number < film.frames and short:  # of a film that was trimmed, the file still counts what was cut off
         raise BrokenPicture(f"{film.path}: is cut short after {number} of {film.frames} frames.")
-    if not film.frames and seconds < ENDS * film.seconds - 1 / film.rate:
+    if not film.frames and film.seconds and short:
         raise BrokenPicture(f"{film.path}: is cut short after {seconds:.1f} of {film.seconds:.1f} seconds.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from vertebra.structures import Points, Prediction
 
 WIDTH = 256
 """Narrower pictures are enlarged to at least this many pixels."""
+PIXELS = 2**24
+"""To no more than so many in all."""
 MANY = 40
 """With more objects, outlines are thin, and boxes around masks and labels larger than half their box left out."""
 MANY_OF_ONE = 12
@@ -138,7 +141,8 @@ def thumbnail(picture: Tensor, side: int = 112) -> Image.Image:
 def _enlarged(picture: Tensor) -> tuple[np.ndarray, int]:
     """[C, H, W] -> [H * factor, W * factor, 3] uint8 of its own, and the least factor that makes it WIDTH wide."""
     rgb = picture.expand(3, -1, -1) if len(picture) == 1 else picture[:3]
-    factor = max(1, -(-WIDTH // picture.shape[-1]))
+    fits = math.isqrt(PIXELS // (picture.shape[-2] * picture.shape[-1]))  # a narrow strip would take gigabytes
+    factor = max(1, min(-(-WIDTH // picture.shape[-1]), fits))
     pixels = rgb.permute(1, 2, 0).to(torch.uint8)
     return pixels.repeat_interleave(factor, 0).repeat_interleave(factor, 1).contiguous().numpy().copy(), factor
 

@@ -95,7 +95,7 @@ def write(
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
     )
     with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra import backbones
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range
 from vertebra.metrics.classification import ClassificationMetrics
 from vertebra.structures import Frame, Prediction, Preprocess, Target
 from vertebra.tasks.base import Task
@@ -32,6 +32,10 @@ class Config:
     """Share of each label that is spread over all classes, in 0..1."""
     class_weights: tuple[float, ...] | None = None
     """Factor on the loss of each class, in the order of the classes."""
+
+    def __post_init__(self) -> None:
+        for name in ("drop_path", "dropout", "label_smoothing"):
+            in_range(name, getattr(self, name), 0, 1)
 
 
 class MeanHead(nn.ModuleList):
