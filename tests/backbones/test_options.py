@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models import SwinTransformer
 
 from vertebra import backbones, tasks
 from vertebra.engine import checkpoint
@@ -162,3 +163,55 @@ def test_tables_and_tokens_are_not_decayed():
             last = key.rpartition(".")[2]
             plain = parameter.ndim > 1 and last not in ("position", "class_token", "bias_table")
             assert (id(parameter) in decayed) == plain, key
+
+
+def test_maps_of_one_window_along_one_axis_are_torchvisions():
+    """112 x 448 pixels: the third stage is 7 x 28, one window high, which is shifted sideways alone."""
+    torch.manual_seed(0)
+    theirs = SwinTransformer([4, 4], 16, [2, 2, 2, 2], [1, 2, 4, 8], [7, 7], stochastic_depth_prob=0.0).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    ours = backbones.create("swin_tiny", width=16, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), embedding=True).eval()
+    state, _, source = ours.convert(theirs.state_dict(), None)
+    assert source == "torchvision"
+    ours.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("head.")})
+    images = torch.randn(1, 3, 112, 448)
+    with torch.no_grad():
+        expected = theirs.norm(theirs.features(images)).mean((1, 2))
+        torch.testing.assert_close(ours.embed(images), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_our_own_checkpoints_say_what_is_computed_otherwise(tmp_path):
+    options = {"depth": 2, "eps": 1e-12}
+    task = tasks.create("classification", backbone="vit_tiny_16", classes=3, backbone_options=options)
+    checkpoint.save(task, tmp_path / "best.safetensors")
+    bare = backbones.create("vit_tiny_16", depth=2, embedding=True, weights=tmp_path / "best.safetensors")
+    assert bare.blocks[0].norm1.eps == bare.config.eps == 1e-12
+
+
+def test_the_segmenters_hrnet_exchanges_as_it_did():
+    model = backbones.create("hrnet_w18_small_v1")
+    state = {f"backbone.{name}": tensor for name, tensor in _official_hrnet(model).items()}
+    assert model.convert(state, None)[2] == "timm"
+    assert model.convert(state | {"decode_head.conv_seg.bias": torch.zeros(1)}, None)[2] == "mmseg"
+    whole = {f"model.{name.removeprefix('backbone.')}": tensor for name, tensor in state.items()}
+    assert set(model.convert(whole, None)[0]) == set(model.convert(state, None)[0])
+
+
+def _official_hrnet(model):
+    """The first layers' names are enough."""
+    own = model.state_dict()
+    return {
+        "conv1.weight": own["stem.0.conv.weight"],
+        "bn1.weight": own["stem.0.norm.weight"],
+        "conv2.weight": own["stem.1.conv.weight"],
+    }
+
+
+def test_asmlps_of_detectors_and_segmenters_are_read():
+    model = backbones.create("asmlp_tiny")
+    own = model.state_dict()
+    state = {"backbone.patch_embed.proj.weight": own["patches.weight"], "decode_head.x": torch.zeros(1)}
+    converted, _, source = model.convert(state, None)
+    assert source in ("mmdet", "mmseg")
+    assert torch.equal(converted["patches.weight"], own["patches.weight"])

@@ -203,6 +203,21 @@ def test_memory_is_bounded_by_the_size_of_the_file(tmp_path):
         "frame": b"\x80\x04\x95" + struct.pack("<Q", 2**40) + b"}.",
         "shape": pickle.dumps({"a": np.zeros(7, "f4")}, 2).replace(b"K\x07\x85", b"J\x00\x00\x00\x70\x85"),
     }
+    deep = b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s."  # a mapping with tuples in tuples for its key
+    mapping = pickle.dumps({str(i): i for i in range(10**5)}, 2)[:-1] + b"q\xff0"
+    ordered = b"ccollections\nOrderedDict\nq\xfe0"
+    raw = b"\x96" + struct.pack("<Q", 10**6) + b"a" * 10**6 + b"q\xfe0"
+    call = b"cnumpy._core.numeric\n_frombuffer\nq\xfd0" + b"cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85Rq\xfc0"
+    again = b"h\xfd(h\xfeh\xfcJ" + struct.pack("<i", 10**6) + b"\x85X\x01\x00\x00\x00CtR0"
+    bombs["copies of bytes"] = b"\x80\x05" + raw + call + again * 1000 + b"}."
+    bombs["axes"] = pickle.dumps({"a": np.zeros((1,) * 3, "f4")}, 2).replace(
+        b"K\x01K\x01K\x01\x87", b"(" + b"K\x01" * 65 + b"t"
+    )
+    refused = {"deep": deep, "copies of a mapping": mapping + ordered + b"h\xfeh\xff\x85R0" * 1000 + b"}."}
+    for name, content in refused.items():
+        (tmp_path / f"{name}.pdparams").write_bytes(content)
+        with pytest.raises(VertebraError, match="a mapping of other than names, which weights do not need"):
+            weights.read(tmp_path / f"{name}.pdparams")
     array = np.zeros(10**6, "u1")
     state = (1, (10**6,), array.dtype, False, array.tobytes())
     copies = [Call(array.__reduce__()[0], np.ndarray, (0,), b"b") for _ in range(50)]  # arrays around the same bytes
@@ -214,6 +229,14 @@ def test_memory_is_bounded_by_the_size_of_the_file(tmp_path):
         (tmp_path / f"{name}.pdparams").write_bytes(content)
         with pytest.raises(VertebraError, match="not a whole Paddle checkpoint"):
             weights.read(tmp_path / f"{name}.pdparams")
+
+
+def test_slices_of_the_same_bytes_are_counted(tmp_path):
+    one = np.zeros(10**5, "u1")
+    content = {str(i): one for i in range(50)}  # a pickle holds it once
+    content[BIG] = {"whole": {"OriginShape": (50 * 10**5,), "slices": [str(i) for i in range(50)]}}
+    with pytest.raises(VertebraError, match="it unpacks to more than its own size"):
+        weights.read(write(tmp_path / "model.pdparams", content))
 
 
 def test_damaged_and_foreign_files_are_explained(tmp_path, arrays):

@@ -191,6 +191,7 @@ def test_damaged_and_foreign_files_are_explained(tmp_path, timm_state):
     save_file(timm_state, tmp_path / "whole.safetensors")
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:5000])
     (tmp_path / "text.pth").write_text("not a checkpoint")
+    (tmp_path / "short.pth").write_bytes(b"\x80\x02.")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "empty").mkdir()
     for name, text in {
@@ -198,6 +199,7 @@ def test_damaged_and_foreign_files_are_explained(tmp_path, timm_state):
         "half.safetensors": "not a whole safetensors file",
         "text.pth": "not a checkpoint",
         "list.pth": "no tensors by name",
+        "short.pth": "not a whole PyTorch checkpoint",
         "empty": "holds no checkpoint",
         "nowhere.pth": "neither a file, a folder nor a Hub name",
     }.items():
@@ -223,6 +225,9 @@ def test_published_names_bring_their_preprocessing(monkeypatch, tmp_path, timm_s
     assert task.preprocess.size == (288, 288)
     assert task.preprocess.interpolation == "bicubic"
     assert len(task.report.used) == 122
+    for name in ("timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"):  # the same by the name of its repository
+        assert vertebra.create("classification", backbone="resnet18", weights=name).preprocess == task.preprocess
+    assert set(asked) == {"timm/resnet18.a1_in1k"}
     with pytest.raises(VertebraError, match=r"Did you mean 'resnet18.a1_in1k'"):
         vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in2k")
 

@@ -167,6 +167,8 @@ _official = (
     Rename(r"^norm(\d)\.", r"norms.\1."),
 )
 
-RULES = {"official": _official, "mmdet": _official, "mmseg": _official}
+_inside = (Rename(r"^backbone\.", ""), *_official)  # of a whole detector or segmenter
+
+RULES = {"official": _official, "mmdet": _inside, "mmseg": _inside}
 ASMLP.rules = RULES
 ASMLP.published = WEIGHTS

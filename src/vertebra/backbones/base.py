@@ -109,11 +109,14 @@ class Backbone(nn.Module):
     def settle(self, report: weights.Report) -> Mapping[str, Any]:
         """Computes as the source that was loaded does; the fields of the config that this changes."""
         changed = self.differing(report.source)
+        if told := report.options.get("backbone_options"):
+            fields = {field for source in self.rules for field in self.differing(source)}
+            changed = {field: told[field] for field in fields & told.keys()}
         for field, value in changed.items():
             for module in self.modules():
                 if hasattr(module, field):
                     setattr(module, field, value)
-            report.adapted[field] = f"{value}, as {report.source} has it"
+            report.adapted[field] = f"{value}, as {report.origin} has it"
         self.config = replace(self.config, **changed)
         return changed
 
@@ -132,7 +135,7 @@ class Backbone(nn.Module):
 
     def read(self, where: str | Path, source: str | None) -> tuple[dict[str, Tensor], weights.Report]:
         """A checkpoint's tensors under this backbone's own names, those of its classifier under `head.`."""
-        card = self.published.get(str(where))
+        card = weights.known(self.published, where)
         if card is not None:
             if not card.commercial:
                 warnings.warn(f"{where} is licensed {card.licence}: not for commercial use.", stacklevel=3)
@@ -143,7 +146,7 @@ class Backbone(nn.Module):
             raise VertebraError(f"{error}{nearest(str(where), self.published)}") from error
         if "vertebra" in metadata:
             own = {k.removeprefix("backbone."): tensor for k, tensor in state.items()}
-            return own, weights.Report(str(path), "vertebra")
+            return own, weights.Report.own(path, metadata)
         converted, dropped, chosen = self.convert(state, source)
         return converted, weights.Report(str(path), chosen, left_out=dropped)
 

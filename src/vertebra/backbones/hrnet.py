@@ -176,12 +176,18 @@ class HRNet(Backbone):
         if view == "increased":
             branches = [block(branch) for block, branch in zip(self.increase, branches, strict=True)]
         if view == "v2":
-            size, how = branches[0].shape[2:], (self.config.upsample, self.config.align_corners)
+            # Bilinearly in every source, however the branches exchange.
+            size, how = branches[0].shape[2:], ("bilinear", self.config.align_corners)
             keep(torch.cat([branches[0], *(resize(branch, size, *how) for branch in branches[1:])], 1))
         else:
             for branch in branches:
                 keep(branch)
         return branches
+
+    def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
+        if source is None and any(name.startswith("decode_head.") for name in state):
+            source = "mmseg"  # whose branches exchange otherwise, though the names are the same
+        return super().convert(state, source)
 
     def summary(self, x: Any) -> Tensor:
         if self.config.view != "increased":
@@ -247,7 +253,7 @@ WEIGHTS = {
 _PARTS = ("conv", "norm")
 
 _names = (
-    Rename(r"^backbone\.", ""),
+    Rename(r"^(backbone|model)\.", ""),
     Rename(r"^conv([12])\.", lambda m: f"stem.{int(m[1]) - 1}.conv."),
     Rename(r"^bn([12])\.", lambda m: f"stem.{int(m[1]) - 1}.norm."),
     Rename(r"^layer1\.", "stage1."),

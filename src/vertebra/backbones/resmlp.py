@@ -54,7 +54,8 @@ class Block(nn.Module):
         self.tokens = nn.Linear(patches, patches)
         self.channels = Mlp(config.width, 4 * config.width)
         # The deeper, the smaller: arXiv:2103.17239, section 2.
-        scale = 0.1 if config.depth <= 18 else 1e-5 if config.depth <= 24 else 1e-6
+        deep = config.depth > 24 or config.width > 384  # B24 begins as S36
+        scale = 0.1 if config.depth <= 18 else 1e-6 if deep else 1e-5
         self.scale1 = nn.Parameter(torch.full((config.width,), scale))
         self.scale2 = nn.Parameter(torch.full((config.width,), scale))
         self.drop = DropPath(drop_path) if drop_path else nn.Identity()

@@ -80,21 +80,21 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
-        side, shift = self.window, self.shift
-        if max(height, width) <= side and not self.always_shift:
-            shift = 0  # the whole map is one window
+        side = self.window
+        # Along an axis of a single window there is nothing to shift.
+        shifts = [self.shift if size > side or self.always_shift else 0 for size in (height, width)]
         down, right = -height % side, -width % side
         if down or right:
             x = nn.functional.pad(x, (0, 0, 0, right, 0, down))
-        if shift:
-            x = x.roll((-shift, -shift), (1, 2))
+        if any(shifts):
+            x = x.roll([-shift for shift in shifts], (1, 2))
         rows, columns = (height + down) // side, (width + right) // side
         x = x.view(batch, rows, side, columns, side, channels).transpose(2, 3)
-        x = self.attention(x.reshape(-1, side**2, channels), mask if shift else None)
+        x = self.attention(x.reshape(-1, side**2, channels), mask if any(shifts) else None)
         x = x.view(batch, rows, columns, side, side, channels).transpose(2, 3)
         x = x.reshape(batch, rows * side, columns * side, channels)
-        if shift:
-            x = x.roll((shift, shift), (1, 2))
+        if any(shifts):
+            x = x.roll(shifts, (1, 2))
         return x[:, :height, :width]
 
 
@@ -118,8 +118,10 @@ class PatchMerging(nn.Module):
         return y
 
 
-def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
+def shift_mask(height: int, width: int, window: int, like: Tensor, *, always: bool = False) -> Tensor:
     """-100 between cells that the shift has made neighbours though they are none: [windows, M * M, M * M].
+
+    Along an axis of a single window nothing is shifted, but with `always`.
 
     Source: arXiv:2103.14030, section 3.2 and figure 4.
     """
@@ -127,6 +129,8 @@ def shift_mask(height: int, width: int, window: int, like: Tensor) -> Tensor:
 
     def labels(size: int) -> Tensor:
         place = torch.arange(-(-size // window) * window, device=like.device)
+        if size <= window and not always:
+            return place * 0
         return (place >= len(place) - window).long() + (place >= len(place) - shift)
 
     regions = labels(height)[:, None] * 3 + labels(width)  # [H', W']
@@ -170,7 +174,7 @@ class Swin(Backbone):
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.run(self.merges[i - 1], x)
-            mask = shift_mask(x.shape[1], x.shape[2], self.config.window, x)
+            mask = shift_mask(x.shape[1], x.shape[2], self.config.window, x, always=self.config.always_shift)
             for block in stage.children():
                 x = self.run(block, x, mask)
             keep((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
@@ -186,6 +190,8 @@ class Swin(Backbone):
             return resize_grid(tensor[None], (new, new), (old, old))[0], how
         if name == "stem.position" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:
             side = round(tensor.shape[1] ** 0.5)
+            if side**2 != tensor.shape[1]:
+                return None
             how = f"positions of a grid of {side} x {side} -> {self.stem.grid[0]} x {self.stem.grid[1]}"
             return resize_grid(tensor, self.stem.grid, (side, side)), how
         return super().adapt(name, tensor, shape)

@@ -79,7 +79,7 @@ class SafeCheckpointIO(CheckpointIO):
                 f"{path} holds Python objects that Vertebra did not write, and unpickling those could run code, so it "
                 "was not loaded: start a new run, with --weights=best.safetensors if that is whole."
             ) from error
-        except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        except Exception as error:  # a damaged pickle can raise anything
             raise VertebraError(
                 f"{path} is damaged ({first_line(error)}): start a new run, with --weights=best.safetensors "
                 "if that is whole."

@@ -213,6 +213,12 @@ class Average(WeightAveraging):
 
         super().__init__(avg_fn=average)
 
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        self._device = (
+            trainer.strategy.root_device
+        )  # the model is not there yet; kept on the CPU, every step would wait
+        super().setup(trainer, module, stage)
+
 
 def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
     """The run's history, a row per epoch."""

@@ -13,10 +13,10 @@ from typing import Any
 from vertebra import backbones
 from vertebra.errors import VertebraError, check_fields, nearest
 from vertebra.structures import Points, Preprocess
-from vertebra.tasks.base import Metrics, Task
+from vertebra.tasks.base import Metrics, Task, as_tuples
 from vertebra.tasks.foreign import Detector, recognised
 from vertebra.tasks.region import RegionTask
-from vertebra.weights import description, read
+from vertebra.weights import description, known, read
 
 __all__ = ["Metrics", "Task", "create", "find", "names", "saved_options"]
 
@@ -49,7 +49,7 @@ def _known(backbone: str, where: str | Path | None) -> Preprocess:
     usual = Preprocess(size=backbones.family(backbone).VARIANTS[backbones.public_name(backbone)].image_size)
     if where is None:
         return usual
-    if card := backbones.family(backbone).WEIGHTS.get(str(where)):
+    if card := known(backbones.family(backbone).WEIGHTS, where):
         return card.preprocess
     about = _about(backbone, where) if Path(where).exists() else None
     return Preprocess.from_dict(about["preprocess"]) if about else usual
@@ -78,9 +78,12 @@ def create(
         backbone = chosen.get("backbone", usual["backbone"])
         about = _about(backbone, weights)
         if about is not None:
-            told = {k: v for k, v in _own(about, name, backbone, chosen).items() if v != usual[k] and k not in chosen}
+            own = _own(about, name, backbone, chosen)
+            if inner := own.get("backbone_options"):  # joined, not replaced
+                own["backbone_options"] = inner | chosen.pop("backbone_options", {})
+            told = {key: value for key, value in own.items() if key not in chosen and value != usual[key]}
             options |= told
-        elif issubclass(module.TASK, RegionTask) and str(weights) not in backbones.family(backbone).WEIGHTS:
+        elif issubclass(module.TASK, RegionTask) and known(backbones.family(backbone).WEIGHTS, weights) is None:
             foreign = recognised(read(weights)[0])
         if foreign is not None:
             options |= foreign.options(name) | chosen
@@ -104,7 +107,7 @@ def create(
 
 def _about(backbone: str, where: str | Path) -> dict[str, Any] | None:
     """What a checkpoint of ours says of itself; None of any other. No tensor is read."""
-    if str(where) in backbones.family(backbone).WEIGHTS:
+    if known(backbones.family(backbone).WEIGHTS, where):
         return None
     about = description(where).get("vertebra")
     told: dict[str, Any] | None = json.loads(about) if about else None
@@ -113,7 +116,7 @@ def _about(backbone: str, where: str | Path) -> dict[str, Any] | None:
 
 def saved_options(about: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the model in a checkpoint's description, as they were before JSON."""
-    options = {key: _tuples(value) for key, value in about["model"].items()}
+    options = {key: as_tuples(value) for key, value in about["model"].items()}
     if isinstance(points := options.get("points"), dict):
         options["points"] = Points.from_dict(points)
     return options
@@ -129,8 +132,3 @@ def _own(about: Mapping[str, Any], name: str, backbone: str, chosen: Mapping[str
         return {"backbone_options": options["backbone_options"]}
     known = {field.name for field in dataclasses.fields(find(name).Config)}
     return {key: value for key, value in options.items() if key in known - TRAINING}
-
-
-def _tuples(value: Any) -> Any:
-    """Lists as the tuples that they were before JSON."""
-    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value

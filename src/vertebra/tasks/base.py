@@ -125,3 +125,8 @@ class Task(nn.Module):
             "classes": list(self.classes),
             "preprocess": dataclasses.asdict(self.preprocess),
         }
+
+
+def as_tuples(value: Any) -> Any:
+    """Lists as the tuples that they were before JSON."""
+    return tuple(as_tuples(each) for each in value) if isinstance(value, list) else value

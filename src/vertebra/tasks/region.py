@@ -22,7 +22,7 @@ from vertebra.ops.heatmaps import locate_keypoints
 from vertebra.ops.masks import paste
 from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
 from vertebra.tasks import foreign
-from vertebra.tasks.base import Task
+from vertebra.tasks.base import Task, as_tuples
 
 Size = tuple[int, int]
 Neck = FPN | HRFPN | SimplePyramid
@@ -178,8 +178,9 @@ class RegionTask(Task):
 
     def finish(self) -> None:
         """To be called when all parts are made: puts the chosen norm into the neck and the heads."""
+        necks = [part for name, part in self.named_children() if name == "neck"]
         heads = [part for name, part in self.named_children() if name not in ("backbone", "stage", "neck")]
-        for option, parts in (("neck_norm", [self.neck] if hasattr(self, "neck") else []), ("head_norm", heads)):
+        for option, parts in (("neck_norm", necks), ("head_norm", heads)):
             kind = getattr(self.config, option)
             if kind == "none":
                 continue
@@ -260,14 +261,19 @@ class RegionTask(Task):
         source = report.source.partition("/")[0]
         whole = any(name.startswith(("neck.", "rpn.", "dense.", "box.")) for name in report.used)
         usual = {each.name: each.default for each in dataclasses.fields(config) if each.name not in self.needless()}
-        for key, value in self.differing(source).items() if whole else ():
+        differing = self.differing(source)
+        if whole and report.options:
+            keys = {key for each in DIFFERENCES for key in self.differing(each)}
+            differing = {key: as_tuples(report.options[key]) for key in keys & report.options.keys()}
+        for key, value in differing.items() if whole else ():
             if key in usual and getattr(config, key) == usual[key] != value:
                 config = dataclasses.replace(config, **{key: value})
-                report.adapted[key] = f"{value}, as {source} has it"
+                report.adapted[key] = f"{value}, as {report.origin} has it"
         if config.norm == "auto":
             # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
             exact = whole and source == "torchvision" and not report.counted
-            config = dataclasses.replace(config, norm="frozen", norm_eps=0.0 if exact else config.norm_eps)
+            eps = 0.0 if exact else report.options.get("norm_eps", config.norm_eps)
+            config = dataclasses.replace(config, norm="frozen", norm_eps=eps)
             report.adapted["norm"] = "frozen at what the checkpoint has; the option norm chooses otherwise"
             for part in (self.backbone, self.stage if self.cut else None):
                 if part is not None:
@@ -285,12 +291,12 @@ class RegionTask(Task):
         Raises:
             VertebraError: with `check`, if it is a detector's that is built otherwise.
         """
-        if str(where) in self.backbone.published:
+        if weights.known(self.backbone.published, where):
             own, report = self.backbone.read(where, source)
             return self.placed(own), report
         state, metadata, path = weights.read(where)
         if "vertebra" in metadata:
-            return state, weights.Report(str(path), "vertebra")
+            return state, weights.Report.own(path, metadata)
         try:
             return self.convert(state, source, str(path), check=check)
         except VertebraError as error:

@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import torch
@@ -22,8 +22,13 @@ from torch import Tensor
 from vertebra.errors import VertebraError, first_line
 
 _KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1"))
-# Never needed for arrays: references to what lies outside the file, and instances without a call.
-_FOREIGN = frozenset(("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ"))
+# Never needed for arrays: references to what lies outside the file, instances without a call, and sets and mappings
+# made at once, whose keys could be anything: to hash tuples in tuples can take for ever, or crash the process.
+_FOREIGN = frozenset(
+    ("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "DICT", "EMPTY_SET", "ADDITEMS", "FROZENSET")
+)
+_AXES = 64
+"""As many as an array can have in NumPy."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,11 @@ class _Array:
         if type(raw) not in (bytes, str):
             raise _Refused("an array of Python objects")
         self.kind, self.raw = dtype.kind, raw
-        if not isinstance(self.shape, tuple) or not all(type(n) is int and n >= 0 for n in self.shape):
+        if not (
+            isinstance(self.shape, tuple)
+            and len(self.shape) <= _AXES
+            and all(type(n) is int and 0 <= n < 2**63 for n in self.shape)
+        ):
             raise TypeError("an array's shape is not one")
         if len(self.raw) != math.prod(self.shape) * np.dtype(self.kind).itemsize:
             raise ValueError("an array is not as long as its shape says")
@@ -158,16 +167,28 @@ class _StandIns:
     """
 
     def __init__(self, size: int) -> None:
-        self.left = size  # bytes that may still be made of strings; a file cannot hold more than its size
+        self.left = size  # bytes that may still be made or copied; a file cannot hold more than its size
+
+    def charge(self, count: int) -> None:
+        self.left -= count
+        if self.left < 0:
+            raise ValueError("it unpacks to more than its own size")
 
     def encode(self, text: Any, encoding: Any) -> bytes:
         """Stands in for `_codecs.encode`, as which protocol 2 pickles bytes."""
         if not isinstance(text, str) or encoding != "latin1":
             raise _Refused("a call of _codecs.encode for other than bytes")
-        self.left -= len(text)
-        if self.left < 0:
-            raise ValueError("it unpacks to more than its own size")
+        self.charge(len(text))
         return text.encode("latin1")
+
+    def ordered(self, pairs: Any = ()) -> dict:
+        """Stands in for `collections.OrderedDict`, which Python 2 calls with a list of pairs."""
+        if type(pairs) not in (list, tuple) or not all(
+            type(pair) in (list, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+        ):
+            raise _Refused("a mapping of other than names")
+        self.charge(len(pairs))
+        return dict(pairs)
 
     def nothing(self) -> bytes:
         """Stands in for `bytes`, as which protocol 2 pickles those of an empty array."""
@@ -191,13 +212,18 @@ class _StandIns:
         """Stands in for `numpy._core.numeric._frombuffer`, as which protocol 5 pickles contiguous arrays."""
         if axes is not None or type(raw) not in (bytes, bytearray):
             raise _Refused("an array of another kind")
+        self.charge(len(raw))
         array = _Array()
         array.__setstate__((shape, dtype, order == "F", bytes(raw)))
         return array
 
 
-class _Unpickler(pickle.Unpickler):
-    """Finds stand-ins for what builds arrays, and nothing else."""
+class _Unpickler(pickle._Unpickler):  # the one whose steps can be replaced
+    """Finds stand-ins for what builds arrays, and nothing else; the keys of its mappings are names."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         super().__init__(file, encoding="latin1")  # bytes that Python 2 wrote become strings
@@ -206,7 +232,7 @@ class _Unpickler(pickle.Unpickler):
             ("numpy", "ndarray"): _Array,
             ("numpy", "dtype"): _Dtype,
             ("_codecs", "encode"): stand_ins.encode,
-            ("collections", "OrderedDict"): dict,
+            ("collections", "OrderedDict"): stand_ins.ordered,
         }
         for core in ("core", "_core"):  # before and since NumPy 2
             self.allowed[f"numpy.{core}.multiarray", "_reconstruct"] = stand_ins.reconstruct
@@ -215,6 +241,23 @@ class _Unpickler(pickle.Unpickler):
         for builtins in ("__builtin__", "builtins"):  # in protocol 2, and since
             self.allowed[builtins, "tuple"] = stand_ins.pair
             self.allowed[builtins, "bytes"] = stand_ins.nothing
+
+    def _named(self, owner: Any, items: list[Any]) -> None:
+        if type(owner) is not dict or not all(isinstance(name, str) for name in items[::2]):
+            raise _Refused("a mapping of other than names")
+        owner.update(zip(items[::2], items[1::2], strict=True))
+
+    def load_setitem(self) -> None:
+        *_, owner, name, value = self.stack
+        del self.stack[-2:]
+        self._named(owner, [name, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._named(self.stack[-1], items)
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:

@@ -1,6 +1,8 @@
 """What is known of a published checkpoint before it is fetched."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from vertebra.structures import Preprocess
 
@@ -28,6 +30,12 @@ class Weights:
     def commercial(self) -> bool:
         """False for licences that forbid commercial use."""
         return "-nc" not in self.licence
+
+
+def known(published: Mapping[str, Weights], where: str | Path) -> Weights | None:
+    """The card of a checkpoint by its name here, or by that of its Hub repository."""
+    name = str(where).removeprefix("hf-hub:")
+    return published.get(name) or next((card for card in published.values() if card.hub == name), None)
 
 
 HALF = (0.5, 0.5, 0.5)

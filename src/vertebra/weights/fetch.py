@@ -132,7 +132,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} holds Python objects besides tensors, and unpickling those could run code, so it was not "
             "loaded: save its state_dict alone, best as .safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise VertebraError(f"{path} is not a whole PyTorch checkpoint: {first_line(error)}") from error
     return _unwrap(content, path)
 

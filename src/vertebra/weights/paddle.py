@@ -37,8 +37,12 @@ def read(path: Path) -> dict[str, Tensor]:
 def _tensors(content: Any, size: int) -> dict[str, Tensor]:
     """The arrays in `content` by name, slices put together again."""
     tensors = arrays.named(content, size)
+    left = size
     for name, whole in content.get(BIG, {}).items() if tensors else ():
         slices = [tensors.pop(part) for part in whole["slices"]]
+        left -= sum(part.nbytes for part in slices)
+        if left < 0:
+            raise ValueError("it unpacks to more than its own size")
         tensors[name] = torch.cat(slices).reshape(whole["OriginShape"])
     return tensors
 

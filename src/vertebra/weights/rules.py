@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +68,24 @@ class Report:
     """Names in the model that keep their fresh values."""
     counted: bool = True
     """Whether its batch norms counted their steps; frozen ones do not."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of a checkpoint of ours, the options of its model."""
     adapted: dict[str, str] = field(default_factory=dict)
     """Names in the model whose tensor was changed on the way, and how."""
+
+    @property
+    def origin(self) -> str:
+        """Whose way of computing the checkpoint wants, in words."""
+        return "the checkpoint" if self.options else self.source.partition("/")[0]
+
+    @staticmethod
+    def own(path: Path, metadata: Mapping[str, str]) -> Report:
+        """Of a checkpoint of ours, which describes itself."""
+        try:
+            options = json.loads(metadata["vertebra"]).get("model", {})
+        except (ValueError, AttributeError) as error:
+            raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
+        return Report(str(path), "vertebra", options=options)
 
     def __str__(self) -> str:
         lines = [f"{len(self.used)} tensors used from {self.path} ({self.source} names)"]
