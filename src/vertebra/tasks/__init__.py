@@ -109,7 +109,10 @@ def _about(backbone: str, where: str | Path) -> dict[str, Any] | None:
     """What a checkpoint of ours says of itself; None of any other. No tensor is read."""
     if known(backbones.family(backbone).WEIGHTS, where):
         return None
-    about = description(where).get("vertebra")
+    try:
+        about = description(where).get("vertebra")
+    except VertebraError:
+        return None  # loading knows better what to say
     told: dict[str, Any] | None = json.loads(about) if about else None
     return told
 
