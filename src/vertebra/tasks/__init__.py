@@ -133,5 +133,5 @@ def _own(about: Mapping[str, Any], name: str, backbone: str, chosen: Mapping[str
         return {}
     if about["task"] != name or chosen.get("method", options.get("method")) != options.get("method"):
         return {"backbone_options": options["backbone_options"]}
-    known = {field.name for field in dataclasses.fields(find(name).Config)}
-    return {key: value for key, value in options.items() if key in known - TRAINING}
+    fields = {field.name for field in dataclasses.fields(find(name).Config)}
+    return {key: value for key, value in options.items() if key in fields - TRAINING}
