@@ -138,7 +138,7 @@ def test_evaluate_without_a_readable_picture(photos, trained, complaint):
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
     sentence = complaint("evaluate", trained, f"--data.path={photos}", "--data.workers=0")
-    assert "none of the 2 pictures can be read" in sentence
+    assert "none of the 10 pictures can be read" in sentence
     assert str(photos) in sentence
 
 

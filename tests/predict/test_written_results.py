@@ -82,7 +82,7 @@ def test_a_data_sets_own_truth_scores_one(tmp_path, data_folder, name, kinds):
     with Results(tmp_path, classes, numbers) as results:
         for i, prediction in enumerate(truths(truth, list(numbers.categories))):
             if "nuclei" not in name or i < 20:
-                results.add(prediction, 0)
+                results.add(prediction, 0, "x.png")
     if "nuclei" in name:  # the first pictures only, to be quick
         content = json.loads(truth.read_text())
         content["images"] = json.loads((tmp_path / "images.json").read_text())["images"]

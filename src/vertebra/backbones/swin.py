@@ -32,6 +32,7 @@ class Config(BackboneConfig):
     heads: tuple[int, int, int, int]  # per stage
     window: int = 7  # M
     absolute: bool = False  # whether a learned position embedding is added to the patches
+    joint_shift: bool = False  # along both axes unless the whole map is one window, as the authors' code does
     always_shift: bool = False  # also where the whole map is one window, as MMDetection does
 
 
@@ -65,7 +66,7 @@ class Block(nn.Module):
     def __init__(self, config: Config, width: int, heads: int, shifted: bool, drop_path: float) -> None:
         super().__init__()
         self.window, self.shift = config.window, config.window // 2 if shifted else 0
-        self.always_shift = config.always_shift
+        self.joint_shift, self.always_shift = config.joint_shift, config.always_shift
         self.norm1 = nn.LayerNorm(width)
         self.attention = WindowAttention(width, heads, config.window)
         self.norm2 = nn.LayerNorm(width)
@@ -82,7 +83,8 @@ class Block(nn.Module):
         batch, height, width, channels = x.shape
         side = self.window
         # Along an axis of a single window there is nothing to shift.
-        shifts = [self.shift if size > side or self.always_shift else 0 for size in (height, width)]
+        both = shifts_both(height, width, self)
+        shifts = [self.shift if size > side or both else 0 for size in (height, width)]
         down, right = -height % side, -width % side
         if down or right:
             x = nn.functional.pad(x, (0, 0, 0, right, 0, down))
@@ -118,6 +120,11 @@ class PatchMerging(nn.Module):
         return y
 
 
+def shifts_both(height: int, width: int, how: Any) -> bool:
+    """Whether windows of a map are shifted along both axes, though there be one window only along one of them."""
+    return bool(how.always_shift or (how.joint_shift and max(height, width) > how.window))
+
+
 def shift_mask(height: int, width: int, window: int, like: Tensor, *, always: bool = False) -> Tensor:
     """-100 between cells that the shift has made neighbours though they are none: [windows, M * M, M * M].
 
@@ -145,6 +152,7 @@ class Swin(Backbone):
     embedding_only = ("norm.",)
     undecayed = ("position", "bias_table")
     differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "official": {"joint_shift": True},
         "mmdet": {"always_shift": True},
         "mmseg": {"always_shift": True},
     }
@@ -174,7 +182,8 @@ class Swin(Backbone):
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.run(self.merges[i - 1], x)
-            mask = shift_mask(x.shape[1], x.shape[2], self.config.window, x, always=self.config.always_shift)
+            size = (x.shape[1], x.shape[2])
+            mask = shift_mask(*size, self.config.window, x, always=shifts_both(*size, self.config))
             for block in stage.children():
                 x = self.run(block, x, mask)
             keep((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))

@@ -224,13 +224,14 @@ def _table_of_pictures(catalogue: Catalogue, counts: dict[str, list[int]]) -> Ta
 
 
 def _table_of_objects(catalogue: Catalogue, counts: dict[str, list[int]]) -> Table:
-    """Per class and split the objects, their share in train, and the pictures that have one at least."""
+    """Per class and split the objects, their share, and the pictures that have one at least."""
     has = ", ".join(word for word in ("boxes", "masks", "keypoints") if word in catalogue.has)
     title = escape(f"{catalogue.path} ({catalogue.kind}: {has})")
     table = Table(Column("class", overflow="fold"), title=title, box=SIMPLE_HEAD, collapse_padding=True)
+    shares = list(catalogue.splits) if len(catalogue.splits) < 3 else ["train"]  # more than 80 columns wide otherwise
     showing = {split: [0] * len(catalogue.classes) for split in catalogue.splits}
     for split, samples in catalogue.splits.items():
-        for column in ("objects", "share", "pictures") if split == "train" else ("objects", "pictures"):
+        for column in ("objects", "share", "pictures") if split in shares else ("objects", "pictures"):
             table.add_column(f"{split}\n{column}", justify="right", min_width=len(column), no_wrap=True)
         for sample in samples:
             assert sample.target.labels is not None
@@ -239,13 +240,13 @@ def _table_of_objects(catalogue: Catalogue, counts: dict[str, list[int]]) -> Tab
     for i, name in enumerate(catalogue.classes):
         row = [escape(name)]
         for split in catalogue.splits:
-            share = [f"{counts[split][i] / max(1, sum(counts[split])):.1%}"] if split == "train" else []
+            share = [f"{counts[split][i] / max(1, sum(counts[split])):.1%}"] if split in shares else []
             row += [str(counts[split][i]), *share, str(showing[split][i])]
         table.add_row(*row)
     table.add_section()
     ends: list[str] = []
     for split, samples in catalogue.splits.items():
-        ends += [str(sum(counts[split])), *([""] if split == "train" else []), str(len(samples))]
+        ends += [str(sum(counts[split])), *([""] if split in shares else []), str(len(samples))]
     table.add_row("all", *ends)
     return table
 

@@ -25,9 +25,8 @@ from vertebra.data.batches import Endless, loader
 from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import evaluate
 from vertebra.engine.settings import Settings
-from vertebra.engine.trainee import Average, Results, Trainee, plain
+from vertebra.engine.trainee import Average, Results, Trainee, plain, write_config
 from vertebra.errors import VertebraError, in_range, one_of
-from vertebra.files import replacing
 from vertebra.structures import Preprocess
 from vertebra.viz import report
 
@@ -231,9 +230,8 @@ def _folder(settings: Settings, *, create: bool) -> Path:
         while create and Path("runs", f"{stem}-{number}").exists():
             number += 1
         run = Path("runs", f"{stem}-{number}")
-    if create:
-        with replacing(run / "config.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(plain(settings) | {"resume": None}, sort_keys=False))
+    if create and not settings.resume:  # a resumed run writes it anew once it has got on
+        write_config(settings, run)
     return run
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
@@ -181,6 +182,8 @@ class Results(L.Callback):
         self.history.append(row)
         if not trainer.is_global_zero:
             return
+        if module.settings.resume:
+            write_config(module.settings, self.run)
         write_csv(self.run / "metrics.csv", self.history)
         shown = [name for name in module.metrics.labels if f"val/{name}" in row][:6]  # the most telling
         parts = [f"{name} {row[f'val/{name}']:.4f}" for name in shown]
@@ -227,6 +230,12 @@ def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
+
+
+def write_config(settings: Settings, run: Path) -> None:
+    """config.yaml, which reproduces the run."""
+    with replacing(run / "config.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(plain(settings) | {"resume": None}, sort_keys=False))
 
 
 def plain(settings: Settings) -> dict[str, Any]:
