@@ -945,6 +945,13 @@ def one_map() -> Figure:
     return ax.figure
 
 
+def stack(ax: Axes, x: float, rows: list[list[str]]) -> None:
+    """Maps one behind the other, of which the first is seen."""
+    for shift in (16, 8):
+        ax.add_patch(Rectangle((x + shift, 100 - shift), 84, 84, facecolor="white", edgecolor=LINES, zorder=2))
+    grid(ax, x, 100, 6, rows)
+
+
 def masks() -> Figure:
     ax = sheet(300)
     title(ax, 84, 36, "Region", 9)
@@ -958,10 +965,8 @@ def masks() -> Figure:
     box(ax, 460, 134, 42, 44, "1 × 1", "green", 8)
     rightward(ax, 134, (425, 439), (481, 498))
     title(ax, 556, 36, "A mask for every class", 9)
-    for shift in (16, 8):
-        ax.add_patch(Rectangle((500 + shift, 100 - shift), 84, 84, facecolor="white", edgecolor=LINES, zorder=2))
     rows = [["amber" if (i - 6.5) ** 2 + (j - 6.5) ** 2 < 34 else "white" for j in range(14)] for i in range(14)]
-    grid(ax, 500, 100, 6, rows)
+    stack(ax, 500, rows)
     note(ax, 556, 210, "28 × 28 cells; that of the class\nwhich the box head says")
     arrow(ax, (606, 134), (680, 134))
     title(ax, 724, 36, "Picture", 9)
@@ -987,12 +992,9 @@ def keypoints() -> Figure:
     box(ax, 344, 134, 112, 52, "deconvolution,\nthen bilinear 2 ×", "orange", 8)
     rightward(ax, 134, (272, 288), (400, 430))
     title(ax, 490, 36, "A map for every keypoint", 9)
-    for shift in (16, 8):
-        corner = (432 + shift, 100 - shift)
-        ax.add_patch(Rectangle(corner, 84, 84, facecolor="white", edgecolor=LINES, zorder=2))
     spread = {0: "full blue", 1: "steel", 2: "sky"}
     rows = [[spread.get(max(abs(i - 4), abs(j - 8)), "white") for j in range(14)] for i in range(14)]
-    grid(ax, 432, 100, 6, rows)
+    stack(ax, 432, rows)
     note(ax, 490, 204, "56 × 56; a softmax over\nthe cells, one of them is right")
     arrow(ax, (540, 134), (606, 134))
     note(ax, 572, 122, "best cell")

@@ -50,7 +50,7 @@ def train(settings: Settings) -> Path:
     L.seed_everything(settings.seed, verbose=False)
     task = _task(settings, catalogue, say)
     resume = _resume_point(settings)
-    run = _folder(settings, create=first)
+    run = Path(resume).parent if resume else _folder(settings, create=first)
     common: dict[str, Any] = {
         "truth": task.truth,
         "classes": len(catalogue.classes),
@@ -214,11 +214,8 @@ def _preprocess(settings: Settings) -> Preprocess:
 
 
 def _folder(settings: Settings, *, create: bool) -> Path:
-    """The run folder; a fresh one unless the run is resumed."""
-    if settings.resume:
-        path = Path(settings.resume)
-        run = path.parent if path.suffix == ".ckpt" else path
-    elif settings.output:
+    """A fresh run folder."""
+    if settings.output:
         run = Path(settings.output)
         if create and (run / "last.ckpt").exists():
             raise VertebraError(
@@ -230,7 +227,7 @@ def _folder(settings: Settings, *, create: bool) -> Path:
         while create and Path("runs", f"{stem}-{number}").exists():
             number += 1
         run = Path("runs", f"{stem}-{number}")
-    if create and not settings.resume:  # a resumed run writes it anew once it has got on
+    if create:  # a resumed run writes it anew once it has got on
         write_config(settings, run)
     return run
 

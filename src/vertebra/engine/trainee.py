@@ -217,9 +217,8 @@ class Average(WeightAveraging):
         super().__init__(avg_fn=average)
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        self._device = (
-            trainer.strategy.root_device
-        )  # the model is not there yet; kept on the CPU, every step would wait
+        # The model is not there yet; an average kept on the CPU would make every step wait.
+        self._device = trainer.strategy.root_device
         super().setup(trainer, module, stage)
 
 
