@@ -1,5 +1,6 @@
 """Split attention over branches."""
 
+import torch
 from torch import Tensor, nn
 
 from vertebra.nn.mlp import LinearGelu
@@ -16,7 +17,8 @@ class Merge(nn.Module):
         self.reduce, self.expand = LinearGelu(width, width // 4), nn.Linear(width // 4, 3 * width)
 
     def forward(self, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
-        mean = (first + second + third).mean((1, 2))  # [B, C]
+        mean = first.mean((1, 2)) + second.mean((1, 2)) + third.mean((1, 2))  # [B, C]
         shares = self.expand(self.reduce(mean))  # [B, 3C], the three of a channel side by side
-        a, b, c = shares.unflatten(1, (-1, 3)).softmax(2)[:, None, None].unbind(-1)  # [B, 1, 1, C] each
-        return first * a + second * b + third * c
+        parts = shares.unflatten(1, (-1, 3)).softmax(2).type_as(first)  # autocast computes a softmax in float32
+        a, b, c = parts[:, None, None].unbind(-1)  # [B, 1, 1, C] each
+        return torch.addcmul(torch.addcmul(first * a, second, b), third, c)
