@@ -71,15 +71,12 @@ def align(features: Tensor, rois: Tensor, size: int, scale: float, sampling: int
     There torchvision's is one loop on one core. Every cell of a region is a weighted sum of rows of the map, taken as a
     table of cells by channels, and torch has a fast operator for that: embedding_bag.
     """
-    if (
-        features.device.type != "cpu"
-        or features.dtype != torch.float32
-        or sampling < 1
-        or torch.compiler.is_compiling()
-    ):
-        wide = torch.promote_types(features.dtype, torch.float32)  # half precision would move corners by pixels
-        pooled: Tensor = roi_align(features.to(wide), rois.to(wide), size, scale, sampling, aligned)
-        return pooled.to(features.dtype)
+    kind = features.dtype
+    wide = torch.promote_types(kind, torch.float32)  # half precision would move corners by pixels
+    features, rois = features.to(wide), rois.to(wide)
+    if features.device.type != "cpu" or wide != torch.float32 or sampling < 1 or torch.compiler.is_compiling():
+        pooled: Tensor = roi_align(features, rois, size, scale, sampling, aligned)
+        return pooled.to(kind)
     batch, channels, height, width = features.shape
     corners = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
     start, sides = corners[:, :2], corners[:, 2:] - corners[:, :2]
@@ -95,7 +92,7 @@ def align(features: Tensor, rois: Tensor, size: int, scale: float, sampling: int
     cells = embedding_bag(
         index.flatten(0, 2).flatten(1), table, mode="sum", per_sample_weights=weight.view(-1, (2 * sampling) ** 2)
     )
-    return cells.view(len(rois), size, size, channels).permute(0, 3, 1, 2)
+    return cells.view(len(rois), size, size, channels).permute(0, 3, 1, 2).to(kind)
 
 
 def _points(start: Tensor, side: Tensor, cells: int, sampling: int, most: int) -> tuple[Tensor, Tensor]:
