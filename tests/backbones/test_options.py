@@ -1,11 +1,14 @@
 """What only some families have: views, tokens, tables of positions, and how other people's checkpoints set them."""
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision.models import SwinTransformer
 
-from vertebra import backbones, tasks
+from vertebra import backbones, tasks, weights
+from vertebra.backbones.swin import shifted_axes
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.structures import Preprocess
@@ -179,6 +182,47 @@ def test_maps_of_one_window_along_one_axis_are_torchvisions():
     with torch.no_grad():
         expected = theirs.norm(theirs.features(images)).mean((1, 2))
         torch.testing.assert_close(ours.embed(images), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("buffers", "options", "axes"),
+    [  # of the authors' code, of the port of it that takes any size
+        (("relative_position_index", "attn_mask"), {"joint_shift": True}, (False, False)),
+        (("relative_position_index",), {"always_shift": True}, (True, True)),
+    ],
+)
+def test_windows_are_shifted_as_the_source_of_a_checkpoint_does(buffers, options, axes):
+    small = {"width": 16, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8)}
+    ours = backbones.create("swin_tiny", **small)
+    assert shifted_axes(7, 28, ours.config) == (False, True)
+    state = {}
+    for name, tensor in ours.state_dict().items():
+        for to, pattern in (
+            (r"layers.\1.blocks.", r"^stages\.(\d)\."),
+            (r"layers.\1.downsample.", r"^merges\.(\d)\."),
+            ("patch_embed.proj.", r"^stem\.patches\."),
+            ("patch_embed.norm.", r"^stem\.norm\."),
+            (".attn.relative_position_bias_table", r"\.attention\.bias_table$"),
+            (".attn.qkv.", r"\.attention\.qkv\."),
+            (".attn.proj.", r"\.attention\.project\."),
+            (".mlp.fc1.", r"\.mlp\.expand\."),
+            (".mlp.fc2.", r"\.mlp\.project\."),
+        ):
+            name = re.sub(pattern, to, name)
+        state[name] = tensor
+    state |= {f"layers.0.blocks.1.{'attn.' * (name != 'attn_mask')}{name}": torch.zeros(1) for name in buffers}
+    own, left_out, source = ours.convert(state, None)
+    assert source.partition("/")[0] == "official"
+    assert len(left_out) == len(buffers)
+    ours.load_state_dict(own)
+    ours.settle(weights.Report("file", source))
+    assert {key: getattr(ours.config, key) for key in options} == options
+    assert shifted_axes(7, 28, ours.config) == axes
+    images = torch.randn(1, 3, 64, 224)
+    mixed = backbones.create("swin_tiny", **small, **options)
+    mixed.load_state_dict(own)
+    with torch.no_grad():
+        assert all(map(torch.equal, ours.eval()(images), mixed.eval()(images)))
 
 
 def test_our_own_checkpoints_say_what_is_computed_otherwise(tmp_path):

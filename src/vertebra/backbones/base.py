@@ -104,7 +104,7 @@ class Backbone(nn.Module):
 
     def differing(self, source: str) -> Mapping[str, Any]:
         """The fields of the config in which models of a source, or of a table of it, compute otherwise."""
-        return self.differences.get(source.partition("/")[0], {})
+        return self.differences.get(source, self.differences.get(source.partition("/")[0], {}))
 
     def settle(self, report: weights.Report) -> Mapping[str, Any]:
         """Computes as the source that was loaded does; the fields of the config that this changes."""

@@ -32,8 +32,8 @@ class Config(BackboneConfig):
     heads: tuple[int, int, int, int]  # per stage
     window: int = 7  # M
     absolute: bool = False  # whether a learned position embedding is added to the patches
-    joint_shift: bool = False  # along both axes unless the whole map is one window, as the authors' code does
-    always_shift: bool = False  # also where the whole map is one window, as MMDetection does
+    joint_shift: bool = False  # along neither axis if there is one window only along one of them
+    always_shift: bool = False  # along both, even where the whole map is one window
 
 
 class Stem(nn.Module):
@@ -82,9 +82,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         side = self.window
-        # Along an axis of a single window there is nothing to shift.
-        both = shifts_both(height, width, self)
-        shifts = [self.shift if size > side or both else 0 for size in (height, width)]
+        shifts = [self.shift * moved for moved in shifted_axes(height, width, self)]
         down, right = -height % side, -width % side
         if down or right:
             x = nn.functional.pad(x, (0, 0, 0, right, 0, down))
@@ -120,27 +118,32 @@ class PatchMerging(nn.Module):
         return y
 
 
-def shifts_both(height: int, width: int, how: Any) -> bool:
-    """Whether windows of a map are shifted along both axes, though there be one window only along one of them."""
-    return bool(how.always_shift or (how.joint_shift and max(height, width) > how.window))
+def shifted_axes(height: int, width: int, how: Any) -> tuple[bool, bool]:
+    """Whether the windows of a map are shifted downwards, and sideways.
+
+    Along an axis of a single window there is nothing to shift: timm and torchvision decide for each axis by itself, the
+    authors for both together, MMDetection shifts all the same.
+    """
+    down, sideways = height > how.window, width > how.window
+    if how.always_shift:
+        return True, True
+    return (down and sideways,) * 2 if how.joint_shift else (down, sideways)
 
 
-def shift_mask(height: int, width: int, window: int, like: Tensor, *, always: bool = False) -> Tensor:
-    """-100 between cells that the shift has made neighbours though they are none: [windows, M * M, M * M].
-
-    Along an axis of a single window nothing is shifted, but with `always`.
+def shift_mask(height: int, width: int, window: int, like: Tensor, axes: tuple[bool, bool] = (True, True)) -> Tensor:
+    """-100 between cells that the shift along `axes` has made neighbours though they are none: [windows, M * M, M * M].
 
     Source: arXiv:2103.14030, section 3.2 and figure 4.
     """
     shift = window // 2
 
-    def labels(size: int) -> Tensor:
+    def labels(size: int, shifted: bool) -> Tensor:
         place = torch.arange(-(-size // window) * window, device=like.device)
-        if size <= window and not always:
+        if not shifted:
             return place * 0
         return (place >= len(place) - window).long() + (place >= len(place) - shift)
 
-    regions = labels(height)[:, None] * 3 + labels(width)  # [H', W']
+    regions = labels(height, axes[0])[:, None] * 3 + labels(width, axes[1])  # [H', W']
     windows = regions.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).flatten(2).flatten(0, 1)
     return torch.where(windows[:, :, None] == windows[:, None], 0.0, -100.0).to(like.dtype)
 
@@ -153,6 +156,10 @@ class Swin(Backbone):
     undecayed = ("position", "bias_table")
     differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "official": {"joint_shift": True},
+        "official/multiscale": {"always_shift": True},
+        "transformers": {"joint_shift": True},
+        "transformers/backbone": {"always_shift": True},
+        "paddle": {"joint_shift": True},
         "mmdet": {"always_shift": True},
         "mmseg": {"always_shift": True},
     }
@@ -183,7 +190,7 @@ class Swin(Backbone):
             if i:
                 x = self.run(self.merges[i - 1], x)
             size = (x.shape[1], x.shape[2])
-            mask = shift_mask(*size, self.config.window, x, always=shifts_both(*size, self.config))
+            mask = shift_mask(*size, self.config.window, x, shifted_axes(*size, self.config))
             for block in stage.children():
                 x = self.run(block, x, mask)
             keep((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
@@ -191,6 +198,16 @@ class Swin(Backbone):
 
     def summary(self, x: Tensor) -> Tensor:
         return self.norm(x).mean((1, 2))
+
+    def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
+        own, left_out, chosen = super().convert(state, source)
+        kept = {name.rpartition(".")[2] for name in state}
+        # The authors' code keeps its masks; the port of it that takes any size makes them for every picture.
+        if chosen == "official" and "relative_position_index" in kept and "attn_mask" not in kept:
+            chosen = "official/multiscale"
+        if chosen == "transformers" and any("hidden_states_norms." in name for name in state):
+            chosen = "transformers/backbone"
+        return own, left_out, chosen
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         if name.endswith(".bias_table") and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
@@ -341,6 +358,8 @@ RULES = {
     "torchvision": _torchvision,
     "transformers": _transformers,
     "official": _official,
+    "official/multiscale": _official,
+    "transformers/backbone": _transformers,
     "mmdet": _mmdet,
     "mmseg": _mmdet,
     "paddle": _paddle,

@@ -30,7 +30,7 @@ def compare(reference: Reference, rtol: float = 1e-4, atol: float = 1e-4) -> Com
     else:
         model = backbone = backbones.create(reference.name, level_norms=True).eval()
     report = weights.Report(str(reference.path), reference.source)
-    converted, report.left_out = weights.convert(state, backbone.tables()[reference.source])
+    converted, report.left_out, report.source = backbone.convert(state, reference.source)
     if reference.classifies:
         converted = {k if k.startswith("head.") else f"backbone.{k}": t for k, t in converted.items()}
     weights.load(model, converted, report)
