@@ -18,6 +18,8 @@ import vertebra
 from vertebra.cli import main
 from vertebra.data import shapes
 from vertebra.engine.trainee import Trainee
+from vertebra.metrics.coco import CocoMetrics
+from vertebra.tasks import region
 
 TASKS = ("detection", "instance", "keypoints")
 BEST = {"detection": "box_ap", "instance": "mask_ap", "keypoints": "keypoint_ap"}
@@ -97,6 +99,7 @@ def test_a_run_folder_is_complete(runs, task):
     assert len(evaluation["answers"]) == 4
     assert {"box_ap", BEST[task], "f1", "threshold"} <= set(evaluation["metrics"])
     page = (run / "report.html").read_text()
+    assert vertebra.load(run, device="cpu").threshold == evaluation["metrics"]["threshold"] != 0.5
     for heading in ("Training", "Precision and recall", "Score threshold", "Confusion matrix", "Classes", "Config"):
         assert f"<h2>{heading}</h2>" in page
 
@@ -110,6 +113,26 @@ def test_evaluate_finds_what_training_found(runs, run_vertebra, tmp_path, task):
         if isinstance(value, float):
             assert made["metrics"][key] == pytest.approx(value, abs=1e-6), key
     assert made["answers"] == known["answers"]
+
+
+def test_keypoints_are_judged_by_the_sigmas_of_the_data(runs, writable, run_vertebra, tmp_path, monkeypatch):
+    used = []
+
+    class Seen(CocoMetrics):
+        def compute(self):
+            used.append(self.sigmas.tolist())
+            return super().compute()
+
+    monkeypatch.setattr(region, "CocoMetrics", Seen)
+
+    def change(content):
+        for category in content["categories"]:
+            category["sigmas"] = [0.1, 0.2, 0.3, 0.4]
+
+    for split in ("train", "val"):
+        changed(writable, change, split)
+    run_vertebra("evaluate", runs["keypoints"], "--device=cpu", "--data.workers=0", f"--data.path={writable}")
+    assert used == [[0.1, 0.2, 0.3, 0.4]]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -410,6 +433,17 @@ def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):
 def test_options_of_other_tasks(data, complaint, tmp_path, task, flag, said):
     words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY[task], flag]
     assert said in complaint("train", task, *words)
+
+
+@pytest.mark.slow
+def test_synchronous_norms_on_several_processes_of_a_cpu_are_refused(data, tmp_path):
+    words = ["train", "detection", f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["detection"]]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    words += ["--model.norm=sync", "--devices=2"]
+    done = subprocess.run([sys.executable, "-m", "vertebra", *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "norm sync works on GPUs alone" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_options_of_other_methods(data, complaint, tmp_path):

@@ -10,6 +10,7 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 
 POINTS = ["left", "right"]
+SPOTS = ((3, 5, 5), (8, 30, 10))  # of an object of either category: its number, x, y
 
 
 @pytest.fixture
@@ -114,6 +115,35 @@ def test_the_split_is_chosen_and_a_single_one_is_taken(data, tmp_path, run_verte
     assert "1.0000" in run_vertebra("evaluate", found, f"--data.path={data}", "--data.split=train")
     alone = data / "annotations/instances_train.json"
     assert "1.0000" in run_vertebra("evaluate", found, f"--data.path={alone}")
+
+
+def test_sigmas_are_the_datas_own(data, tmp_path, run_vertebra):
+    """A keypoint 2 pixels off in an object of 400 is COCO's similarity exp(-4 / (2 sigma) ** 2 / 400 / 2)."""
+    entries = [hit(n, c, keypoints=[x + 4, y + 2, 1, x + 14, y + 12, 1]) for n in (7, 12) for c, x, y in SPOTS]
+    found = write(tmp_path / "found.json", entries)
+    for sigma in (0.1, 0.04):  # similarities 0.88 and 0.46, of which AP's ten thresholds count eight and none
+        path = data / "annotations/instances_val.json"
+        content = json.loads(path.read_text())
+        for category in content["categories"]:
+            category["sigmas"] = [sigma, sigma]
+        write(path, content)
+        run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+        similarity = np.exp(-4 / (2 * sigma) ** 2 / 400 / 2)
+        share = np.mean(np.arange(0.5, 1, 0.05) <= similarity)
+        assert saved(tmp_path / "out")["metrics"]["keypoint_ap"] == pytest.approx(share)
+
+
+def test_more_detections_than_cocos_hundred(data, tmp_path, run_vertebra, complaint):
+    """The right answer comes after 100 wrong ones that are more certain."""
+    wrong = [hit(7, score=0.95, bbox=[40, 20, 4, 4])] * 100
+    entries = [*wrong, hit(7), hit(12), hit(7, 8), hit(12, 8)]
+    words = ["evaluate", write(tmp_path / "found.json", entries), f"--data.path={data}", f"--save={tmp_path / 'out'}"]
+    run_vertebra(*words)
+    hundred = saved(tmp_path / "out")["metrics"]["per_class"]["box_ap"][0]
+    run_vertebra(*words, "--detections=200")
+    assert saved(tmp_path / "out")["metrics"]["per_class"]["box_ap"][0] > hundred
+    sentence = complaint(*words[:3], "--data.batch_size=4", "--device=cpu")
+    assert "--device, --data.batch_size: no model is run on COCO results" in sentence
 
 
 def test_nothing_found(data, tmp_path, run_vertebra):

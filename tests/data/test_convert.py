@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from vertebra.data import open_data, readers, shapes
@@ -106,6 +107,30 @@ def test_to_yolo_and_back_with_keypoints(tmp_path):
         assert torch.allclose(a.boxes[kept], b.boxes, atol=1e-4)
         assert torch.allclose(a.keypoints[kept], b.keypoints, atol=1e-4)
         assert torch.equal(a.labels[kept], b.labels)
+
+
+def test_which_points_swap_sides_is_kept_where_their_names_do_not_tell(tmp_path):
+    convert(source(tmp_path / "a"), "yolo", tmp_path / "b")
+    path = tmp_path / "b" / "data.yaml"
+    told = yaml.safe_load(path.read_text())
+    del told["kpt_names"]
+    path.write_text(yaml.safe_dump(told))
+    _, lost = convert(tmp_path / "b", "coco", tmp_path / "c")
+    assert lost == []
+    convert(tmp_path / "c", "yolo", tmp_path / "d")
+    for name in "bcd":
+        points = readers.read(tmp_path / name, want=None).points
+        assert (points.names, points.flip) == (("0", "1"), (1, 0))
+
+
+def test_an_area_that_is_not_annotated_is_the_masks(tmp_path):
+    for path in (source(tmp_path / "a") / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        for entry in content["annotations"]:
+            del entry["area"]
+        path.write_text(json.dumps(content))
+    samples = readers.read(tmp_path / "a", want="boxes").splits["train"]
+    assert sorted(area for sample in samples for area in sample.target.areas.tolist()) == [8, 8, 32, 64]
 
 
 def without_points(folder: Path) -> Path:

@@ -23,6 +23,9 @@ from vertebra.errors import VertebraError
 from vertebra.metrics.evaluation import Evaluation, written
 from vertebra.viz import report
 
+UNUSED = ("val_share", "seed", "batch_size", "workers")
+"""Of Data, where COCO results are judged."""
+
 
 @dataclass
 class Data:
@@ -51,6 +54,9 @@ class Options:
     """Folder for evaluation.json and report.html."""
     device: str | None = None
     """Where to run, such as cpu or cuda; the fastest there is if not given."""
+    detections: int | None = None
+    """Of COCO results, how many of a picture and class count, the best: 100 if not given, as in COCO. A checkpoint
+    knows its own."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -75,6 +81,8 @@ def run(argv: Sequence[str]) -> None:
 
 def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]:
     """What a checkpoint finds in the data, its samples, what is left out of them, and where they are from."""
+    if chosen.detections is not None:
+        raise VertebraError("--detections is for files of COCO results; how many a model reports, its checkpoint says.")
     task, about = checkpoint.load(chosen.checkpoint, device=chosen.device)
     trained = about.get("data", {})
     path = chosen.data.path or trained.get("path")
@@ -90,8 +98,11 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]
     split = _split(catalogue, chosen.data.split)
     left_out = _left_out(catalogue, chosen.strict)
     samples = restrict(catalogue.split(split), catalogue.classes, task.classes)
+    sigmas: tuple[float, ...] = ()
     if task.truth == "keypoints":
         same_points(catalogue, task.config.points)
+        assert catalogue.points is not None
+        sigmas = catalogue.points.sigmas
     found = evaluate(
         task,
         samples,
@@ -100,19 +111,25 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]
         strict=chosen.strict,
         progress=True,
         threshold=about.get("metrics", {}).get("threshold"),
+        sigmas=sigmas,
     )
     return found, samples, left_out, f"{path}, {split}"
 
 
 def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]:
     """What another tool has found in the data; where the data has one split only, in that one."""
+    given = {"device": chosen.device, **{f"data.{key}": getattr(chosen.data, key) for key in UNUSED}}
+    if words := ", ".join(f"--{key}" for key, value in given.items() if value is not None):
+        raise VertebraError(f"{words}: no model is run on COCO results, and nothing is set apart; leave it out.")
     entries = results.read(chosen.checkpoint)
     if not chosen.data.path:
         raise VertebraError(f"{chosen.checkpoint} does not say what data it is of: give --data.path.")
     catalogue = read(chosen.data.path, want=results.want(entries), missing_ok=True)
     split = _split(catalogue, chosen.data.split)
     left_out = _left_out(catalogue, chosen.strict)
-    found = evaluate_results(chosen.checkpoint, entries, catalogue, split, progress=True)
+    found = evaluate_results(
+        chosen.checkpoint, entries, catalogue, split, detections=chosen.detections or 100, progress=True
+    )
     return found, catalogue.split(split), left_out, f"{chosen.data.path}, {split}"
 
 

@@ -14,7 +14,16 @@ from vertebra import pictures
 from vertebra.data import segments
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
-from vertebra.data.instances import Annotation, Gatherer, Listing, mirrored, named_points, split_folders, split_of
+from vertebra.data.instances import (
+    Annotation,
+    Gatherer,
+    Listing,
+    mirrored,
+    named_points,
+    split_folders,
+    split_of,
+    swapped_points,
+)
 from vertebra.errors import VertebraError
 from vertebra.structures import COCO_PERSON, Points
 
@@ -278,7 +287,10 @@ def _points(file: _File, notes: list[str]) -> list[Points]:
             sigmas = entry["sigmas"]
             if not isinstance(sigmas, list) or len(sigmas) != len(names) or not all(_is_positive(s) for s in sigmas):
                 raise VertebraError(f"{where}: its sigmas are not {len(names)} numbers above 0, one per keypoint.")
-        kinds.append(Points(tuple(names), skeleton, mirrored(names), tuple(sigmas)))
+        flip = mirrored(names)
+        if entry.get("flip_idx"):  # not COCO's own word, but YOLO's
+            flip = swapped_points(entry["flip_idx"], len(names), where)
+        kinds.append(Points(tuple(names), skeleton, flip, tuple(sigmas)))
     if kinds:
         return kinds
     lists = (entry.get("keypoints") for own in file.annotations.values() for entry in own)
@@ -432,7 +444,10 @@ def _short(value: float) -> float:
 def _as_category(points: Points | None) -> dict[str, Any]:
     if points is None:
         return {}
-    skeleton = [[a + 1, b + 1] for a, b in points.skeleton]
-    return {"keypoints": list(points.names), "skeleton": skeleton} | (
-        {"sigmas": points.sigmas} if points.sigmas else {}
-    )
+    category: dict[str, Any] = {"keypoints": list(points.names)}
+    category["skeleton"] = [[a + 1, b + 1] for a, b in points.skeleton]
+    if points.sigmas:
+        category["sigmas"] = points.sigmas
+    if points.flip and points.flip != mirrored(points.names):
+        category["flip_idx"] = points.flip  # the names do not tell
+    return category

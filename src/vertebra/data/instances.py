@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +37,7 @@ class Annotation:
     """x, y, visibility of each keypoint in turn."""
     crowd: bool = False
     area: float | None = None
-    """As annotated; the box's if None."""
+    """As annotated; if None the mask's, or else the box's."""
     number: int | None = None
 
 
@@ -81,7 +83,7 @@ class Gatherer:
             good.append(annotation)
             boxes.append(self._clip(annotation.box, size))
         areas = [
-            (box[2] - box[0]) * (box[3] - box[1]) if annotation.area is None else annotation.area
+            self._area(annotation, box, size) if annotation.area is None else annotation.area
             for annotation, box in zip(good, boxes, strict=True)
         ]
         target = Target(
@@ -181,6 +183,12 @@ class Gatherer:
             return _fault_of_points(annotation.points, len(self.points.names))
         return ""
 
+    def _area(self, annotation: Annotation, box: Sequence[float], size: tuple[int, int]) -> float:
+        if isinstance(annotation.segment, list | dict):
+            with contextlib.suppress(VertebraError):  # a mask that cannot be decoded is told of when it is read
+                return float(segments.cut(annotation.segment, size, annotation.where)[2].sum())
+        return (box[2] - box[0]) * (box[3] - box[1])
+
     def _clip(self, box: Sequence[float], size: tuple[int, int]) -> list[float]:
         x1, y1, x2, y2 = box
         height, width = size
@@ -257,6 +265,17 @@ def mirrored(names: Sequence[str]) -> tuple[int, ...]:
     side = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")  # also l_eye, eye.R
     swapped = [side.sub(lambda found: other[found[0]], name.lower()) for name in names]
     return tuple(places.get(name, i) for i, name in enumerate(swapped))
+
+
+def swapped_points(flip: Any, count: int, where: str) -> tuple[int, ...]:
+    """A data set's own word, as YOLO's flip_idx, on which of `count` keypoints each becomes in the mirror.
+
+    Raises:
+        VertebraError: if it does not name each once.
+    """
+    if not isinstance(flip, list) or sorted(flip, key=str) != sorted(range(count), key=str):
+        raise VertebraError(f"{where}: flip_idx is {flip!r}, each of 0 to {count - 1} once is expected.")
+    return tuple(flip)
 
 
 def named_points(names: Sequence[str], known: Points) -> Points:

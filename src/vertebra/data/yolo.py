@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +15,7 @@ from vertebra import pictures
 from vertebra.data import segments
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
-from vertebra.data.instances import Annotation, Gatherer, Listing, named_points, split_folders, split_of
+from vertebra.data.instances import Annotation, Gatherer, Listing, named_points, split_folders, split_of, swapped_points
 from vertebra.errors import VertebraError
 from vertebra.structures import COCO_PERSON, Points
 
@@ -194,9 +194,7 @@ def _points(path: Path, content: dict[str, Any]) -> tuple[Points | None, int]:
     points = named_points([str(name) for name in names], COCO_PERSON)
     flip = content.get("flip_idx")
     if flip is not None:
-        if not isinstance(flip, list) or sorted(flip, key=str) != sorted(range(count), key=str):
-            raise VertebraError(f"{path}: flip_idx is {flip!r}, each of 0 to {count - 1} once is expected.")
-        points = Points(points.names, points.skeleton, tuple(flip), points.sigmas)
+        points = replace(points, flip=swapped_points(flip, count, str(path)))
     return points, shape[1]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import track
 
@@ -27,6 +28,7 @@ def evaluate(
     strict: bool = False,
     progress: bool = False,
     threshold: float | None = None,
+    sigmas: Sequence[float] = (),
 ) -> Evaluation:
     """Runs the task over the samples.
 
@@ -35,6 +37,7 @@ def evaluate(
         strict: whether the first unreadable picture is an error instead of being listed.
         progress: whether a bar is shown.
         threshold: the score from which on the rows take an object for found, as a checkpoint knows it; 0.5 if None.
+        sigmas: of the data's keypoints; those that the task knows if empty.
 
     Raises:
         VertebraError: if no picture can be read, or `strict` and one cannot.
@@ -51,6 +54,8 @@ def evaluate(
     metrics = task.metrics()
     if threshold is not None and isinstance(metrics, CocoMetrics):
         metrics.threshold = threshold
+    if sigmas and isinstance(metrics, CocoMetrics):
+        metrics.sigmas = np.asarray(sigmas)
     broken: list[str] = []
     rows: list[dict[str, Any]] = []
     worst = Worst()
@@ -83,20 +88,27 @@ def evaluate(
 
 
 def evaluate_results(
-    path: str | Path, entries: Sequence[Mapping[str, Any]], catalogue: Catalogue, split: str, *, progress: bool = False
+    path: str | Path,
+    entries: Sequence[Mapping[str, Any]],
+    catalogue: Catalogue,
+    split: str,
+    *,
+    detections: int = 100,
+    progress: bool = False,
 ) -> Evaluation:
     """Judges what another tool has found; no picture is read.
 
     Args:
         path: where the entries come from, for errors.
         entries: as `results.read` gives them.
+        detections: how many of a picture and class count, the best.
 
     Raises:
         VertebraError: if an entry does not fit the data.
     """
     samples = catalogue.split(split)
     found = results.Results(path, entries, catalogue, split)
-    metrics = CocoMetrics(len(catalogue.classes), results.kinds(entries), catalogue.points)
+    metrics = CocoMetrics(len(catalogue.classes), results.kinds(entries), catalogue.points, most=detections)
     for index in track(range(len(samples)), "evaluating", disable=not progress, transient=True):
         metrics.update([found.prediction(index)], [found.target(index)])
     values = metrics.compute()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vertebra import pictures
 from vertebra.data.catalogue import Catalogue
 from vertebra.data.segments import decode
 from vertebra.errors import VertebraError
@@ -123,7 +122,7 @@ class Results:
 
     def target(self, index: int) -> Target:
         """What is true of a picture, masks included."""
-        return self.samples[index].truth(self._size(index))
+        return self.samples[index].truth(self.samples[index].size)
 
     def prediction(self, index: int) -> Prediction:
         """What was found in a picture, by falling score; equal ones as in the file. Numbers are float64, as written.
@@ -142,7 +141,7 @@ class Results:
             flat = [self._floats(n, e, "keypoints", 3 * count) for n, e in rows]
             keypoints = torch.tensor(flat, dtype=torch.float64).reshape(-1, count, 3)
         if "segmentation" in self.forms:
-            size = self._size(index)
+            size = self.samples[index].size
             masks = Masks(size)
             for number, entry in rows:
                 (x, y), crop = _cut(decode(entry["segmentation"], size, self._place(number)))
@@ -158,14 +157,6 @@ class Results:
             id=target.id,
             path=target.path,
         )
-
-    def _size(self, index: int) -> tuple[int, int]:
-        """(height, width) of a picture, as annotated; it is opened only if that is not known."""
-        sample = self.samples[index]
-        if sample.target.size is not None:
-            return sample.target.size
-        picture = sample.picture
-        return pictures.measure(picture) if isinstance(picture, Path) else (picture.shape[-2], picture.shape[-1])
 
     def _floats(self, number: int, entry: Mapping[str, Any], key: str, count: int) -> list[float]:
         values = entry[key]
