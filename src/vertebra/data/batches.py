@@ -339,11 +339,16 @@ def _check(preprocess: Preprocess, truth: str, augment: InstanceAugment | None) 
         )
 
 
-def _orientations(samples: Sequence[Sample]) -> list[int] | None:
-    """1 for each picture that is wider than high, else 0; None if the data set does not tell its pictures' sizes."""
-    sizes = [sample.target.size for sample in samples]
-    known = [int(size[1] > size[0]) for size in sizes if size is not None]
-    return known if len(known) == len(sizes) else None
+def _orientations(samples: Sequence[Sample]) -> list[int]:
+    """1 for each picture that is wider than high, else 0; read from its header if the data set does not tell."""
+    return [int(width > height) for height, width in map(_size, samples)]
+
+
+def _size(sample: Sample) -> tuple[int, int]:
+    try:
+        return sample.size
+    except pictures.BrokenPicture:  # told of when it is read
+        return 0, 0
 
 
 class _Whole:

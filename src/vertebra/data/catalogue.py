@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vertebra import pictures
 from vertebra.errors import VertebraError, nearest
 from vertebra.structures import Points, Target
 
@@ -45,6 +46,19 @@ class Sample:
         """Class of the whole picture."""
         assert self.target.label is not None
         return int(self.target.label)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels; the picture's file is looked into if the data set does not tell.
+
+        Raises:
+            BrokenPicture: if that cannot be read.
+        """
+        if self.target.size is not None:
+            return self.target.size
+        if isinstance(self.picture, Path):
+            return pictures.measure(self.picture)
+        return self.picture.shape[-2], self.picture.shape[-1]
 
     def where(self, i: int) -> str:
         """Instance number `i` in words, for sentences."""
