@@ -22,6 +22,9 @@ def test_shipped_references(reference):
 def test_official_references(reference_folder):
     found = list(references(reference_folder))
     assert len(found) >= 40
+    assert {"faster_rcnn", "mask_rcnn"} <= {
+        reference.spec["method"] for reference in found if "method" in reference.spec
+    }
     for reference in found:
         result = compare(reference)
         assert not result.problems, (reference.path, result.problems)

@@ -5,7 +5,7 @@ import torch
 
 from vertebra import backbones
 from vertebra.errors import VertebraError
-from vertebra.necks import HRFPN, SimplePyramid
+from vertebra.necks import FPN, HRFPN, SimplePyramid
 from vertebra.structures import Level
 
 with torch.device("meta"):
@@ -63,6 +63,23 @@ def test_hrnets_pyramid_by_hand():
     assert [level.stride for level in neck.levels] == [4, 8, 16]
     for x in maps:
         torch.testing.assert_close(x, torch.full_like(x, 3.0))
+
+
+def test_the_pyramid_of_chosen_levels_by_hand():
+    """Of three maps the outer two: every cell gets its own value and that of the cell above it, four times as large."""
+    levels = [Level(4, 1), Level(8, 1), Level(16, 1)]
+    neck = FPN(levels, 1, strides=(4, 16))
+    for conv in (*neck.lateral, *neck.output):
+        torch.nn.init.dirac_(conv.conv.weight)
+        torch.nn.init.zeros_(conv.conv.bias)
+    fine, coarse = torch.arange(64.0).view(1, 1, 8, 8), torch.tensor([[100.0, 200], [300, 400]])[None, None]
+    with torch.no_grad():
+        first, last = neck([fine, torch.full((1, 1, 4, 4), 1e9), coarse])
+    assert torch.equal(last, coarse)
+    assert torch.equal(first, fine + coarse.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    assert [level.stride for level in neck.levels] == [4, 16]
+    with pytest.raises(VertebraError, match=r"no map of stride 32; its strides are \[4, 8, 16\]"):
+        FPN(levels, 1)
 
 
 def test_hrfpn_passes_over_finer_maps_than_it_was_made_for():

@@ -15,6 +15,7 @@ from vertebra.errors import VertebraError
 from vertebra.heads.regions import Detections
 from vertebra.necks import FPN, HRFPN, SimplePyramid
 from vertebra.nn.fold import fold
+from vertebra.ops.match import match
 from vertebra.structures import COCO_PERSON, Frame, Points, Preprocess, Target
 
 POINTS = Points(("a", "b"), ((0, 1),), (1, 0), (0.1, 0.2))
@@ -24,6 +25,7 @@ METHODS = [
     ("detection", "cascade_rcnn"),
     ("instance", "mask_rcnn"),
     ("instance", "mask_rcnn_c4"),
+    ("instance", "cascade_mask_rcnn"),
     ("keypoints", "keypoint_rcnn"),
 ]
 
@@ -66,8 +68,21 @@ def test_the_loss_is_finite_where_there_is_nothing_to_learn(task, method):
     assert math.isfinite(total(model, [empty, empty]))
     assert math.isfinite(total(model, [empty, target([[4, 4, 30, 40]])]))
     assert math.isfinite(total(model, [target([[4, 4, 30, 40]], crowd=[True])]))
-    tiny = target([[10, 10, 11, 11]])  # no anchor and no proposal overlaps it enough
-    assert math.isfinite(total(model, [tiny]))
+    unseen = target([[4, 4, 30, 40]])
+    unseen.keypoints[..., 2] = 0  # of no keypoint the place is known
+    assert math.isfinite(total(model, [unseen]))
+
+
+@pytest.mark.parametrize("nearest", [0.0, 0.3])
+def test_a_batch_where_no_anchor_matches(nearest):
+    """An object of a pixel overlaps with no anchor by 0.3, but with `nearest` at 0 its nearest ones are its own."""
+    model = make(rpn_nearest=nearest)
+    tiny = target([[10, 10, 11, 11]])
+    assert math.isfinite(total(model, [tiny, tiny]))
+    maps = model.features(torch.randn(1, 3, 64, 64))
+    anchors = torch.cat(model.rpn.anchors(model.rpn.raw(maps), (64, 64)))
+    found = match(anchors, tiny.boxes, torch.zeros(0, 4), high=0.7, low=0.3, nearest=nearest)
+    assert bool((found >= 0).any()) == (nearest == 0)
 
 
 @pytest.mark.parametrize(("task", "method"), [METHODS[0], METHODS[1]])
@@ -90,15 +105,53 @@ def test_no_answer_is_an_empty_prediction(task, method):
         assert found.keypoints.shape == (0, 2, 3)
 
 
-def test_zero_proposals():
-    model = make("instance", "mask_rcnn").eval()
-    maps = model.features(torch.randn(1, 3, 64, 64))
-    (found,) = model.find(maps, [torch.zeros(0, 4)], [(64, 64)])
-    assert len(found.boxes) == 0
-    drawn, terms = model.learn(maps, [torch.zeros(0, 4)], [target()], [(64, 64)])
-    assert len(drawn[0][0].boxes) == 0
-    assert all(math.isfinite(float(value)) for value in terms.values())
-    assert float(model.mask_loss(maps, drawn, [target()])["mask"]) == 0
+@pytest.mark.parametrize(("task", "method"), [pair for pair in METHODS if pair[1] != "retinanet"])
+def test_zero_proposals(task, method, monkeypatch):
+    model = make(task, method)
+    monkeypatch.setattr(model.rpn, "propose", lambda raw, anchors, sizes: [torch.zeros(0, 4) for _ in sizes])
+    assert math.isfinite(total(model, [target(), target()]))
+    assert math.isfinite(total(model, [target(), target([[4, 4, 30, 40]])]))
+    with torch.inference_mode():
+        (found,) = model.eval().infer(torch.randn(1, 3, 64, 64), [Frame((100, 80), (64, 51))])
+    assert found.boxes.shape == (0, 4)
+    assert found.scores.shape == found.labels.shape == (0,)
+
+
+def test_the_papers_numbers():
+    """Proposals in training and in use, and regions learned from, where no option says otherwise."""
+    preprocess = Preprocess((1024, 1024), resize="shortest")
+    for method, train, test, learned in (("faster_rcnn", 2000, 1000, 512), ("faster_rcnn_c4", 2000, 300, 64)):
+        torch.manual_seed(0)
+        model = tasks.create("detection", classes=2, method=method, backbone="resnet18", preprocess=preprocess)
+        assert model.config.detections == 100
+        maps = model.features(torch.randn(1, 3, 512, 512))
+        raw = [(torch.randn_like(logits), torch.zeros_like(deltas)) for logits, deltas in model.rpn.raw(maps)]
+        grid = model.rpn.anchors(raw, (4096, 4096))
+        apart = [torch.cat((each[:, :2], each[:, :2] + 0.5), 1) for each in grid]  # no two of a level overlap
+        for training, count in ((True, train), (False, test)):
+            model.rpn.train(training)
+            (proposals,) = model.rpn.propose(raw, apart, [(4096, 4096)])
+            assert len(proposals) == count
+        drawn, _ = model.train().learn(maps, [grid[0][:1000]], [target([[4, 4, 30, 40]])], [(512, 512)])
+        assert len(drawn[0][0].boxes) == learned
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"backbone": "swin_tiny", "norm": "group"}, "norm is 'group', but swin_tiny has no batch norm"),
+        (
+            {"backbone": "vit_tiny_16", "neck": "fpn"},
+            "vit_tiny_16 has maps of one scale, of which fpn makes no pyramid",
+        ),
+        ({"box_loss": "giou", "box_beta": 1.0}, "box_beta is of the smooth L1 loss, but box_loss is giou"),
+        ({"task": "instance", "method": "mask_rcnn", "masks": "softmax", "mask_targets": "soft"}, "leave one out"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(options, said):
+    with pytest.raises(VertebraError) as caught:
+        make(**options)
+    assert said in str(caught.value)
 
 
 def test_crowds_are_no_background():

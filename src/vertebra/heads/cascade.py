@@ -64,7 +64,7 @@ class Cascade(nn.ModuleList):
         for i, (head, iou, weight) in enumerate(zip(self.heads, IOUS, WEIGHTS, strict=True)):
             config = self.config
             samples = draw(
-                boxes, targets, self.classes, iou=iou, count=config.region_batch, positive=config.region_positive
+                boxes, targets, self.classes, iou=iou, count=config.region_batch or 512, positive=config.region_positive
             )
             drawn.append(samples)
             logits, deltas = head(regions([each.boxes for each in samples]))

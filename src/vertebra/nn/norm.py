@@ -38,6 +38,12 @@ def renorm(network: nn.Module, kind: str, eps: float | None = None) -> nn.Module
     return network
 
 
+def has_norms(network: nn.Module) -> bool:
+    """Whether there is a batch norm in `network`, or what `renorm` has put in its place."""
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
+    return any(isinstance(module, kinds) for module in network.modules())
+
+
 def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:
     frozen = FrozenBatchNorm2d(norm.num_features, norm.eps).to(norm.weight.device)
     for name in ("weight", "bias", "running_mean", "running_var"):

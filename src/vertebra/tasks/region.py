@@ -17,7 +17,7 @@ from vertebra.errors import VertebraError, in_range
 from vertebra.heads.regions import Detections
 from vertebra.metrics.coco import CocoMetrics
 from vertebra.necks import FPN, HRFPN, SimplePyramid
-from vertebra.nn.norm import renorm
+from vertebra.nn.norm import has_norms, renorm
 from vertebra.ops.heatmaps import locate_keypoints
 from vertebra.ops.masks import paste
 from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
@@ -157,6 +157,11 @@ class RegionTask(Task):
                 f"{self.preprocess.resize!r} and must be 'fit'."
             )
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
+        if config.norm not in ("auto", "batch") and not has_norms(made):
+            raise VertebraError(
+                f"norm is {config.norm!r}, but {config.backbone} has no batch norm in whose place it could stand: "
+                "leave it out."
+            )
         return renorm(made, self.backbone_norm, config.norm_eps)  # type: ignore[return-value]
 
     @property
@@ -168,8 +173,10 @@ class RegionTask(Task):
         """The pyramid from a backbone's levels; single-scale backbones may have other strides."""
         config, norm = self.config, self.config.neck_norm != "none"
         if not {4, 8, 16, 32} <= {level.stride for level in levels}:
-            if config.neck == "hrfpn":
-                raise VertebraError(f"{config.backbone} has maps of one scale, of which hrfpn makes no pyramid.")
+            if config.neck != "auto":
+                raise VertebraError(
+                    f"{config.backbone} has maps of one scale, of which {config.neck} makes no pyramid: leave neck out."
+                )
             return SimplePyramid(levels, config.channels, skip=4 - len(strides))
         if config.neck == "hrfpn":
             # Of the coarsest maps too, which other pyramids get from `Coarser`.
@@ -269,15 +276,15 @@ class RegionTask(Task):
             if key in usual and getattr(config, key) == usual[key] != value:
                 config = dataclasses.replace(config, **{key: value})
                 report.adapted[key] = f"{value}, as {report.origin} has it"
-        if config.norm == "auto":
+        loaded = [self.backbone, *([self.stage] if self.stage is not None and self.cut else [])]
+        if config.norm == "auto" and any(map(has_norms, loaded)):
             # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
             exact = whole and source == "torchvision" and not report.counted
             eps = 0.0 if exact else report.options.get("norm_eps", config.norm_eps)
             config = dataclasses.replace(config, norm="frozen", norm_eps=eps)
             report.adapted["norm"] = "frozen at what the checkpoint has; the option norm chooses otherwise"
-            for part in (self.backbone, self.stage if self.cut else None):
-                if part is not None:
-                    renorm(part, "frozen", config.norm_eps)
+            for part in loaded:
+                renorm(part, "frozen", config.norm_eps)
         old, self.config = self.config, config
         for module in self.modules():
             if getattr(module, "config", None) is old:

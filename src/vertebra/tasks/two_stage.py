@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
-from vertebra.errors import in_range
+from vertebra.errors import VertebraError, in_range
 from vertebra.heads.box import BoxHead
 from vertebra.heads.cascade import SCALES, Cascade
 from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
@@ -45,14 +45,14 @@ class TwoStageConfig(RegionConfig):
     """Whether the proposal network learns only from anchors that lie inside the picture, as the first did."""
     rpn_beta: float = 1 / 9
     """Where the smooth L1 loss of proposals turns from square to straight; 0 is L1."""
-    region_batch: int = 512
-    """Proposals of a picture that the heads learn from."""
+    region_batch: int | None = None
+    """Proposals of a picture that the heads learn from; 512 if not given, and 64 on a single map (C4)."""
     region_positive: float = 0.25
     """Largest share of objects among them."""
     box_loss: Literal["smooth_l1", "giou", "diou", "ciou"] = "smooth_l1"
     """Of boxes: smooth L1 of their deltas, or one less their overlap (generalised, distance or complete IoU)."""
     box_beta: float = 1 / 9
-    """Where the smooth L1 loss of boxes turns from square to straight; 0 is L1."""
+    """Where the smooth L1 loss of boxes turns from square to straight; 0 is L1. The papers have 1, torchvision 1/9."""
     box_head: Literal["2fc", "4conv1fc"] = "2fc"
     """Two linear layers, or four convolutions and one; the C4 forms have the backbone's last stage instead."""
     box_width: int = 1024
@@ -74,6 +74,8 @@ class TwoStageConfig(RegionConfig):
             in_range(name, getattr(self, name), 0, 1)
         for name in ("rpn_convs", "rpn_beta", "box_beta", "roi_sampling"):
             in_range(name, getattr(self, name), 0)
+        if self.box_loss != "smooth_l1" and self.box_beta != 1 / 9:
+            raise VertebraError(f"box_beta is of the smooth L1 loss, but box_loss is {self.box_loss}: leave one out.")
 
 
 class TwoStage(RegionTask):
@@ -164,9 +166,9 @@ class TwoStage(RegionTask):
         """The regions drawn for each stage (one, but in a cascade), and the terms of the loss."""
         if isinstance(self.box, Cascade):
             return self.box.loss(lambda boxes: self.regions(maps, boxes, 7), proposals, targets, sizes)
-        config = self.config
+        count = self.config.region_batch or (512 if self.stage is None else 64)
         samples = draw(
-            proposals, targets, len(self.classes), iou=0.5, count=config.region_batch, positive=config.region_positive
+            proposals, targets, len(self.classes), iou=0.5, count=count, positive=self.config.region_positive
         )
         logits, deltas = self.box(self.regions(maps, [each.boxes for each in samples], 7))
         return [samples], self.box.loss(logits, deltas, samples)
@@ -174,7 +176,7 @@ class TwoStage(RegionTask):
     def differing(self, source: str) -> Mapping[str, Any]:
         known = dict(super().differing(source))
         if source == "detectron2" and self.stage is not None:
-            known |= {"proposals_train": 2000, "proposals_test": 1000}
+            known |= {"proposals_train": 2000, "proposals_test": 1000, "region_batch": 512}
         if source == "mmdet" and isinstance(self.box, Cascade):
             # Its configs round the deviations: 0.033 and 0.067.
             last = (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)
