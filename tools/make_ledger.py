@@ -47,6 +47,8 @@ def main() -> None:
                     key: {"hub": w.hub, "licence": w.licence, "top1": w.top1, "size": w.preprocess.size[0]}
                     for key, w in counted.weights.items()
                 },
+                "top1": counted.top1,
+                "top1_source": counted.top1_source,
             }
         )
         print(name, f"{counted.parameters:,}", f"{counted.macs:,}")

@@ -222,6 +222,15 @@ def test_models_in_json_can_be_filtered_and_sorted(run_vertebra):
     assert counts == sorted(counts)
 
 
+def test_models_of_a_family_by_cost_and_accuracy(run_vertebra):
+    found = json.loads(run_vertebra("models", "--family=cyclemlp", "--sort=macs", "--json"))
+    names = [f"cyclemlp_b{i}" for i in range(1, 6)]
+    assert [entry["name"] for entry in found] == names
+    assert (found[1]["top1"], found[1]["top1_source"]) == (81.6, "authors' README")
+    found = json.loads(run_vertebra("models", "--family=cyclemlp", "--sort=top1", "--json"))
+    assert [entry["name"] for entry in found] == names[::-1]
+
+
 def test_models_lists_weights(run_vertebra):
     assert "licence" in run_vertebra("models", "resnet18", "--weights")
 

@@ -150,6 +150,14 @@ VARIANTS = {
 
 ALIASES: dict[str, str] = {}
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "asmlp_mobile": (76.05, "paper"),
+    "asmlp_tiny": (81.3, "authors' README"),
+    "asmlp_small": (83.1, "authors' README"),
+    "asmlp_base": (83.3, "authors' README"),
+}
+
 WEIGHTS: dict[str, weights.Weights] = {}
 
 _official = (

@@ -7,7 +7,8 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -79,8 +80,10 @@ class Stage(nn.Module):
     Source: arXiv:1807.03848, section 3.1 and figure 2.
     """
 
-    def __init__(self, config: Config, inputs: int, outputs: int, depth: int, stride: int, drop_path: float) -> None:
+    def __init__(self, config: Config, inputs: int, outputs: int, stride: int, rates: Sequence[float]) -> None:
+        """`rates` of drop path are of each block, and as many as the stage is deep: the big branch's, then the last."""
         super().__init__()
+        depth = len(rates)
         thin, big = outputs // config.alpha, depth - 1
         # The big branch's last block leaves the activation to the sum, unless it is the only one.
         self.big = nn.Sequential(
@@ -90,7 +93,7 @@ class Stage(nn.Module):
                     inputs if i == 0 else outputs,
                     outputs,
                     2 if i == 0 else 1,
-                    drop_path,
+                    rates[i],
                     activation="none" if 0 < i == big - 1 else "relu",
                 )
                 for i in range(big)
@@ -98,13 +101,13 @@ class Stage(nn.Module):
         )
         little = max(1, depth // config.beta - 1)
         self.little = nn.Sequential(
-            *(Bottleneck(config, inputs if i == 0 else thin, thin, 1, drop_path) for i in range(little))
+            *(Bottleneck(config, inputs if i == 0 else thin, thin, 1, rates[i]) for i in range(little))
         )
         first = self.little[0]
         assert isinstance(first, Bottleneck)
         first.conv3.keeps_residual = True  # the input goes to both branches, and may be a map of the pyramid
         self.join = ConvNorm(thin, outputs)
-        self.fusion = Bottleneck(config, outputs, outputs, stride, drop_path)
+        self.fusion = Bottleneck(config, outputs, outputs, stride, rates[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         little = self.little(x)
@@ -121,18 +124,18 @@ class BigLittle(Backbone):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.stem = Stem(config)
-        rates = drop_path_rates(config.drop_path, len(config.depths))
+        every = iter(drop_path_rates(config.drop_path, sum(config.depths)))
         inputs, stride, levels = 64, 4, [Level(4, 64)]
         self.stages = nn.ModuleList()
         for i, depth in enumerate(config.depths):
-            outputs = 256 * 2**i
+            outputs, rates = 256 * 2**i, list(itertools.islice(every, depth))
             if i < 3:
-                self.stages.append(Stage(config, inputs, outputs, depth, STRIDES[i], rates[i]))
+                self.stages.append(Stage(config, inputs, outputs, STRIDES[i], rates))
             else:
                 self.stages.append(
                     nn.Sequential(
                         *(
-                            Bottleneck(config, inputs if j == 0 else outputs, outputs, 2 if j == 0 else 1, rates[i])
+                            Bottleneck(config, inputs if j == 0 else outputs, outputs, 2 if j == 0 else 1, rates[j])
                             for j in range(depth)
                         )
                     )
@@ -165,6 +168,12 @@ VARIANTS = {
 }
 
 ALIASES: dict[str, str] = {}
+
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "blresnet50": (77.59, "Res2Net's paper, table 1"),
+    "blres2net50": (78.32, "Res2Net's paper, table 1"),
+}
 
 WEIGHTS: dict[str, weights.Weights] = {}
 

@@ -143,6 +143,15 @@ VARIANTS = {
 
 ALIASES: dict[str, str] = {}
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "cyclemlp_b1": (78.9, "authors' README"),
+    "cyclemlp_b2": (81.6, "authors' README"),
+    "cyclemlp_b3": (82.4, "authors' README"),
+    "cyclemlp_b4": (83.0, "authors' README"),
+    "cyclemlp_b5": (83.2, "authors' README"),
+}
+
 WEIGHTS: dict[str, weights.Weights] = {}
 
 # The authors' network alternates stages (even) and downsamplings (odd). Their sfc_h reads along the width.

@@ -168,6 +168,12 @@ VARIANTS = {
 
 ALIASES = {"dla60_res2net": "res2net_dla60", "dla60_res2next": "res2next_dla60"}
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "res2net_dla60": (78.47, "Res2Net's README"),
+    "res2next_dla60": (78.45, "Res2Net's README"),
+}
+
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).
 # For the Res2Net blocks timm names no licence; that of the authors' repository, Res2Net-PretrainedModels

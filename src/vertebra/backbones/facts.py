@@ -30,6 +30,10 @@ class Facts:
     levels: tuple[Level, ...]
     weights: dict[str, Weights]
     """Known checkpoints."""
+    top1: float | None
+    """ImageNet-1k top-1 in percent as published for this backbone, or else of the best of its known checkpoints."""
+    top1_source: str
+    """Who has measured that; empty if nobody."""
 
 
 def facts(name: str, size: int | None = None) -> Facts:
@@ -53,6 +57,9 @@ def facts(name: str, size: int | None = None) -> Facts:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.embed(images)
     head = model.width * CLASSES  # of all parts together
+    weights = {key: card for key, card in module.WEIGHTS.items() if key.partition(".")[0] == public}
+    best = max((card.top1 for card in weights.values() if card.top1), default=None)
+    top1, source = getattr(module, "PUBLISHED", {}).get(public, (best, "timm" if best else ""))
     return Facts(
         name=public,
         family=module.__name__.rpartition(".")[2],
@@ -60,5 +67,7 @@ def facts(name: str, size: int | None = None) -> Facts:
         macs=counter.get_total_flops() // 2 - moved + head,
         size=size,
         levels=model.levels,
-        weights={key: card for key, card in module.WEIGHTS.items() if key.partition(".")[0] == public},
+        weights=weights,
+        top1=top1,
+        top1_source=source,
     )

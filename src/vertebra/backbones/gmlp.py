@@ -87,6 +87,13 @@ VARIANTS = {
 
 ALIASES = {f"{name}_224": name for name in VARIANTS}
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "gmlp_ti16": (72.3, "paper"),
+    "gmlp_s16": (79.6, "paper"),
+    "gmlp_b16": (81.6, "paper"),
+}
+
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).
 WEIGHTS = {

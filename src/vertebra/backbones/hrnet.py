@@ -228,6 +228,19 @@ VARIANTS = {
 
 ALIASES = {"hrnet_w18_small": "hrnet_w18_small_v1"}
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "hrnet_w18_small_v1": (72.3, "authors' README"),
+    "hrnet_w18_small_v2": (75.1, "authors' README"),
+    "hrnet_w18": (76.8, "authors' README"),
+    "hrnet_w30": (78.2, "authors' README"),
+    "hrnet_w32": (78.5, "authors' README"),
+    "hrnet_w40": (78.9, "authors' README"),
+    "hrnet_w44": (78.9, "authors' README"),
+    "hrnet_w48": (79.3, "authors' README"),
+    "hrnet_w64": (79.5, "authors' README"),
+}
+
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).
 WEIGHTS = {

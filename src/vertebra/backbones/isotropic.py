@@ -53,11 +53,20 @@ class FixedGrid(Backbone):
         return [self.patches, *self.blocks, *([self.norm] if self.config.embedding else [])]
 
 
-def check_grid(model: Backbone, images: Tensor, grid: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Raises if pictures make another grid of patches than `model` was made for."""
+def check_grid(
+    model: Backbone,
+    images: Tensor,
+    grid: tuple[int, ...],
+    expected: tuple[int, ...],
+    offered: tuple[int, int] | None = None,
+) -> None:
+    """Raises if pictures make another grid of patches than `model` was made for, and offers a size that it can be made
+    for: that of the pictures if none is given."""
     if grid != expected:
         height, width = model.config.image_size
+        offered = offered or (images.shape[2], images.shape[3])
         raise VertebraError(
             f"{type(model).__name__} works at the one input size that it was made for, {height} x {width}, and got "
-            f"{images.shape[2]} x {images.shape[3]}: make it with image_size=({images.shape[2]}, {images.shape[3]})."
+            f"{images.shape[2]} x {images.shape[3]}: make it with image_size=({offered[0]}, {offered[1]})"
+            + (", the nearest that fits it." if offered != (images.shape[2], images.shape[3]) else ".")
         )

@@ -65,9 +65,16 @@ VARIANTS = {
     "mixer_b16": Config(16, 768, 12),
     "mixer_l32": Config(32, 1024, 24),
     "mixer_l16": Config(16, 1024, 24),
+    "mixer_h14": Config(14, 1280, 32),
 }
 
 ALIASES = {f"{name}_224": name for name in VARIANTS}
+
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "mixer_b16": (76.4, "Swin's README"),
+    "mixer_l16": (72.34, "mmpretrain"),
+}
 
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).

@@ -113,6 +113,21 @@ ALIASES = {
     "res2net200_vd_26w_4s": "res2net200_vd",
 }
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "res2net50_14w8s": (78.14, "authors' README"),
+    "res2net50_26w4s": (77.99, "authors' README"),
+    "res2net50_26w6s": (78.58, "authors' README"),
+    "res2net50_26w8s": (79.2, "authors' README"),
+    "res2net50_48w2s": (77.32, "authors' README"),
+    "res2net101_26w4s": (79.19, "authors' README"),
+    "res2net50_v1b": (80.27, "authors' README"),
+    "res2net101_v1b": (81.23, "authors' README"),
+    "res2net200_vd": (85.13, "PaddleClas (SSLD)"),
+    "res2next50": (78.24, "authors' README"),
+    "se_res2net50": (78.44, "paper, table 1"),
+}
+
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).
 # timm names no licence; that of the authors' repository (Res2Net-PretrainedModels, 1d51000f) is CC BY-NC-SA 4.0.

@@ -79,10 +79,19 @@ VARIANTS = {
     "resmlp_12": Config(16, 384, 12),
     "resmlp_24": Config(16, 384, 24),
     "resmlp_36": Config(16, 384, 36),
-    "resmlp_big_24": Config(8, 768, 24),
+    "resmlp_big_24_16": Config(16, 768, 24),  # the paper's B24
+    "resmlp_big_24": Config(8, 768, 24),  # its B24/8, by the name that the authors' code and timm give it
 }
 
 ALIASES = {f"{name}_224": name for name in VARIANTS}
+
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "resmlp_12": (77.8, "authors' README"),
+    "resmlp_24": (80.8, "authors' README"),
+    "resmlp_36": (81.1, "authors' README"),
+    "resmlp_big_24": (83.6, "authors' README"),
+}
 
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).

@@ -91,6 +91,11 @@ VARIANTS = {
 
 ALIASES: dict[str, str] = {}
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "s2mlp_deep": (80.7, "paper"),
+}
+
 WEIGHTS: dict[str, weights.Weights] = {}
 
 RULES: dict[str, weights.Rules] = {}  # nobody has published checkpoints

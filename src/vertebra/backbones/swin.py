@@ -246,6 +246,16 @@ ALIASES = {
     for name, config in VARIANTS.items()
 } | {"swin_t": "swin_tiny", "swin_s": "swin_small", "swin_b": "swin_base"}
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "swin_tiny": (81.2, "authors' README"),
+    "swin_small": (83.2, "authors' README"),
+    "swin_base": (83.5, "authors' README"),
+    "swin_large": (86.3, "authors' README"),
+    "swin_base_384": (84.5, "authors' README"),
+    "swin_large_384": (87.3, "authors' README"),
+}
+
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).
 WEIGHTS = {

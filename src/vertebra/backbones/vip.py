@@ -73,6 +73,25 @@ class Block(nn.Module):
         return z
 
 
+def fits(config: Config, side: int) -> bool:
+    """Whether every stage's channels can be mixed over a square grid that begins with this side."""
+    for i, width in enumerate(config.widths):
+        if i and config.halved == i - 1:
+            side, odd = divmod(side, 2)
+            if odd:
+                return False
+        if not side or width % side:
+            return False
+    return True
+
+
+def nearest_size(config: Config, height: int, width: int) -> tuple[int, int]:
+    """The input size nearest to (height, width) that a model of this config can be made for."""
+    sides = [config.patch * side for side in range(1, min(config.widths) + 1) if fits(config, side)]
+    best = min(sides, key=lambda side: abs(side - max(height, width)))
+    return best, best
+
+
 class ViP(Backbone):
     """[B, channels, H, W] -> a map at the patch's stride, and one at twice that where the map is halved."""
 
@@ -83,6 +102,13 @@ class ViP(Backbone):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         grid = tuple(-(-side // config.patch) for side in config.image_size)
+        if grid[0] != grid[1] or not fits(config, grid[0]):
+            height, width = config.image_size
+            raise VertebraError(
+                f"ViP mixes {' and '.join(map(str, dict.fromkeys(config.widths)))} channels over a square grid whose "
+                f"side divides them (and is even where it is halved); an input of {height} x {width} makes a grid of "
+                f"{grid[0]} x {grid[1]}: the nearest that fits is image_size={nearest_size(config, height, width)}."
+            )
         self.grid, side = grid, grid[0]
         self.patches = PatchEmbed(config.channels, config.widths[0], config.patch)
         rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
@@ -95,12 +121,6 @@ class ViP(Backbone):
                 changes = factor > 1 or old != width
                 self.steps.append(nn.Conv2d(old, width, factor, factor) if changes else nn.Identity())
                 side, stride = side // factor, stride * factor
-            if grid[0] != grid[1] or width % side or (config.halved is not None and grid[0] % 2):
-                raise VertebraError(
-                    f"ViP mixes {width} channels over a square grid whose side divides them (and is even where it is "
-                    f"halved); an input of {config.image_size[0]} x {config.image_size[1]} makes a grid of "
-                    f"{grid[0]} x {grid[1]}."
-                )
             self.stages.append(nn.ModuleList(Block(width, side, next(rates)) for _ in range(depth)))
             levels.append(Level(stride, width))
         self.levels = tuple(
@@ -113,7 +133,8 @@ class ViP(Backbone):
 
     def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
         x = self.patches(images)
-        check_grid(self, images, (x.shape[2], x.shape[3]), self.grid)
+        offered = nearest_size(self.config, images.shape[2], images.shape[3])
+        check_grid(self, images, (x.shape[2], x.shape[3]), self.grid, offered)
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.steps[i - 1](x)
@@ -146,6 +167,13 @@ VARIANTS = {
 }
 
 ALIASES: dict[str, str] = {}
+
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "vip_small_7": (81.5, "authors' README"),
+    "vip_medium_7": (82.7, "authors' README"),
+    "vip_large_7": (83.2, "authors' README"),
+}
 
 WEIGHTS: dict[str, weights.Weights] = {}
 

@@ -188,6 +188,23 @@ for _name, _config in VARIANTS.items():  # timm's: vit_base_patch16_224, deit_ba
     _distilled = "_distilled" if _config.distilled else ""
     ALIASES[f"{_kind}_{_size}{_distilled}_patch{_config.patch}_{_config.image_size[0]}"] = _name
 
+# ImageNet-1k top-1 in percent as it was published, and by whom.
+PUBLISHED = {
+    "vit_small_16": (81.4, "timm"),
+    "vit_base_16": (81.072, "torchvision"),
+    "vit_base_32": (75.912, "torchvision"),
+    "vit_large_16": (79.662, "torchvision"),
+    "vit_large_32": (76.972, "torchvision"),
+    "deit_tiny_16": (72.2, "authors' README"),
+    "deit_small_16": (79.9, "authors' README"),
+    "deit_base_16": (81.8, "authors' README"),
+    "deit_tiny_16_distilled": (74.5, "authors' README"),
+    "deit_small_16_distilled": (81.2, "authors' README"),
+    "deit_base_16_distilled": (83.4, "authors' README"),
+    "deit_base_16_384": (82.9, "authors' README"),
+    "deit_base_16_distilled_384": (85.2, "authors' README"),
+}
+
 # Top-1 is ImageNet-1k validation accuracy at the size and crop named, from timm's results-imagenet.csv
 # (commit 7479d451).
 WEIGHTS = {

@@ -44,32 +44,30 @@ def run(argv: Sequence[str]) -> None:
             raise VertebraError(f"no family is called {chosen.family!r}; there are {', '.join(families)}.{hint}")
         found = [e for e in found if e.family == chosen.family]
     if chosen.sort != "name":
-        found.sort(key=lambda e: {"parameters": e.parameters, "macs": e.macs, "top1": -_best(e)}[chosen.sort])
+        found.sort(key=lambda e: {"parameters": e.parameters, "macs": e.macs, "top1": -(e.top1 or 0)}[chosen.sort])
     if chosen.json:
         print(json.dumps([e.__dict__ for e in found], indent=1))
         return
     console = Console()
-    if console.width < 130:
-        console.width = 130  # a narrow terminal would break the names
+    if console.width < 150:
+        console.width = 150  # a narrow terminal would break the names
     console.print(_weights_table(found) if chosen.weights else _table(found))
 
 
-def _best(entry: Entry) -> float:
-    return max((w["top1"] or 0.0 for w in entry.weights.values()), default=0.0)
-
-
 def _table(found: Sequence[Entry]) -> Table:
-    table = Table(title=f"{len(found)} backbones")
+    table = Table(title=f"{len(found)} backbones", caption="top-1: in % on ImageNet-1k, as published; by whom")
     table.add_column("name", no_wrap=True)
     for column in ("parameters", "GMACs", "at", "top-1"):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("by", no_wrap=True)
     table.add_column("levels, stride:channels", no_wrap=True)
     table.add_column("licences of known weights")
     for e in found:
         licences = ", ".join(sorted({w["licence"] for w in e.weights.values()})) or "-"
         levels = " ".join(f"{stride}:{channels}" for stride, channels in e.levels)
-        best = f"{_best(e):.1f}" if e.weights else "-"
-        table.add_row(e.name, f"{e.parameters:,}", f"{e.macs / 1e9:.3f}", str(e.size), best, levels, licences)
+        top1 = f"{e.top1:.1f}" if e.top1 else "-"
+        macs = f"{e.macs / 1e9:.3f}"
+        table.add_row(e.name, f"{e.parameters:,}", macs, str(e.size), top1, e.top1_source, levels, licences)
     return table
 
 

@@ -30,6 +30,10 @@ class Entry:
     """Stride and channels of each feature map."""
     weights: dict[str, dict[str, Any]]
     """Known checkpoints: hub, licence, top1, size."""
+    top1: float | None
+    """ImageNet-1k top-1 in percent as published, or of the best known checkpoint."""
+    top1_source: str
+    """Who has measured that."""
 
 
 def entries() -> list[Entry]:
