@@ -7,7 +7,7 @@ from torch import nn
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.fold import fold
 from vertebra.nn.merge import Merge
-from vertebra.nn.mlp import Mlp
+from vertebra.nn.mlp import LinearGelu, Mlp
 from vertebra.nn.patch import PatchEmbed, resize_grid
 from vertebra.nn.res2 import Res2Conv
 from vertebra.nn.shift import Shift
@@ -115,6 +115,20 @@ def test_folded_layers_equal_the_plain_ones():
         with torch.no_grad():
             before = model(x)
             torch.testing.assert_close(fold(model)(x), before, rtol=1e-5, atol=1e-6)
+
+
+def test_folded_layers_compute_in_half_precision_where_autocast_says_so():
+    torch.manual_seed(0)
+    model = nn.Sequential(ConvNorm(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Flatten(2), nn.Linear(36, 5), LinearGelu(5, 7))
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        exact = model.eval()(x)
+        fold(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(x)
+        assert half.dtype == torch.bfloat16
+        torch.testing.assert_close(half.float(), exact, rtol=0.05, atol=0.02)
+        torch.testing.assert_close(model(x), exact, rtol=1e-5, atol=1e-5)  # and back
 
 
 def test_norm_in_place_equals_the_norm():

@@ -54,6 +54,17 @@ def test_it_says_what_the_trained_model_says(saved, files):
     assert [p.path for p in found] == [str(f) for f in files]
 
 
+def test_half_precision_says_nearly_the_same(saved, files):
+    exact, half = (vertebra.load(saved[1], device="cpu", precision=name) for name in ("32-true", "bf16-mixed"))
+    found, want = (probabilities(predictor.predict(files)) for predictor in (half, exact))
+    assert not torch.equal(found, want)
+    torch.testing.assert_close(found, want, atol=0.02, rtol=0)
+    assert half.embed(files).dtype == torch.float32
+    torch.testing.assert_close(half.embed(files), exact.embed(files), atol=0.05, rtol=0.05)
+    with pytest.raises(VertebraError, match=r"precision is 'bf16'; there are .*Did you mean 'bf16-mixed'"):
+        vertebra.load(saved[1], precision="bf16")
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
 def test_the_batch_size_changes_nothing(saved, files, batch_size):
     predictor = vertebra.load(saved[1], device="cpu")

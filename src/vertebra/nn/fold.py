@@ -15,6 +15,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from vertebra.nn.conv import ACTIVATIONS, ConvNorm, SameConv2d
 from vertebra.nn.mlp import LinearGelu
 
+Packed = tuple[torch.dtype, Tensor, Tensor | None]
+"""Weights in oneDNN's own layout, and the bias, both of this type."""
 _ONEDNN = {"relu": "relu", "silu": "swish", "none": "none"}  # activations as oneDNN names them
 
 
@@ -33,11 +35,11 @@ class FoldedConv(nn.Module):
             fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
             self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, self.conv.bias, *fused)
         self.conv.requires_grad_(False)
-        self._packed: Tensor | None = None  # weights in oneDNN's own layout; made on the first call on a CPU
+        self._packed: Packed | None = None  # made on the first call on a CPU
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if _onednn_takes(x) and not torch.compiler.is_compiling():
-            return self._onednn(x, residual)
+        if not torch.compiler.is_compiling() and (kind := _onednn_type(x)):
+            return self._onednn(x.to(kind), None if residual is None else residual.to(kind))
         y = self.conv(x)
         if residual is not None:
             y += residual
@@ -48,17 +50,18 @@ class FoldedConv(nn.Module):
         if isinstance(conv, SameConv2d):
             x = conv.pad(x)
         geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        if self._packed is None:
-            self._packed = ops._reorder_convolution_weight(conv.weight, *geometry, list(x.shape))
+        if self._packed is None or self._packed[0] != x.dtype:
+            bias = None if conv.bias is None else conv.bias.to(x.dtype)
+            packed = ops._reorder_convolution_weight(conv.weight.to(x.dtype), *geometry, list(x.shape))
+            self._packed = x.dtype, packed, bias
+        _, weight, bias = self._packed
         name = _ONEDNN[self.activation]
         if residual is None:
-            return ops._convolution_pointwise(x, self._packed, conv.bias, *geometry, name, [], None)
+            return ops._convolution_pointwise(x, weight, bias, *geometry, name, [], None)
         if self.keeps_residual:
             residual = residual.clone()
         after = "relu" if self.activation == "relu" else None  # the one activation that oneDNN takes after a sum
-        y = ops._convolution_pointwise_.binary(
-            residual, x, self._packed, conv.bias, *geometry, "add", None, after, [], None
-        )
+        y = ops._convolution_pointwise_.binary(residual, x, weight, bias, *geometry, "add", None, after, [], None)
         return y if after else ACTIVATIONS[self.activation](y)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedConv:
@@ -75,18 +78,22 @@ class FoldedLinear(nn.Linear):
         self.weight, self.bias = source.weight, source.bias
         self.requires_grad_(False)
         self.gelu = source.approximate if isinstance(source, LinearGelu) else None
-        self._packed: Tensor | None = None  # as FoldedConv's
+        self._packed: Packed | None = None  # as FoldedConv's
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _onednn_takes(x) or torch.compiler.is_compiling():
+        kind = None if torch.compiler.is_compiling() else _onednn_type(x)
+        if kind is None:
             y = super().forward(x)
             return y if self.gelu is None else nn.functional.gelu(y, approximate=self.gelu)
         ops = torch.ops.mkldnn
-        if self._packed is None:
-            self._packed = ops._reorder_linear_weight(self.weight, x.numel() // x.shape[-1])
+        if self._packed is None or self._packed[0] != kind:
+            bias = None if self.bias is None else self.bias.to(kind)
+            packed = ops._reorder_linear_weight(self.weight.to(kind), x.numel() // x.shape[-1])
+            self._packed = kind, packed, bias
+        _, weight, bias = self._packed
         name, how = ("none", "") if self.gelu is None else ("gelu", self.gelu)
-        packed: Tensor = ops._linear_pointwise(x.contiguous(), self._packed, self.bias, name, [], how)
-        return packed
+        y = ops._linear_pointwise(x.to(kind).contiguous(), weight, bias, name, [], how)
+        return y
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedLinear:
         self._packed = None
@@ -94,15 +101,21 @@ class FoldedLinear(nn.Linear):
         return self
 
 
-def _onednn_takes(x: Tensor) -> bool:
-    """Whether the fused operators, which torch's own compiler calls, exist for this tensor."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def _onednn_type(x: Tensor) -> torch.dtype | None:
+    """In what the fused operators, which torch's own compiler calls, compute with this tensor: in float32, or where
+    autocast says so in bfloat16; None if they cannot."""
+    ops = torch.ops.mkldnn
+    if (
+        x.device.type != "cpu"
+        or torch.is_grad_enabled()
+        or not torch.backends.mkldnn.is_available()
+        or not hasattr(ops, "_linear_pointwise")
+    ):
+        return None
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if kind == torch.float32 or (kind == torch.bfloat16 and ops._is_mkldnn_bf16_supported()):
+        return kind
+    return None
 
 
 def fold(model: nn.Module) -> nn.Module:

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from vertebra import pictures
 from vertebra.engine import checkpoint
-from vertebra.errors import VertebraError, in_range
+from vertebra.errors import VertebraError, in_range, one_of
 from vertebra.nn.fold import fold
 from vertebra.predict import tiles, views
 from vertebra.structures import Points, Prediction, Preprocess
 
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""What convolutions and matrix products are computed in, by the names that training has for it."""
 SORTED = 4
 """So many batches of pictures are read ahead, where their shapes differ, to put those of like shape together."""
 READ_AHEAD = 64_000_000
@@ -41,8 +43,10 @@ class Predictor:
     `vertebra.create(..., weights=path)`.
     """
 
-    def __init__(self, path: str | Path, *, device: str | None = None) -> None:
+    def __init__(self, path: str | Path, *, device: str | None = None, precision: str = "32-true") -> None:
         """See `vertebra.load`."""
+        one_of("precision", precision, PRECISIONS)
+        self.precision = precision
         self.task, self.about = checkpoint.load(path, device=device)
         fold(self.task)
         self.task.to(memory_format=torch.channels_last)
@@ -71,8 +75,12 @@ class Predictor:
 
     def raw(self, images: Tensor) -> Any:
         """What the task's `forward` gives for a batch that is already normalised: [B, C, H, W] float32."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._autocast():
             return self.task(self._place(images))
+
+    def _autocast(self) -> torch.autocast:
+        kind = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, kind, enabled=kind is not None)
 
     def _place(self, images: Tensor) -> Tensor:
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -211,7 +219,7 @@ class Predictor:
         for start in range(0, len(order), wish.batch_size):
             chosen = order[start : start + wish.batch_size]
             batch = pictures.batched([pictures.prepare(many[i], preprocess) for i in chosen], preprocess)
-            with torch.inference_mode():
+            with torch.inference_mode(), self._autocast():
                 answers = self.task.infer(self._place(batch), [frames[i] for i in chosen])
             found.update(zip(chosen, answers, strict=True))
         return [self._sure(found[i], wish.threshold) for i in range(len(many))]
@@ -223,12 +231,12 @@ class Predictor:
         return prediction.take(torch.nonzero(prediction.scores >= threshold).flatten().tolist())
 
     def embed(self, images: Any, *, batch_size: int = 16) -> Tensor:
-        """The backbone's pooled features of pictures, as `predict` takes them: -> [N, width] on the CPU."""
+        """The backbone's pooled features of pictures, as `predict` takes them: -> [N, width] float32 on the CPU."""
         many = pictures.listed(images)
         batches = (many[i : i + batch_size] for i in range(0, len(many), batch_size))
-        with torch.inference_mode():
-            found = [
-                self.task.backbone.embed(self._place(pictures.prepare_all(batch, self.task.preprocess)[0])).cpu()
-                for batch in batches
-            ]
+        found = []
+        with torch.inference_mode(), self._autocast():
+            for batch in batches:
+                images = self._place(pictures.prepare_all(batch, self.task.preprocess)[0])
+                found.append(self.task.backbone.embed(images).float().cpu())
         return torch.cat(found)
