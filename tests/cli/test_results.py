@@ -122,11 +122,11 @@ def test_sigmas_are_the_datas_own(data, tmp_path, run_vertebra):
     entries = [hit(n, c, keypoints=[x + 4, y + 2, 1, x + 14, y + 12, 1]) for n in (7, 12) for c, x, y in SPOTS]
     found = write(tmp_path / "found.json", entries)
     for sigma in (0.1, 0.04):  # similarities 0.88 and 0.46, of which AP's ten thresholds count eight and none
-        path = data / "annotations/instances_val.json"
-        content = json.loads(path.read_text())
-        for category in content["categories"]:
-            category["sigmas"] = [sigma, sigma]
-        write(path, content)
+        for path in (data / "annotations").iterdir():
+            content = json.loads(path.read_text())
+            for category in content["categories"]:
+                category["sigmas"] = [sigma, sigma]
+            write(path, content)
         run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
         similarity = np.exp(-4 / (2 * sigma) ** 2 / 400 / 2)
         share = np.mean(np.arange(0.5, 1, 0.05) <= similarity)

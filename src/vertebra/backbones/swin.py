@@ -156,6 +156,7 @@ class Swin(Backbone):
     undecayed = ("position", "bias_table")
     differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "official": {"joint_shift": True},
+        "timm/0.8": {"joint_shift": True},
         "official/multiscale": {"always_shift": True},
         "transformers": {"joint_shift": True},
         "transformers/backbone": {"always_shift": True},
@@ -294,6 +295,7 @@ _BLOCK = (
 )
 _official = (
     _DERIVED,
+    Rename(r"^head\.fc\.", "head."),
     *_BLOCK,
     Rename(r"^absolute_pos_embed$", "stem.position"),
     Rename(r"^patch_embed\.proj\.", "stem.patches."),
@@ -305,7 +307,6 @@ _official = (
 _timm = (
     # timm merges at the beginning of a stage, the others at the end of the one before.
     Rename(r"^layers\.(\d)\.downsample\.", lambda m: f"merges.{int(m[1]) - 1}."),
-    Rename(r"^head\.fc\.", "head."),
     *_official,
 )
 _torchvision = (
@@ -364,10 +365,10 @@ _paddle = (
 
 RULES = {
     "timm": _timm,
-    "timm/0.8": (Rename(r"^head\.fc\.", "head."), *_official),  # checkpoints from before it moved the merging
     "torchvision": _torchvision,
     "transformers": _transformers,
     "official": _official,
+    "timm/0.8": _official,  # checkpoints from before it moved the merging
     "official/multiscale": _official,
     "transformers/backbone": _transformers,
     "mmdet": _mmdet,

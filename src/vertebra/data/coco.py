@@ -259,7 +259,12 @@ def _agreed(files: dict[str, _File], want: str | None, notes: list[str]) -> tupl
             )
         notes.append("keypoints are passed over, because its categories have different ones")
         return list(first.categories), None
-    return list(first.categories), next(iter(next((own for own in found.values() if own), [])), None)
+    told = sorted({kind.sigmas for kind in kinds if kind.sigmas})
+    if len(told) > 1:
+        notes.append(f"sigmas differ from category to category, or split to split: {told[0]} are used for all")
+    every = [kind for own in found.values() for kind in own]
+    every = [kind for kind in every if not told or kind.sigmas == told[0]]
+    return list(first.categories), every[0] if every else None
 
 
 def _points(file: _File, notes: list[str]) -> list[Points]:

@@ -35,9 +35,14 @@ def parameter_groups(task: Task, *, lr: float, weight_decay: float, layer_decay:
 def optimizer(task: Task, settings: Settings) -> torch.optim.Optimizer:
     """The run's optimiser over the task's trainable parameters."""
     groups = parameter_groups(task, lr=settings.peak_lr, weight_decay=settings.decay, layer_decay=settings.layer_decay)
+    # On a CPU torch's own choice is a loop over the parameters; elsewhere it knows best. Lightning clips no gradients
+    # for a fused optimiser in mixed precision.
+    cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
+    fused = True if cpu and settings.precision == "32-true" else None
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, settings.peak_lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
-    return torch.optim.AdamW(groups, settings.peak_lr, betas=(settings.momentum, 0.999))
+        nesterov = settings.momentum > 0
+        return torch.optim.SGD(groups, settings.peak_lr, momentum=settings.momentum, nesterov=nesterov, fused=fused)
+    return torch.optim.AdamW(groups, settings.peak_lr, betas=(settings.momentum, 0.999), fused=fused)
 
 
 def schedule(optimizer: torch.optim.Optimizer, *, steps: int, warmup: int, lrf: float) -> LambdaLR:
