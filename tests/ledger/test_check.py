@@ -1,13 +1,16 @@
 """The ledger: our models give the originals' numbers."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vertebra import backbones, ledger
 from vertebra.errors import VertebraError
 from vertebra.ledger.check import compare
-from vertebra.ledger.fabricate import fabricate
-from vertebra.ledger.reference import references
+from vertebra.ledger.fabricate import fabricate, fabricate_state, fabricated_input
+from vertebra.ledger.reference import Reference, judged, references
 
 SHIPPED = list(references(ledger.FOLDER))
 
@@ -29,6 +32,30 @@ def test_official_references(reference_folder):
         result = compare(reference)
         assert not result.problems, (reference.path, result.problems)
         assert set(result.compared) == set(reference.spec["outputs"])
+
+
+@pytest.mark.parametrize(
+    ("identity", "name", "view", "source"),
+    [
+        ("hrnet_seg_w18_cityscapes", "hrnet_w18", "branches", "official/segmentation"),
+        ("hrnet_seg_w18_small_v2_cityscapes", "hrnet_w18_small_v2", "branches", "official/segmentation"),
+        ("hrnet_seg_ocr_w18_cityscapes", "hrnet_w18", "branches", "official/ocr"),
+        ("hrnet_pose_w32_256x192", "hrnet_w32", "v1", "official"),
+    ],
+)
+def test_the_maps_inside_models_of_other_tasks(reference_folder, tmp_path, identity, name, view, source):
+    path = reference_folder / f"{identity}.json"
+    spec = json.loads(path.read_text())
+    spec["outputs"] = {key: row for key, row in spec["outputs"].items() if key.startswith("stage4")}
+    save_file(fabricate_state(spec["state"], spec["gain"], spec["norm"]), tmp_path / "model.safetensors")
+    model = backbones.create(name, view=view).eval()
+    assert model.load(tmp_path / "model.safetensors").source == source
+    with torch.no_grad():
+        maps = model(fabricated_input(spec["input"]["shape"], spec["input"]["seed"]))
+    found = {f"stage4[{i}]": each for i, each in enumerate(maps)}
+    result = judged(Reference(path, name, source, spec), found)
+    assert not result.problems, result.problems
+    assert set(result.compared) == set(spec["outputs"])
 
 
 def test_every_family_with_an_original_has_a_reference():

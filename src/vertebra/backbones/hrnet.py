@@ -21,7 +21,7 @@ from vertebra.errors import VertebraError, one_of
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import drop_path_rates
 from vertebra.structures import Level
-from vertebra.weights import Rename
+from vertebra.weights import Drop, Rename
 from vertebra.weights.card import published
 from vertebra.weights.paddle import STATISTICS, transposed
 
@@ -126,7 +126,11 @@ class HRNet(Backbone):
 
     first = "stem.0.conv.weight"
     embedding_only = ("increase.", "down.", "final.")
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {"mmseg": {"upsample": "bilinear"}}
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "mmseg": {"upsample": "bilinear"},
+        "official/segmentation": {"upsample": "bilinear"},
+        "official/ocr": {"upsample": "bilinear", "align_corners": True},
+    }
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -185,8 +189,11 @@ class HRNet(Backbone):
         return branches
 
     def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
-        if source is None and any(name.startswith("decode_head.") for name in state):
-            source = "mmseg"  # whose branches exchange otherwise, though the names are the same
+        if source in (None, "official"):
+            # The names are the same in all of these, but not how the branches exchange: their heads tell.
+            parts = {name.removeprefix("model.").partition(".")[0] for name in state}
+            found = [table for head, table in _HEADS.items() if head in parts]
+            source = found[0] if found else source
         return super().convert(state, source)
 
     def summary(self, x: Any) -> Tensor:
@@ -322,6 +329,25 @@ _paddle = (
     transposed(r"^head\.weight$"),
 )
 
-RULES = {"timm": _names, "official": _names, "mmdet": _names, "mmseg": _names, "mmpose": _names, "paddle": _paddle}
+_HEADS = {"decode_head": "mmseg", "ocr_distri_head": "official/ocr", "last_layer": "official/segmentation"}
+_official = (
+    Drop(
+        r"^(model\.)?(last_layer|aux_head|cls_head|conv3x3_ocr|ocr_gather_head|ocr_distri_head)\.",
+        "belongs to the segmentation head",
+    ),
+    Drop(r"^(model\.)?final_layer\.(weight|bias)$", "belongs to the pose head"),
+    *_names,
+)
+
+RULES = {
+    "official": _official,
+    "timm": _names,
+    "official/segmentation": _official,
+    "official/ocr": _official,
+    "mmdet": _names,
+    "mmseg": _names,
+    "mmpose": _names,
+    "paddle": _paddle,
+}
 HRNet.rules = RULES
 HRNet.published = WEIGHTS
