@@ -236,7 +236,7 @@ def test_our_own_checkpoints_say_what_is_computed_otherwise(tmp_path):
 def test_the_segmenters_hrnet_exchanges_as_it_did():
     model = backbones.create("hrnet_w18_small_v1")
     state = {f"backbone.{name}": tensor for name, tensor in _official_hrnet(model).items()}
-    assert model.convert(state, None)[2] == "timm"
+    assert model.convert(state, None)[2] == "official"
     assert model.convert(state | {"decode_head.conv_seg.bias": torch.zeros(1)}, None)[2] == "mmseg"
     whole = {f"model.{name.removeprefix('backbone.')}": tensor for name, tensor in state.items()}
     assert set(model.convert(whole, None)[0]) == set(model.convert(state, None)[0])

@@ -144,8 +144,6 @@ def test_the_papers_numbers():
             {"backbone": "vit_tiny_16", "neck": "fpn"},
             "vit_tiny_16 has maps of one scale, of which fpn makes no pyramid",
         ),
-        ({"box_loss": "giou", "box_beta": 1.0}, "box_beta is of the smooth L1 loss, but box_loss is giou"),
-        ({"task": "instance", "method": "mask_rcnn", "masks": "softmax", "mask_targets": "soft"}, "leave one out"),
     ],
 )
 def test_options_that_would_have_no_effect_are_refused(options, said):

@@ -192,7 +192,7 @@ class HRNet(Backbone):
         if source in (None, "official"):
             # The names are the same in all of these, but not how the branches exchange: their heads tell.
             parts = {name.removeprefix("model.").partition(".")[0] for name in state}
-            found = [table for head, table in _HEADS.items() if head in parts]
+            found = [table for head, table in _HEADS.items() if head in parts and (source or "") in table]
             source = found[0] if found else source
         return super().convert(state, source)
 
@@ -332,7 +332,7 @@ _paddle = (
 _HEADS = {"decode_head": "mmseg", "ocr_distri_head": "official/ocr", "last_layer": "official/segmentation"}
 _official = (
     Drop(
-        r"^(model\.)?(last_layer|aux_head|cls_head|conv3x3_ocr|ocr_gather_head|ocr_distri_head)\.",
+        r"^loss\.|^(model\.)?(last_layer|aux_head|cls_head|conv3x3_ocr|ocr_gather_head|ocr_distri_head)\.",
         "belongs to the segmentation head",
     ),
     Drop(r"^(model\.)?final_layer\.(weight|bias)$", "belongs to the pose head"),

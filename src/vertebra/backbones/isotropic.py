@@ -64,9 +64,14 @@ def check_grid(
     for: that of the pictures if none is given."""
     if grid != expected:
         height, width = model.config.image_size
-        offered = offered or (images.shape[2], images.shape[3])
+        given = (images.shape[2], images.shape[3])
+        offered = offered or given
+        advice = f"make it with image_size=({offered[0]}, {offered[1]})"
+        if offered == (height, width):
+            advice = "resize them"
+        elif offered != given:
+            advice += ", the nearest that fits it"
         raise VertebraError(
             f"{type(model).__name__} works at the one input size that it was made for, {height} x {width}, and got "
-            f"{images.shape[2]} x {images.shape[3]}: make it with image_size=({offered[0]}, {offered[1]})"
-            + (", the nearest that fits it." if offered != (images.shape[2], images.shape[3]) else ".")
+            f"pictures of {given[0]} x {given[1]}: {advice}."
         )

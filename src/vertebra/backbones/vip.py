@@ -85,11 +85,11 @@ def fits(config: Config, side: int) -> bool:
     return True
 
 
-def nearest_size(config: Config, height: int, width: int) -> tuple[int, int]:
-    """The input size nearest to (height, width) that a model of this config can be made for."""
+def nearest_size(config: Config, height: int, width: int) -> tuple[int, int] | None:
+    """The input size nearest to (height, width) that a model of this config can be made for; None if there is none."""
     sides = [config.patch * side for side in range(1, min(config.widths) + 1) if fits(config, side)]
-    best = min(sides, key=lambda side: abs(side - max(height, width)))
-    return best, best
+    best = min(sides, key=lambda side: abs(side - max(height, width)), default=None)
+    return None if best is None else (best, best)
 
 
 class ViP(Backbone):
@@ -104,10 +104,12 @@ class ViP(Backbone):
         grid = tuple(-(-side // config.patch) for side in config.image_size)
         if grid[0] != grid[1] or not fits(config, grid[0]):
             height, width = config.image_size
+            nearest = nearest_size(config, height, width)
             raise VertebraError(
                 f"ViP mixes {' and '.join(map(str, dict.fromkeys(config.widths)))} channels over a square grid whose "
                 f"side divides them (and is even where it is halved); an input of {height} x {width} makes a grid of "
-                f"{grid[0]} x {grid[1]}: the nearest that fits is image_size={nearest_size(config, height, width)}."
+                f"{grid[0]} x {grid[1]}"
+                + (f": the nearest that fits is image_size={nearest}." if nearest else ", and no size fits these.")
             )
         self.grid, side = grid, grid[0]
         self.patches = PatchEmbed(config.channels, config.widths[0], config.patch)
@@ -133,8 +135,8 @@ class ViP(Backbone):
 
     def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
         x = self.patches(images)
-        offered = nearest_size(self.config, images.shape[2], images.shape[3])
-        check_grid(self, images, (x.shape[2], x.shape[3]), self.grid, offered)
+        if (grid := (x.shape[2], x.shape[3])) != self.grid:
+            check_grid(self, images, grid, self.grid, nearest_size(self.config, images.shape[2], images.shape[3]))
         for i, stage in enumerate(self.stages):
             if i:
                 x = self.steps[i - 1](x)

@@ -19,7 +19,7 @@ from vertebra.data.catalogue import Catalogue, Sample, restrict, same_points
 from vertebra.data.readers import read
 from vertebra.engine import checkpoint, results
 from vertebra.engine.evaluate import evaluate, evaluate_results
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range
 from vertebra.metrics.evaluation import Evaluation, written
 from vertebra.viz import report
 
@@ -118,6 +118,7 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]
 
 def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]:
     """What another tool has found in the data; where the data has one split only, in that one."""
+    in_range("detections", chosen.detections, 1)
     given = {"device": chosen.device, **{f"data.{key}": getattr(chosen.data, key) for key in UNUSED}}
     if words := ", ".join(f"--{key}" for key, value in given.items() if value is not None):
         raise VertebraError(f"{words}: no model is run on COCO results, and nothing is set apart; leave it out.")
@@ -127,9 +128,8 @@ def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], st
     catalogue = read(chosen.data.path, want=results.want(entries), missing_ok=True)
     split = _split(catalogue, chosen.data.split)
     left_out = _left_out(catalogue, chosen.strict)
-    found = evaluate_results(
-        chosen.checkpoint, entries, catalogue, split, detections=chosen.detections or 100, progress=True
-    )
+    most = 100 if chosen.detections is None else chosen.detections
+    found = evaluate_results(chosen.checkpoint, entries, catalogue, split, detections=most, progress=True)
     return found, catalogue.split(split), left_out, f"{chosen.data.path}, {split}"
 
 

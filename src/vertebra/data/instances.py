@@ -184,9 +184,10 @@ class Gatherer:
         return ""
 
     def _area(self, annotation: Annotation, box: Sequence[float], size: tuple[int, int]) -> float:
-        if isinstance(annotation.segment, list | dict):
+        segment = _usable(annotation.segment)
+        if segment and isinstance(segment, list | dict):
             with contextlib.suppress(VertebraError):  # a mask that cannot be decoded is told of when it is read
-                return float(segments.cut(annotation.segment, size, annotation.where)[2].sum())
+                return float(segments.cut(segment, size, annotation.where)[2].sum())
         return (box[2] - box[0]) * (box[3] - box[1])
 
     def _clip(self, box: Sequence[float], size: tuple[int, int]) -> list[float]:
@@ -273,7 +274,7 @@ def swapped_points(flip: Any, count: int, where: str) -> tuple[int, ...]:
     Raises:
         VertebraError: if it does not name each once.
     """
-    if not isinstance(flip, list) or sorted(flip, key=str) != sorted(range(count), key=str):
+    if not isinstance(flip, list) or sorted(map(repr, flip)) != sorted(map(repr, range(count))):
         raise VertebraError(f"{where}: flip_idx is {flip!r}, each of 0 to {count - 1} once is expected.")
     return tuple(flip)
 

@@ -83,16 +83,16 @@ class FoldedLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         kind = None if torch.compiler.is_compiling() else _onednn_type(x)
         if kind is None:
-            y = super().forward(x)
-            return y if self.gelu is None else nn.functional.gelu(y, approximate=self.gelu)
+            plain = super().forward(x)
+            return plain if self.gelu is None else nn.functional.gelu(plain, approximate=self.gelu)
         ops = torch.ops.mkldnn
         if self._packed is None or self._packed[0] != kind:
             bias = None if self.bias is None else self.bias.to(kind)
             packed = ops._reorder_linear_weight(self.weight.to(kind), x.numel() // x.shape[-1])
             self._packed = kind, packed, bias
-        _, weight, bias = self._packed
+        _, weight, added = self._packed
         name, how = ("none", "") if self.gelu is None else ("gelu", self.gelu)
-        y = ops._linear_pointwise(x.to(kind).contiguous(), weight, bias, name, [], how)
+        y: Tensor = ops._linear_pointwise(x.to(kind).contiguous(), weight, added, name, [], how)
         return y
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedLinear:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
 from vertebra.errors import one_of
@@ -39,9 +40,8 @@ def renorm(network: nn.Module, kind: str, eps: float | None = None) -> nn.Module
 
 
 def has_norms(network: nn.Module) -> bool:
-    """Whether there is a batch norm in `network`, or what `renorm` has put in its place."""
-    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, nn.GroupNorm)
-    return any(isinstance(module, kinds) for module in network.modules())
+    """Whether there is a batch norm in `network`, be it frozen."""
+    return any(isinstance(module, _BatchNorm | FrozenBatchNorm2d) for module in network.modules())
 
 
 def _frozen(norm: nn.BatchNorm2d) -> FrozenBatchNorm2d:

@@ -51,6 +51,8 @@ class Predictor:
         fold(self.task)
         self.task.to(memory_format=torch.channels_last)
         self.device = next(self.task.parameters()).device
+        if precision == "16-mixed" and self.device.type == "cpu":
+            raise VertebraError("precision 16-mixed is for GPUs; on a CPU choose bf16-mixed.")
 
     @property
     def classes(self) -> tuple[str, ...]:

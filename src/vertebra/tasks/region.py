@@ -157,7 +157,8 @@ class RegionTask(Task):
                 f"{self.preprocess.resize!r} and must be 'fit'."
             )
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
-        if config.norm not in ("auto", "batch") and not has_norms(made):
+        # The C4 forms make a last stage with norms where the backbone has none to spare.
+        if config.norm in ("sync", "group") and not config.method.endswith("_c4") and not has_norms(made):
             raise VertebraError(
                 f"norm is {config.norm!r}, but {config.backbone} has no batch norm in whose place it could stand: "
                 "leave it out."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
-from vertebra.errors import VertebraError, in_range
+from vertebra.errors import in_range
 from vertebra.heads.box import BoxHead
 from vertebra.heads.cascade import SCALES, Cascade
 from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
@@ -74,8 +74,6 @@ class TwoStageConfig(RegionConfig):
             in_range(name, getattr(self, name), 0, 1)
         for name in ("rpn_convs", "rpn_beta", "box_beta", "roi_sampling"):
             in_range(name, getattr(self, name), 0)
-        if self.box_loss != "smooth_l1" and self.box_beta != 1 / 9:
-            raise VertebraError(f"box_beta is of the smooth L1 loss, but box_loss is {self.box_loss}: leave one out.")
 
 
 class TwoStage(RegionTask):

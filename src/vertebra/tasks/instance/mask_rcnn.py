@@ -39,8 +39,6 @@ class Config(TwoStageConfig):
         super().__post_init__()
         if self.mask_stages not in (1, 3):
             raise VertebraError(f"mask_stages is {self.mask_stages}; it must be 1 or 3.")
-        if self.masks == "softmax" and self.mask_targets != "binary":
-            raise VertebraError("mask_targets is 'soft', but softmax masks say which class a cell is: leave one out.")
 
 
 class MaskRCNN(TwoStage):
