@@ -259,8 +259,10 @@ def test_any_size(name, size):
         fixed = backbones.family(name).__name__.rpartition(".")[2] in FIXED
         assert model.any_size != fixed
         if fixed:
-            with pytest.raises(VertebraError, match="image_size=") as caught:
+            with pytest.raises(VertebraError, match="works at the one input size") as caught:
                 model(images)
+            if name.startswith("vip") and str(caught.value).endswith("resize them."):
+                return  # its own size is the nearest that its channels can be mixed at
             offered = tuple(map(int, re.findall(r"image_size=\((\d+), (\d+)\)", str(caught.value))[0]))
             if not name.startswith("vip"):  # whose channels are mixed over square grids that divide them
                 assert offered == size

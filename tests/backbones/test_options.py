@@ -185,16 +185,17 @@ def test_maps_of_one_window_along_one_axis_are_torchvisions():
 
 
 @pytest.mark.parametrize(
-    ("buffers", "options", "axes"),
+    ("buffers", "shifts", "axes"),
     [  # of the authors' code, of the port of it that takes any size
-        (("relative_position_index", "attn_mask"), {"joint_shift": True}, (False, False)),
-        (("relative_position_index",), {"always_shift": True}, (True, True)),
+        (("relative_position_index", "attn_mask"), "both", (False, False)),
+        (("relative_position_index",), "always", (True, True)),
+        ((), "either", (True, True)),
     ],
 )
-def test_windows_are_shifted_as_the_source_of_a_checkpoint_does(buffers, options, axes):
+def test_windows_are_shifted_as_the_source_of_a_checkpoint_does(buffers, shifts, axes):
     small = {"width": 16, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8)}
     ours = backbones.create("swin_tiny", **small)
-    assert shifted_axes(7, 28, ours.config) == (False, True)
+    assert shifted_axes(7, 28, 7, ours.config.shifts) == (False, True)
     state = {}
     for name, tensor in ours.state_dict().items():
         for to, pattern in (
@@ -216,10 +217,11 @@ def test_windows_are_shifted_as_the_source_of_a_checkpoint_does(buffers, options
     assert len(left_out) == len(buffers)
     ours.load_state_dict(own)
     ours.settle(weights.Report("file", source))
-    assert {key: getattr(ours.config, key) for key in options} == options
-    assert shifted_axes(7, 28, ours.config) == axes
+    assert ours.config.shifts == shifts
+    assert shifted_axes(7, 28, 7, shifts) == axes
+    assert shifted_axes(7, 7, 7, shifts) == ((shifts == "always",) * 2)
     images = torch.randn(1, 3, 64, 224)
-    mixed = backbones.create("swin_tiny", **small, **options)
+    mixed = backbones.create("swin_tiny", **small, shifts=shifts)
     mixed.load_state_dict(own)
     with torch.no_grad():
         assert all(map(torch.equal, ours.eval()(images), mixed.eval()(images)))

@@ -99,7 +99,8 @@ def test_a_run_folder_is_complete(runs, task):
     assert len(evaluation["answers"]) == 4
     assert {"box_ap", BEST[task], "f1", "threshold"} <= set(evaluation["metrics"])
     page = (run / "report.html").read_text()
-    assert vertebra.load(run, device="cpu").threshold == evaluation["metrics"]["threshold"] != 0.5
+    predictor = vertebra.load(run, device="cpu")
+    assert predictor.threshold == predictor.about["metrics"]["threshold"] == evaluation["metrics"]["threshold"]
     for heading in ("Training", "Precision and recall", "Score threshold", "Confusion matrix", "Classes", "Config"):
         assert f"<h2>{heading}</h2>" in page
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vertebra.attention import WindowAttention
 from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.errors import one_of
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, init_linear, resize_grid
@@ -23,6 +24,10 @@ from vertebra.structures import Level
 from vertebra.weights import Drop, Fix, Join, Rename
 from vertebra.weights.card import published
 from vertebra.weights.paddle import transposed
+
+SHIFTS = ("each", "both", "either", "always")
+"""Along an axis of a single window there is nothing to shift. Windows are shifted along `each` axis of several; along
+both axes if `both` have several, or if `either` has; or `always`."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,10 @@ class Config(BackboneConfig):
     heads: tuple[int, int, int, int]  # per stage
     window: int = 7  # M
     absolute: bool = False  # whether a learned position embedding is added to the patches
-    joint_shift: bool = False  # along neither axis if there is one window only along one of them
-    always_shift: bool = False  # along both, even where the whole map is one window
+    shifts: str = "each"  # where windows are shifted, one of SHIFTS
+
+    def __post_init__(self) -> None:
+        one_of("shifts", self.shifts, SHIFTS)
 
 
 class Stem(nn.Module):
@@ -66,7 +73,7 @@ class Block(nn.Module):
     def __init__(self, config: Config, width: int, heads: int, shifted: bool, drop_path: float) -> None:
         super().__init__()
         self.window, self.shift = config.window, config.window // 2 if shifted else 0
-        self.joint_shift, self.always_shift = config.joint_shift, config.always_shift
+        self.shifts = config.shifts
         self.norm1 = nn.LayerNorm(width)
         self.attention = WindowAttention(width, heads, config.window)
         self.norm2 = nn.LayerNorm(width)
@@ -82,7 +89,7 @@ class Block(nn.Module):
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
         side = self.window
-        shifts = [self.shift * moved for moved in shifted_axes(height, width, self)]
+        shifts = [self.shift * moved for moved in shifted_axes(height, width, side, self.shifts)]
         down, right = -height % side, -width % side
         if down or right:
             x = nn.functional.pad(x, (0, 0, 0, right, 0, down))
@@ -118,16 +125,12 @@ class PatchMerging(nn.Module):
         return y
 
 
-def shifted_axes(height: int, width: int, how: Any) -> tuple[bool, bool]:
-    """Whether the windows of a map are shifted downwards, and sideways.
-
-    Along an axis of a single window there is nothing to shift: timm and torchvision decide for each axis by itself, the
-    authors for both together, MMDetection shifts all the same.
-    """
-    down, sideways = height > how.window, width > how.window
-    if how.always_shift:
-        return True, True
-    return (down and sideways,) * 2 if how.joint_shift else (down, sideways)
+def shifted_axes(height: int, width: int, window: int, shifts: str) -> tuple[bool, bool]:
+    """Whether the windows of a map are shifted downwards, and sideways; `shifts` is one of SHIFTS."""
+    down, sideways = height > window, width > window
+    if shifts == "each":
+        return down, sideways
+    return ({"both": down and sideways, "either": down or sideways, "always": True}[shifts],) * 2
 
 
 def shift_mask(height: int, width: int, window: int, like: Tensor, axes: tuple[bool, bool] = (True, True)) -> Tensor:
@@ -155,14 +158,15 @@ class Swin(Backbone):
     embedding_only = ("norm.",)
     undecayed = ("position", "bias_table")
     differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "official": {"joint_shift": True},
-        "timm/0.8": {"joint_shift": True},
-        "official/multiscale": {"always_shift": True},
-        "transformers": {"joint_shift": True},
-        "transformers/backbone": {"always_shift": True},
-        "paddle": {"joint_shift": True},
-        "mmdet": {"always_shift": True},
-        "mmseg": {"always_shift": True},
+        "official": {"shifts": "both"},
+        "official/multiscale": {"shifts": "always"},
+        "official/bare": {"shifts": "either"},
+        "timm/0.8": {"shifts": "both"},
+        "transformers": {"shifts": "both"},
+        "transformers/backbone": {"shifts": "always"},
+        "paddle": {"shifts": "both"},
+        "mmdet": {"shifts": "always"},
+        "mmseg": {"shifts": "always"},
     }
 
     def __init__(self, config: Config) -> None:
@@ -191,7 +195,7 @@ class Swin(Backbone):
             if i:
                 x = self.run(self.merges[i - 1], x)
             size = (x.shape[1], x.shape[2])
-            mask = shift_mask(*size, self.config.window, x, shifted_axes(*size, self.config))
+            mask = shift_mask(*size, self.config.window, x, shifted_axes(*size, self.config.window, self.config.shifts))
             for block in stage.children():
                 x = self.run(block, x, mask)
             keep((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
@@ -203,9 +207,10 @@ class Swin(Backbone):
     def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
         own, left_out, chosen = super().convert(state, source)
         kept = {name.rpartition(".")[2] for name in state}
-        # The authors' code keeps its masks; the port of it that takes any size makes them for every picture.
-        if chosen == "official" and "relative_position_index" in kept and "attn_mask" not in kept:
-            chosen = "official/multiscale"
+        # The authors' code keeps its masks; the port of it that takes any size makes them for every picture. Without
+        # these tables it may be of either; they agree where a map has several windows each way.
+        if chosen == "official" and "attn_mask" not in kept:
+            chosen = "official/multiscale" if "relative_position_index" in kept else "official/bare"
         if chosen == "transformers" and any("hidden_states_norms." in name for name in state):
             chosen = "transformers/backbone"
         return own, left_out, chosen
@@ -370,6 +375,7 @@ RULES = {
     "official": _official,
     "timm/0.8": _official,  # checkpoints from before it moved the merging
     "official/multiscale": _official,
+    "official/bare": _official,
     "transformers/backbone": _transformers,
     "mmdet": _mmdet,
     "mmseg": _mmdet,
