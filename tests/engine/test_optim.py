@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from vertebra import tasks
-from vertebra.engine.optim import parameter_groups, schedule
+from vertebra.engine.optim import optimizer, parameter_groups, schedule
+from vertebra.engine.settings import Data, Settings
 
 
 def test_groups_by_depth_and_dimension():
@@ -42,3 +43,12 @@ def test_warm_up_then_cosine():
     assert rates[7] == pytest.approx(2 * (0.1 + 0.9 * 0.5))  # halfway
     assert rates[4] == pytest.approx(2 * (0.1 + 0.9 * (1 + math.cos(math.pi * 0.2)) / 2))
     assert rates[12] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_optimisers_are_fused_on_a_cpu_but_where_lightning_could_not_clip(name):
+    task = tasks.create("classification", backbone="resnet18", classes=3)
+    settings = Settings(task="classification", data=Data(path="pictures"), model=task.config, optimizer=name)
+    assert {group["fused"] for group in optimizer(task, settings).param_groups} == {True}
+    settings.precision = "bf16-mixed"
+    assert {group["fused"] for group in optimizer(task, settings).param_groups} == {None}
