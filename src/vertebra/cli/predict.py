@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.progress import track
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 import vertebra
 from vertebra import pictures
 from vertebra.cli.parsing import parse, parser
+from vertebra.engine.settings import Precision
 from vertebra.errors import VertebraError
 from vertebra.predict import Predictor, video
 from vertebra.predict.folder import Folder
@@ -52,7 +53,7 @@ class Options:
     """Stop at the first picture that cannot be read, instead of listing it and going on."""
     device: str | None = None
     """Where to run, such as cpu or cuda; the fastest there is if not given."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     """Number format of the computation; bf16-mixed is faster on processors that have such instructions."""
 
 

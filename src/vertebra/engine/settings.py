@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from vertebra.data.transforms import Augment
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Number formats of the computation, by Lightning's names."""
+
 
 @dataclass
 class Data:
@@ -76,7 +79,7 @@ class Settings:
     """Stop after so many validations without a better one; 0 never stops early."""
     val_every: int = 1
     """Epochs from one validation to the next; the last epoch is always validated."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision = "32-true"
     """Number format of the computation."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
