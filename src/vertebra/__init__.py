@@ -25,6 +25,7 @@ def create(
     backbone: str = "resnet50",
     classes: int | Sequence[str] | None = None,
     weights: str | Path | None = None,
+    source: str | None = None,
     **options: Any,
 ) -> Task:
     """A model for a task, ready to train or to fill with weights.
@@ -37,6 +38,8 @@ def create(
         weights: a published checkpoint by name (`resnet50.a1_in1k`), a file, a folder, or a Hub name. What does
             not fit, such as a head for other classes, is left out and listed on `model.report`. A detector of
             torchvision, Detectron2 or MMDetection says itself which options it is built with.
+        source: whose names the weights bear, and whose way of computing they want, such as `mmdet/caffe`; found out if
+            None.
         options: fields of the task's Config (`drop_path`, `method`, ...) and `preprocess`.
 
     Returns:
@@ -47,7 +50,7 @@ def create(
     """
     from vertebra import tasks
 
-    return tasks.create(task, backbone=backbone, classes=classes, weights=weights, **options)
+    return tasks.create(task, backbone=backbone, classes=classes, weights=weights, source=source, **options)
 
 
 def backbone(name: str, *, weights: str | Path | None = None, **overrides: Any) -> Backbone:

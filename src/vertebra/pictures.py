@@ -127,7 +127,7 @@ def prepare(picture: Tensor, preprocess: Preprocess) -> Tensor:
 def frame(picture: tuple[int, int], preprocess: Preprocess) -> Frame:
     """How a picture of (height, width) `picture` will lie in the input.
 
-    With `shortest` and `fit`, the sides are rounded down, as torchvision does, and are one pixel at least.
+    With `shortest` and `fit`, the sides are rounded as `rounding` says, and are one pixel at least.
     """
     if preprocess.resize not in ("shortest", "fit"):
         return Frame(picture, preprocess.size)
@@ -136,7 +136,8 @@ def frame(picture: tuple[int, int], preprocess: Preprocess) -> Frame:
         scale = min(preprocess.size[0] / height, preprocess.size[1] / width)
     else:
         scale = min(preprocess.size[0] / min(picture), preprocess.size[1] / max(picture))
-    return Frame(picture, (max(1, int(height * scale + 1e-4)), max(1, int(width * scale + 1e-4))))
+    more = 0.5 if preprocess.rounding == "nearest" else 1e-4
+    return Frame(picture, (max(1, int(height * scale + more)), max(1, int(width * scale + more))))
 
 
 def resize(picture: Tensor, preprocess: Preprocess) -> Tensor:

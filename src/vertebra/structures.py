@@ -191,6 +191,9 @@ class Preprocess:
     """`bilinear`, `bicubic` or `nearest`."""
     antialias: bool = True
     """Whether pictures that are made smaller are smoothed first."""
+    rounding: str = "down"
+    """With `shortest` and `fit`: whether the fraction of a pixel in a scaled side is dropped (`down`, as torchvision
+    does) or rounded (`nearest`, as Detectron2 and MMDetection do)."""
     divisor: int = 32
     """With `shortest`: height and width of a batch are multiples of it."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)

@@ -139,6 +139,8 @@ class Backbone(nn.Module):
         if card is not None:
             if not card.commercial:
                 warnings.warn(f"{where} is licensed {card.licence}: not for commercial use.", stacklevel=3)
+            if source not in (None, card.source):
+                raise VertebraError(f"{where} is of {card.source}, not of {source}; leave source out.")
             where, source = card.hub, card.source
         try:
             state, metadata, path = weights.read(where)
@@ -146,7 +148,7 @@ class Backbone(nn.Module):
             raise VertebraError(f"{error}{nearest(str(where), self.published)}") from error
         if "vertebra" in metadata:
             own = {k.removeprefix("backbone."): tensor for k, tensor in state.items()}
-            return own, weights.Report.own(path, metadata)
+            return own, weights.Report.own(path, metadata, source)
         converted, dropped, chosen = self.convert(state, source)
         return converted, weights.Report(str(path), chosen, left_out=dropped)
 

@@ -43,6 +43,7 @@ class Config(BackboneConfig):
     deep: bool = False  # v1b and vd: three 3x3 convolutions as stem, average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
     apart: bool = True  # whether groups are apart in the first block of all stages, or only of those with a stride
+    pooled: bool = True  # whether the last group is pooled in the first block of all stages, or only of those with a stride
     count_include_pad: bool = True  # whether the zeros of the padding count in the pool of the last group
 
 
@@ -65,6 +66,7 @@ class Bottle2neck(Residual):
             first=first,
             groups=config.groups,
             apart=config.apart,
+            pooled=config.pooled,
             count_include_pad=config.count_include_pad,
         )
         self.conv3 = self.last(group * config.scale, 4 * width, 1)
@@ -76,8 +78,12 @@ class Bottle2neck(Residual):
 class Res2Net(ResidualNetwork):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
 
-    # The second goes to every average pool; the shortcut's counts no padding anyway.
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paddle": {"apart": False, "count_include_pad": False}}
+    # count_include_pad goes to every average pool; the shortcut's counts no padding anyway.
+    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paddle": {"apart": False, "count_include_pad": False},
+        "mmdet": {"pooled": False},
+        "mmseg": {"pooled": False},
+    }
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.depths, config.deep, partial(Bottle2neck, config), expansion=4)

@@ -200,6 +200,7 @@ def mmdet_names(deep: bool) -> weights.Rules:
     return (
         Rename(r"^backbone\.", ""),
         Rename(r"^stem\.7\.", "bn1."),
+        Rename(r"(^|\.)gn(\d)\.", r"\1bn\2."),  # GroupNorm
         Rename(r"^stem\.(\d)\.", r"conv1.\1."),
         *residual_names(deep),
     )

@@ -66,8 +66,10 @@ class ResNet(ResidualNetwork):
         super().__init__(config, config.depths, config.deep, block, expansion)
 
     def differing(self, source: str) -> Mapping[str, Any]:
-        # Detectron2's own ResNets come from the first ones, in Caffe; its ResNeXts, and torchvision's, do not.
+        # Detectron2's own ResNets come from the first ones, in Caffe; its ResNeXts, those with GroupNorm, and
+        # torchvision's do not.
         first = source in ("detectron2", "mmdet/caffe") and self.config.bottleneck and self.config.groups == 1
+        first = first and not any(isinstance(module, nn.GroupNorm) for module in self.modules())
         return {"stride_first": True} if first else {}
 
     def settle(self, report: weights.Report) -> Mapping[str, Any]:

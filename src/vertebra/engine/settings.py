@@ -66,6 +66,8 @@ class Settings:
     """Train the head alone."""
     weights: str | None = None
     """Checkpoint to start from: a file, a folder, a published name or a Hub name; what does not fit is listed."""
+    source: str | None = None
+    """Whose names `weights` bears, such as `mmdet/caffe`; found out if not given."""
     balance: bool = False
     """Weigh each class in the loss by the inverse of its share of the training pictures."""
     ema: float = 0.0

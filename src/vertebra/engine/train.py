@@ -191,7 +191,12 @@ def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
             raise VertebraError(f"class {catalogue.classes[counts.index(0)]!r} has no training pictures to balance.")
         model["class_weights"] = tuple(sum(counts) / (len(counts) * count) for count in counts)
     task = tasks.create(
-        settings.task, classes=catalogue.classes, preprocess=preprocess, weights=settings.weights, **model
+        settings.task,
+        classes=catalogue.classes,
+        preprocess=preprocess,
+        weights=settings.weights,
+        source=settings.source,
+        **model,
     )
     if task.report:
         say(task.report)

@@ -61,6 +61,7 @@ def create(
     classes: int | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
     weights: str | Path | None = None,
+    source: str | None = None,
     **options: Any,
 ) -> Task:
     """A task's model; `options` are fields of its Config. See `vertebra.create`.
@@ -69,6 +70,8 @@ def create(
     is built with, where they are left at their defaults.
     """
     module = find(name)
+    if source is not None and weights is None:
+        raise VertebraError(f"source={source!r} says whose names weights bear, but no weights are given.")
     check_fields(name, options, {field.name for field in dataclasses.fields(module.Config)})
     foreign: Detector | None = None
     told: dict[str, Any] = {}
@@ -84,7 +87,7 @@ def create(
             told = {key: value for key, value in own.items() if key not in chosen and value != usual[key]}
             options |= told
         elif issubclass(module.TASK, RegionTask) and known(backbones.family(backbone).WEIGHTS, weights) is None:
-            foreign = recognised(read(weights)[0])
+            foreign = recognised(read(weights)[0], source)
         if foreign is not None:
             options |= foreign.options(name) | chosen
             classes = foreign.classes if classes is None else classes
@@ -96,11 +99,11 @@ def create(
     if preprocess is None:
         preprocess = preprocess_of(name, config.backbone, weights)
         if foreign is not None:
-            preprocess = dataclasses.replace(preprocess, antialias=foreign.antialias)
+            preprocess = foreign.prepares(preprocess)
     method = getattr(module, "METHODS", {}).get(getattr(config, "method", ""), module.TASK)
     task: Task = method(config, labels, preprocess)
     if weights is not None:
-        task.report = task.load(weights, partial=True)
+        task.report = task.load(weights, source=source, partial=True)
         task.report.adapted |= {key: f"{value}, as the checkpoint has it" for key, value in told.items()}
     return task
 

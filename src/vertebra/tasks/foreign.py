@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from vertebra.heads.keypoint import KeypointHead
 from vertebra.heads.mask import MaskHead
 from vertebra.heads.rpn import RPN
 from vertebra.necks import FPN, HRFPN
-from vertebra.structures import COCO_PERSON, Points
+from vertebra.structures import COCO_PERSON, Points, Preprocess
 from vertebra.weights import Drop, Rename
 
 PREFIXES = {
@@ -69,10 +69,10 @@ class Detector:
         head = self._first("box.classify.bias", "box.0.classify.bias")
         return None if head is None else len(head) - 1
 
-    @property
-    def antialias(self) -> bool:
-        """Whether pictures that are made smaller are smoothed first: so does Pillow, with which Detectron2 resizes."""
-        return self.source.startswith("detectron2")
+    def prepares(self, usual: Preprocess) -> Preprocess:
+        """How its source resizes pictures: Detectron2 does so with Pillow, which smoothes, MMDetection with OpenCV."""
+        rounding = "down" if self.source == "torchvision" else "nearest"
+        return replace(usual, antialias=self.source.startswith("detectron2"), rounding=rounding)
 
     def options(self, task: str) -> dict[str, Any]:
         """The options of `task` with which a model has the tensors that are in the file."""
@@ -104,9 +104,16 @@ class Detector:
             count = self._width("keypoint.logits.bias")
             if count not in (None, len(COCO_PERSON.names)):
                 found["points"] = Points(tuple(str(i) for i in range(count)))
-        if self.source == "detectron2" and _kind([f"backbone.{name}" for name in self.inside]) == "group":
+        if self._grouped:
             found["norm"] = "group"
         return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def _grouped(self) -> bool:
+        """Whether the backbone has group norms."""
+        if self.source.startswith("mmdet"):
+            return any(re.search(r"(^|\.)gn\d\.", name) for name in self.inside)
+        return self.source.startswith("detectron2") and _kind([f".{name}" for name in self.inside]) == "group"
 
     def _method(self, task: str) -> str | None:
         dense, cascade = self._has("dense."), self._has("box.0.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,11 +245,15 @@ class RegionTask(Task):
         def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
             return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
 
-        fresh = tuple(f"{name}." for name, _ in self.named_children() if name != "backbone")
-        unwanted = {f"{part}.": f"this model answers with no {part}s" for part in ("mask", "keypoint")}
-        unwanted = {prefix: why for prefix, why in unwanted.items() if prefix not in fresh}
-        weights.load(self, wanted, report, adapt=adapt, unwanted=unwanted, partial=partial, fresh=(*fresh, "head."))
+        fresh = (*(f"{name}." for name, _ in self.named_children() if name != "backbone"), "head.")
+        weights.load(self, wanted, report, adapt=adapt, unwanted=self.unwanted, partial=partial, fresh=fresh)
         self.settle(report)
+
+    @property
+    def unwanted(self) -> dict[str, str]:
+        """Prefixes of names that other detectors have and this one has no use for, and why."""
+        parts = [part for part in ("mask", "keypoint") if not hasattr(self, part)]
+        return {f"{part}.": f"this model answers with no {part}s" for part in parts}
 
     def differing(self, source: str) -> Mapping[str, Any]:
         """The options in which detectors of a source (a key of foreign.PREFIXES) compute otherwise."""
@@ -304,7 +309,7 @@ class RegionTask(Task):
             return self.placed(own), report
         state, metadata, path = weights.read(where)
         if "vertebra" in metadata:
-            return state, weights.Report.own(path, metadata)
+            return state, weights.Report.own(path, metadata, source)
         try:
             return self.convert(state, source, str(path), check=check)
         except VertebraError as error:
@@ -331,7 +336,33 @@ class RegionTask(Task):
         inner, dropped, chosen = self.backbone.convert(detector.inside, table)
         counted = any(name.endswith("num_batches_tracked") for name in state)
         report = weights.Report(path, detector.source, left_out=dropped | detector.left_out, counted=counted)
-        return self.placed(inner) | detector.beside, report
+        tensors = self.placed(inner) | detector.beside
+        if not other:
+            self.check_places(tensors, detector.classes != len(self.classes))
+        return tensors, report
+
+    def check_places(self, tensors: Mapping[str, Tensor], other_classes: bool) -> None:
+        """Looks whether a detector that should be built as this model is, but maybe for `other_classes`, has nothing
+        else in it.
+
+        Raises:
+            VertebraError: naming what has no place here: the file's network computes with it, so without it the answers
+                would be wrong.
+        """
+        own, unwanted = self.state_dict(), tuple(self.unwanted)
+        strange = []
+        for name, tensor in tensors.items():
+            if name not in own:
+                if not name.startswith(unwanted) and not name.endswith("num_batches_tracked"):
+                    strange.append(f"{name} has no place in it")
+            elif tensor.shape != own[name].shape and not name.startswith("backbone."):  # which may adapt it
+                if not (other_classes and re.search(CLASS_LAYERS, name)):
+                    strange.append(f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}")
+        if strange:
+            raise VertebraError(
+                f"this is of a detector that {self.config.method} over {self.config.backbone} is not: {strange[0]}"
+                + (f", as {len(strange) - 1} more." if len(strange) > 1 else ".")
+            )
 
     def placed(self, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a backbone, under its own names, under this model's."""
@@ -343,6 +374,9 @@ class RegionTask(Task):
                 own[name if name.startswith("head.") else f"backbone.{name}"] = tensor
         return own
 
+
+CLASS_LAYERS = r"(^|\.)(classify|deltas|logits)\.(weight|bias)$"
+"""Layers that have other shapes for other classes."""
 
 DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
     "torchvision": {

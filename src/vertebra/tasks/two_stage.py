@@ -173,7 +173,7 @@ class TwoStage(RegionTask):
 
     def differing(self, source: str) -> Mapping[str, Any]:
         known = dict(super().differing(source))
-        if source == "detectron2" and self.stage is not None:
+        if source in ("detectron2", "mmdet") and self.stage is not None:
             known |= {"proposals_train": 2000, "proposals_test": 1000, "region_batch": 512}
         if source == "mmdet" and isinstance(self.box, Cascade):
             # Its configs round the deviations: 0.033 and 0.067.

@@ -79,8 +79,10 @@ class Report:
         return "the checkpoint" if self.options else self.source.partition("/")[0]
 
     @staticmethod
-    def own(path: Path, metadata: Mapping[str, str]) -> Report:
-        """Of a checkpoint of ours, which describes itself."""
+    def own(path: Path, metadata: Mapping[str, str], source: str | None = None) -> Report:
+        """Of a checkpoint of ours, which describes itself; VertebraError if another `source` is said to be its."""
+        if source not in (None, "vertebra"):
+            raise VertebraError(f"{path} was written by Vertebra, not by {source}; leave source out.")
         try:
             options = json.loads(metadata["vertebra"]).get("model", {})
         except (ValueError, AttributeError) as error:
