@@ -43,7 +43,7 @@ class Config(BackboneConfig):
     deep: bool = False  # v1b and vd: three 3x3 convolutions as stem, average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
     apart: bool = True  # whether groups are apart in the first block of all stages, or only of those with a stride
-    pooled: bool = True  # whether the last group is pooled in the first block of all stages, or only of those with a stride
+    pooled: bool = True  # whether the last group is pooled there, or only in those with a stride
     count_include_pad: bool = True  # whether the zeros of the padding count in the pool of the last group
 
 

@@ -128,8 +128,11 @@ class DenseHead(nn.Module):
                 score, order = score[above].topk(min(config.candidates_test or 1000, len(above)))
                 anchor, label = above[order] // self.count, above[order] % self.count
                 move = by_anchor(deltas[i : i + 1], 4)[0, anchor].float()
-                boxes.append(clip_boxes_to_image(decode(move, anchors[anchor]), size))
+                found = decode(move, anchors[anchor])
+                boxes.append(found if config.clip_late else clip_boxes_to_image(found, size))
                 scores.append(score)
                 labels.append(label)
-            results.append(suppress(torch.cat(boxes), torch.cat(scores), torch.cat(labels), config))
+            kept = suppress(torch.cat(boxes), torch.cat(scores), torch.cat(labels), config)
+            kept.boxes = clip_boxes_to_image(kept.boxes, size)
+            results.append(kept)
         return results

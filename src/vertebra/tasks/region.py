@@ -355,9 +355,10 @@ class RegionTask(Task):
             if name not in own:
                 if not name.startswith(unwanted) and not name.endswith("num_batches_tracked"):
                     strange.append(f"{name} has no place in it")
-            elif tensor.shape != own[name].shape and not name.startswith("backbone."):  # which may adapt it
-                if not (other_classes and re.search(CLASS_LAYERS, name)):
-                    strange.append(f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}")
+                continue
+            adaptable = name.startswith("backbone.") or (other_classes and re.search(CLASS_LAYERS, name))
+            if tensor.shape != own[name].shape and not adaptable:
+                strange.append(f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}")
         if strange:
             raise VertebraError(
                 f"this is of a detector that {self.config.method} over {self.config.backbone} is not: {strange[0]}"

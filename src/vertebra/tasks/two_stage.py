@@ -119,7 +119,7 @@ class TwoStage(RegionTask):
 
     def needless(self) -> set[str]:
         config = self.config
-        without = {"extra_levels", "extra_relu", "loss_per_picture"}  # RetinaNet's
+        without = {"extra_levels", "extra_relu", "clip_late", "loss_per_picture"}  # RetinaNet's
         if not config.method.startswith("cascade"):
             without |= {"cascade_mean", "cascade_scales", "mask_stages"}
         if config.method.endswith("_c4"):

@@ -20,5 +20,7 @@ class Config(TwoStageConfig):
     checkpoints, the pyramid's."""
     extra_relu: bool = True
     """Whether a ReLU stands between RetinaNet's two coarsest levels; MMDetection has none."""
+    clip_late: bool = False
+    """Whether RetinaNet cuts boxes off at the border only after non-maximum suppression, as Detectron2 does."""
     loss_per_picture: bool = False
     """Whether RetinaNet's loss is divided by each picture's own number of objects' anchors, as torchvision's is."""

@@ -63,7 +63,7 @@ class RetinaNet(RegionTask):
     def differing(self, source: str) -> Mapping[str, Any]:
         own: dict[str, Mapping[str, Any]] = {
             "torchvision": {"least_side": 0.0, "box_beta": 0.0, "loss_per_picture": True, "detections": 300},
-            "detectron2": {"box_beta": 0.1},
+            "detectron2": {"clip_late": True},
             "mmdet": {"least_side": 1e-6, "extra_relu": False},
         }
         if self.config.head_norm != "none":  # torchvision's second version
