@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vertebra import pictures
 from vertebra.errors import VertebraError
@@ -117,6 +117,22 @@ def test_exif_rotation(tmp_path, tag, turn):
     exif[0x0112] = tag
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(pictures.read(tmp_path / "a.png").permute(1, 2, 0), turn(stored))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("turn", [1, 3, 6])
+def test_a_turned_picture_is_measured_as_it_is_read(tmp_path, suffix, turn):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (8, 6)).save(path, exif=exif)
+    assert pictures.measure(path) == tuple(pictures.read(path).shape[1:]) == ((8, 6) if turn == 6 else (6, 8))
+
+
+def test_a_damaged_exif_block_is_explained(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0")
+    with pytest.raises(pictures.BrokenPicture, match=r"a\.png: cannot be decoded \("):
+        pictures.measure(tmp_path / "a.png")
 
 
 def test_grey(tmp_path):

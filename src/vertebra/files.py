@@ -1,4 +1,4 @@
-"""Writing files that are whole or not there."""
+"""Reading text, and writing files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,25 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from vertebra.errors import VertebraError, first_line
+
+
+def expanded(path: str | Path) -> Path:
+    """With the user's own folder for a `~` at its beginning; as it is if there is no such user."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without the mark at its beginning that some editors write.
+
+    Raises:
+        VertebraError: if it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VertebraError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
 
 
 @contextlib.contextmanager

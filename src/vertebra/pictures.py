@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import struct
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise BrokenPicture(f"{path}: not a picture in any known format, whatever its name.") from None
     except VertebraError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error) as error:
         raise BrokenPicture(f"{path}: cannot be decoded ({error}).") from error
 
 
@@ -106,7 +107,10 @@ def measure(path: Path) -> tuple[int, int]:
         # Of a PNG without an EXIF block in its header, Pillow would decode all pixels to look for one behind them.
         plain = image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys()
         turned = not plain and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
+        width, height = image.size
+        if image.format == "TIFF":  # of which Pillow gives the upright size itself
+            width, height = (image.tag_v2[tag] for tag in (ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength))  # type: ignore[attr-defined]
+        return (width, height) if turned else (height, width)
 
 
 def listed(images: Any) -> list[Any]:

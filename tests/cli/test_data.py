@@ -92,7 +92,7 @@ def test_problems(coco, run_vertebra):
     problems = [line.removeprefix("problem: ") for line in lines(run_vertebra("data", coco)) if "problem: " in line]
     expected = [
         f"{file}, annotation 10 is left out: its box is 0 x 5 pixels (width x height).",
-        f"{images / 'train' / '1.png'}, annotation 11: a mask cannot be decoded",
+        f"{file}, annotation 11 is left out: its run lengths are not in COCO's compressed form.",
         f"{images / 'train' / '2.png'}, annotation 20: its mask has no pixel.",
         f"{images / 'train' / '2.png'}, annotation 22 has the class and box of annotation 20.",
         f"{images / 'train' / '3.png'}: the picture is 160 x 120 pixels, its annotations are for 120 x 160 (height x "

@@ -339,6 +339,24 @@ def test_keypoints_of_no_use_are_left_out(tmp_path, points, fault):
     assert samples["b"].numbers == (42,)
 
 
+def test_what_one_category_tells_of_its_keypoints_holds_for_all(tmp_path):
+    content = with_points(["a", "b"], [1, 2, 2, 3, 4, 2])
+    content["categories"][1] |= {"keypoints": ["a", "b"], "flip_idx": [1, 0], "skeleton": [[1, 2]]}
+    found = three(write(tmp_path, content), want="keypoints")[0]
+    assert found.points == Points(("a", "b"), ((0, 1),), (1, 0))
+    assert not any("differ" in note for note in found.notes)
+    content["categories"][0] |= {"skeleton": [[2, 1]]}
+    found = three(write(tmp_path, content), want="keypoints")[0]
+    assert found.points.skeleton in (((0, 1),), ((1, 0),))
+    assert any(note.startswith("skeleton differ from category to category") for note in found.notes)
+
+
+def test_two_keypoints_of_one_name(tmp_path):
+    write(tmp_path, with_points(["p", "P"], [1, 2, 2, 3, 4, 2]))
+    with pytest.raises(VertebraError, match=r"instances_train\.json, category \d+: two keypoints are called 'p'"):
+        three(tmp_path, want="keypoints")
+
+
 def test_categories_with_different_keypoints(tmp_path):
     content = with_points(["left", "right"], [1, 2, 2, 3, 4, 2])
     content["categories"][1]["keypoints"] = ["tip"]
@@ -466,6 +484,14 @@ NEITHER = "its segmentation is neither a list of polygons nor run lengths (size 
         ),
         ({"segmentation": {"size": [8, 10], "counts": [-1, 81]}}, "its run lengths are not all whole numbers"),
         ({"segmentation": {"size": [8, 10]}}, "its run lengths are missing (counts)"),
+        (
+            {"segmentation": {"size": [8, 10], "counts": "zzzz"}},
+            "its run lengths are not in COCO's compressed form",
+        ),
+        (
+            {"segmentation": {"size": [8, 10], "counts": "11"}},
+            "its run lengths add up to 2 pixels, not to the picture's 80",
+        ),
     ],
 )
 def test_annotations_of_no_use_are_left_out(tmp_path, change, fault):
@@ -476,10 +502,10 @@ def test_annotations_of_no_use_are_left_out(tmp_path, change, fault):
     assert samples["b"].truth((8, 10)).masks.shape == (1, 8, 10)
 
 
-def test_run_lengths_that_cannot_be_decoded(tmp_path):
-    _, samples = three(write(tmp_path, altered({"segmentation": {"size": [8, 10], "counts": "zzzz"}})), want="masks")
-    with pytest.raises(VertebraError, match=r"b\.png, annotation 40: a mask cannot be decoded \("):
-        samples["b"].truth((8, 10))
+@pytest.mark.parametrize(("value", "crowd"), [(0, False), ("0", False), (1, True), (True, True), ("1", True)])
+def test_crowd_as_a_word(tmp_path, value, crowd):
+    _, samples = three(write(tmp_path, altered({"iscrowd": value})), want="boxes")
+    assert samples["b"].target.crowd.tolist()[0] is crowd
 
 
 def test_boxes_are_cut_at_the_border(tmp_path):

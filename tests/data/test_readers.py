@@ -262,6 +262,7 @@ def test_idx_with_names(tmp_path, names):
         ("{", r"classes\.json is not a JSON list of class names"),
         ("3", r"classes\.json is not a JSON list of class names"),
         ('["x", "y"]', r"classes\.json names 2 classes, but the labels go up to 2"),
+        ('{"x": 0, "y": 1, "z": 2}', r"classes\.json has no name for class '0'; its keys must be 0, 1, 2"),
     ],
 )
 def test_idx_with_names_of_no_use(tmp_path, content, sentence):

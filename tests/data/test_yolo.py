@@ -89,6 +89,42 @@ def test_seventeen_keypoints_are_a_persons(tmp_path):
     line = "0 0.5 0.5 0.2 0.5" + " 0.1 0.2 2" * 17
     found, _ = first(yolo(tmp_path, {"train/x": line, "val/y": ""}, CONFIG + "kpt_shape: [17, 3]\n"), want="keypoints")
     assert found.points == COCO_PERSON
+    assert any(note.startswith("17 keypoints without names are taken for COCO's of a person") for note in found.notes)
+
+
+def test_seventeen_keypoints_that_mirror_otherwise_are_others(tmp_path):
+    config = CONFIG + f"kpt_shape: [17, 3]\nflip_idx: {[1, 0, *range(2, 17)]}\n"
+    line = "0 0.5 0.5 0.2 0.5" + " 0.1 0.2 2" * 17
+    found, _ = first(yolo(tmp_path, {"train/x": line, "val/y": ""}, config), want="keypoints")
+    assert found.points.names == tuple(map(str, range(17)))
+    assert found.points.flip == (1, 0, *range(2, 17))
+
+
+def test_names_of_keypoints_that_differ_between_classes(tmp_path):
+    names = "kpt_shape: [2, 3]\nkpt_names: {0: [left, right], 1: [top, bottom]}\n"
+    labels = {"train/x": "0 0.5 0.5 0.2 0.5 0.4 0.5 2 0.6 0.5 2", "val/y": ""}
+    found = readers.read(yolo(tmp_path, labels, CONFIG + names), want="keypoints")
+    assert (found.points.names, found.points.flip) == (("0", "1"), ())
+    assert "kpt_names differ from class to class: keypoints go by their numbers" in found.notes
+
+
+def test_labels_without_a_picture_are_noted(tmp_path):
+    folder = yolo(tmp_path, {"train/x": "0 0.5 0.5 0.2 0.5", "val/y": ""})
+    (folder / "labels" / "train" / "lost.txt").write_text("0 0.5 0.5 0.2 0.5")
+    lost = folder / "labels" / "train" / "lost.txt"
+    found = readers.read(folder, want="boxes")
+    assert f"label files of the train split without a picture: 1, {lost} for one" in found.notes
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "labels/train/x.txt"])
+def test_text_in_another_encoding_is_explained(tmp_path, name):
+    folder = yolo(tmp_path, {"train/x": "0 0.5 0.5 0.2 0.5", "val/y": ""})
+    (folder / "data.yaml").unlink()
+    (folder / "classes.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert readers.read(folder, want="boxes").classes == ("cat", "dog")
+    (folder / name).write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(VertebraError, match=rf"{name} is not a text file in UTF-8 \(.* at byte 1\)"):
+        readers.read(folder, want="boxes")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +178,13 @@ def test_the_last_images_on_the_way_are_labels(tmp_path):
         ("train: .\nnames: [a, b]\nkpt_shape: 17\n", r"kpt_shape is 17, \[number of keypoints, 2 or 3\] is expected"),
         ("train: .\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [0, 0]\n", r"flip_idx is \[0, 0\], each of 0 to 1 once"),
         ("train: .\nnames: [a]\nkpt_shape: [2, 3]\nkpt_names: [x]\n", r"says 2 keypoints, but kpt_names names 1"),
+        ("train: .\nnames: [a]\nkpt_shape: [2, 3]\nkpt_names: 2\n", r"kpt_names is 2, a list of names for each class"),
+        ("train: .\nnames: [a]\nkpt_shape: [2, 3]\nkpt_names: [x, X]\n", r"data\.yaml: two keypoints are called 'x'"),
+        ("train: .\nnames: [a]\nkpt_shape: [2, 3.0]\n", r"kpt_shape is \[2, 3\.0\], \[number of keypoints, 2 or 3\]"),
+        (
+            "train: .\nnames: [a]\nkpt_shape: [3, 3]\nflip_idx: [1, 2, 0]\n",
+            r"data\.yaml: flip_idx makes 0 1 in the mirror, but 1 2",
+        ),
     ],
 )
 def test_a_config_of_no_use_is_explained(tmp_path, config, sentence):

@@ -112,7 +112,11 @@ def read_idx(path: Path) -> Catalogue:
         try:
             listed = json.loads(names.read_text())
             listed = listed.get("classes", listed) if isinstance(listed, dict) else listed
-            classes = tuple(listed.values() if isinstance(listed, dict) else listed)
+            if isinstance(listed, dict):  # of numbers to names
+                listed = [listed[str(i)] for i in range(len(listed))]
+            classes = tuple(map(str, listed))
+        except KeyError as error:
+            raise VertebraError(f"{names} has no name for class {error}; its keys must be 0, 1, 2, ...") from error
         except (ValueError, TypeError) as error:
             raise VertebraError(f"{names} is not a JSON list of class names ({error}).") from error
         if len(classes) < count:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vertebra.data.instances import (
     split_folders,
     split_of,
     swapped_points,
+    unnamed_points,
 )
 from vertebra.errors import VertebraError
 from vertebra.structures import COCO_PERSON, Points
@@ -224,7 +225,7 @@ def _drop_roots(files: dict[str, _File], notes: list[str]) -> None:
     """
     used = {entry["category_id"] for file in files.values() for own in file.annotations.values() for entry in own}
     for file in files.values():
-        above = {other.get("supercategory") for other in file.entries}
+        above = [other.get("supercategory") for other in file.entries]
         for entry in [e for e in file.entries if e["id"] not in used and e.get("supercategory") in (None, "", "none")]:
             if entry["name"] in above and len(file.entries) > 1:
                 file.entries.remove(entry)
@@ -259,12 +260,18 @@ def _agreed(files: dict[str, _File], want: str | None, notes: list[str]) -> tupl
             )
         notes.append("keypoints are passed over, because its categories have different ones")
         return list(first.categories), None
-    told = sorted({kind.sigmas for kind in kinds if kind.sigmas})
-    if len(told) > 1:
-        notes.append(f"sigmas differ from category to category, or split to split: {told[0]} are used for all")
     every = [kind for own in found.values() for kind in own]
-    every = [kind for kind in every if not told or kind.sigmas == told[0]]
-    return list(first.categories), every[0] if every else None
+    if not every:
+        return list(first.categories), None
+    # What one category tells and another does not, such as its flip_idx, is taken from where it is told.
+    chosen: dict[str, Any] = {}
+    for name, silent in (("sigmas", ()), ("skeleton", ()), ("flip", mirrored(every[0].names))):
+        told = [value for kind in every if (value := getattr(kind, name)) != silent]
+        if len(set(told)) > 1:
+            word = "flip_idx" if name == "flip" else name
+            notes.append(f"{word} differ from category to category, or split to split: {told[0]} are used for all")
+        chosen[name] = told[0] if told else silent
+    return list(first.categories), replace(every[0], **chosen)
 
 
 def _points(file: _File, notes: list[str]) -> list[Points]:
@@ -277,7 +284,7 @@ def _points(file: _File, notes: list[str]) -> list[Points]:
         where = f"{file.path}, category {entry['id']}"
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise VertebraError(f"{where}: its keypoints are {names!r}, a list of names is expected.")
-        known = named_points(names, COCO_PERSON)
+        known = named_points(names, COCO_PERSON, where)
         skeleton = known.skeleton
         if entry.get("skeleton"):
             try:
@@ -302,8 +309,7 @@ def _points(file: _File, notes: list[str]) -> list[Points]:
     count = next((len(points) // 3 for points in lists if isinstance(points, list) and points), 0)
     if not count:
         return []
-    names = [str(i) for i in range(count)]
-    return [COCO_PERSON if count == len(COCO_PERSON.names) else Points(tuple(names))]
+    return [unnamed_points(count, None, notes)]
 
 
 def _is_positive(value: Any) -> bool:
@@ -348,7 +354,7 @@ def _annotations(path: Path, entries: list[dict[str, Any]], index: dict[int, int
             box,
             entry.get("segmentation"),
             entry.get("keypoints"),
-            bool(entry.get("iscrowd", 0)),
+            entry.get("iscrowd") in (1, True, "1", "true"),
             entry.get("area"),
             entry["id"],
         )

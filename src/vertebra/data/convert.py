@@ -9,6 +9,7 @@ from vertebra import pictures
 from vertebra.data import coco, instance_masks, readers, segments, shapes, voc, yolo
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.errors import VertebraError, one_of
+from vertebra.files import expanded
 
 FORMATS = {"coco": coco, "voc": voc, "yolo": yolo, "masks": instance_masks}
 
@@ -29,7 +30,7 @@ def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple
         VertebraError: if the data has no objects, no masks for `masks`, or the folder is in use.
     """
     one_of("to", to, FORMATS)
-    folder = Path(save).expanduser()
+    folder = expanded(save)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VertebraError(f"{folder} is in use; --save takes a folder that is empty or not there.")
     catalogue = shapes.objects("all", seed) if str(path) == "shapes" else readers.read(path, want=None)

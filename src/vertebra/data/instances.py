@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -16,7 +15,7 @@ import torch
 from vertebra.data import segments
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample, Segment
 from vertebra.errors import VertebraError
-from vertebra.structures import Points, Target
+from vertebra.structures import COCO_PERSON, Points, Target
 
 LEAST = 0.01
 """Pixels; a box with a shorter side is none."""
@@ -186,8 +185,7 @@ class Gatherer:
     def _area(self, annotation: Annotation, box: Sequence[float], size: tuple[int, int]) -> float:
         segment = _usable(annotation.segment)
         if segment and isinstance(segment, list | dict):
-            with contextlib.suppress(VertebraError):  # a mask that cannot be decoded is told of when it is read
-                return float(segments.cut(segment, size, annotation.where)[2].sum())
+            return float(segments.cut(segment, size, annotation.where)[2].sum())
         return (box[2] - box[0]) * (box[3] - box[1])
 
     def _clip(self, box: Sequence[float], size: tuple[int, int]) -> list[float]:
@@ -272,13 +270,36 @@ def swapped_points(flip: Any, count: int, where: str) -> tuple[int, ...]:
     """A data set's own word, as YOLO's flip_idx, on which of `count` keypoints each becomes in the mirror.
 
     Raises:
-        VertebraError: if it does not name each once.
+        VertebraError: if it does not name each once, or mirroring twice would not bring one back.
     """
     if not isinstance(flip, list) or sorted(map(repr, flip)) != sorted(map(repr, range(count))):
         raise VertebraError(f"{where}: flip_idx is {flip!r}, each of 0 to {count - 1} once is expected.")
+    if astray := [i for i in range(count) if flip[flip[i]] != i]:
+        i = astray[0]
+        raise VertebraError(f"{where}: flip_idx makes {i} {flip[i]} in the mirror, but {flip[i]} {flip[flip[i]]}.")
     return tuple(flip)
 
 
-def named_points(names: Sequence[str], known: Points) -> Points:
-    """Keypoints by their names alone; those of `known` if the names are its."""
-    return known if tuple(names) == known.names else Points(tuple(names), flip=mirrored(names))
+def named_points(names: Sequence[str], known: Points, where: str) -> Points:
+    """Keypoints by their names alone; those of `known` if the names are its.
+
+    Raises:
+        VertebraError: if two have one name.
+    """
+    if tuple(names) == known.names:
+        return known
+    lower = [name.lower() for name in names]
+    if twice := [name for name in names if lower.count(name.lower()) > 1]:
+        raise VertebraError(f"{where}: two keypoints are called {twice[0]!r}.")
+    return Points(tuple(names), flip=mirrored(names))
+
+
+def unnamed_points(count: int, flip: tuple[int, ...] | None, notes: list[str]) -> Points:
+    """Keypoints that have numbers alone; 17 are taken for COCO's of a person, unless they mirror otherwise."""
+    if count == len(COCO_PERSON.names) and flip in (None, COCO_PERSON.flip):
+        notes.append(
+            "17 keypoints without names are taken for COCO's of a person (nose, left_eye, ...); if they are others, "
+            "name them in the data"
+        )
+        return COCO_PERSON
+    return Points(tuple(str(i) for i in range(count)))

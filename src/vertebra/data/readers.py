@@ -10,6 +10,7 @@ from typing import Any
 from vertebra.data import classified, coco, instance_masks, shapes, voc, yolo
 from vertebra.data.catalogue import WANTS, Catalogue, Sample
 from vertebra.errors import VertebraError, one_of
+from vertebra.files import expanded
 
 TASKS = {"label": "classification", "boxes": "detection", "masks": "instance", "keypoints": "keypoints"}
 """Which task learns from each field of Target."""
@@ -54,7 +55,7 @@ def read(path: str | Path, *, want: str | None = "label", seed: int = 0, missing
         one_of("want", want, WANTS)
     if str(path) == "shapes":
         return shapes.catalogue(seed) if want in ("label", None) else shapes.objects(want, seed)
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.exists():
         raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
     catalogue = _recognised(path, want, missing_ok)

@@ -83,7 +83,10 @@ def _fault_of_runs(segment: dict[str, Any], size: tuple[int, int]) -> str:
         return f"its mask is {height} x {width} pixels, the picture {size[0]} x {size[1]} (height x width)"
     counts = segment.get("counts")
     if isinstance(counts, str):
-        return ""
+        try:
+            counts = runs.unpack(counts).tolist()
+        except ValueError:
+            return "its run lengths are not in COCO's compressed form"
     if not isinstance(counts, list):
         return "its run lengths are missing (counts)"
     if any(not isinstance(count, int) or count < 0 for count in counts):

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.errors import in_range
 from vertebra.structures import Points, Target
 
 CLASSES = ("circle", "cross", "hexagon", "square", "star", "triangle")
@@ -69,6 +70,7 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = (1,
         size: side in pixels.
         objects: least and largest number of objects. The picture's label is the kind of the largest one.
     """
+    in_range("seed", seed, 0)
     random = np.random.Generator(np.random.PCG64([seed, index]))
     sharp = 4  # drawn larger and scaled down, for smooth edges
     ground = random.uniform(70, 185) + random.uniform(-25, 25, 3)

@@ -15,6 +15,7 @@ from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
 from vertebra.data.instances import Annotation, Gatherer, Listing, split_folders
 from vertebra.errors import VertebraError
+from vertebra.files import read_text
 
 LISTS = Path("ImageSets", "Main")
 PLACES = ("JPEGImages", "images", "Images")
@@ -76,7 +77,7 @@ def _files(folder: Path, split: str, listing: Listing, gatherer: Gatherer, notes
     files: dict[str, list[Path]] = {}
     for name, path in lists.items():
         files[name] = []
-        for line, text in enumerate(path.read_text().splitlines(), 1):
+        for line, text in enumerate(read_text(path).splitlines(), 1):
             if not text.strip():
                 continue
             names = (text.strip(), text.split()[0])  # some lists say behind the name whether a class is there

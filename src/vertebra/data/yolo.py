@@ -15,8 +15,18 @@ from vertebra import pictures
 from vertebra.data import segments
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
-from vertebra.data.instances import Annotation, Gatherer, Listing, named_points, split_folders, split_of, swapped_points
+from vertebra.data.instances import (
+    Annotation,
+    Gatherer,
+    Listing,
+    named_points,
+    split_folders,
+    split_of,
+    swapped_points,
+    unnamed_points,
+)
 from vertebra.errors import VertebraError
+from vertebra.files import read_text
 from vertebra.structures import COCO_PERSON, Points
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -65,6 +75,11 @@ def read(path: Path, want: str | None) -> Catalogue:
             raise VertebraError(
                 f"{config}: no picture of the {split} split has a label file, {labels[files[0]]} for one is not there."
             )
+        used = {label.name for label in labels.values()}
+        for folder in {label.parent for label in labels.values()} - {file.parent for file in files}:
+            if all(place.is_dir() for place in places) and (rest := sorted(_texts(listing, folder) - used)):
+                one = folder / rest[0]
+                notes.append(f"label files of the {split} split without a picture: {len(rest)}, {one} for one")
         if bare := len(files) - len(there):
             notes.append(f"pictures of the {split} split without a label file, taken to show no object: {bare}")
         splits[split] = []
@@ -92,7 +107,7 @@ class _Told:
     @staticmethod
     def listed(path: Path) -> _Told:
         """By a list of classes alone."""
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         classes = _classes(path, {"names": names})
         folders = [folder for folder in sorted(path.parent.iterdir()) if folder.is_dir()]
         places = {split_of(match[1]): folder for folder in folders if (match := OBJECTS.match(folder.name))}
@@ -103,8 +118,8 @@ class _Told:
     @staticmethod
     def load(path: Path, notes: list[str]) -> _Told:
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f", line {mark.line + 1}" if mark else ""
             raise VertebraError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from error
@@ -119,7 +134,7 @@ class _Told:
         }
         if not splits:
             raise VertebraError(f"{path} has none of 'train', 'val' and 'test' (folders or lists of pictures).")
-        points, dimensions = _points(path, content)
+        points, dimensions = _points(path, content, notes)
         return _Told(classes, splits, points, dimensions)
 
 
@@ -176,26 +191,38 @@ def _places(path: Path, content: dict[str, Any], split: str, value: Any, notes: 
     return found
 
 
-def _points(path: Path, content: dict[str, Any]) -> tuple[Points | None, int]:
+def _points(path: Path, content: dict[str, Any], notes: list[str]) -> tuple[Points | None, int]:
     shape = content.get("kpt_shape")
     if shape is None:
         return None, 0
     if not (
-        isinstance(shape, list) and len(shape) == 2 and type(shape[0]) is int and shape[0] > 0 and shape[1] in (2, 3)
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(type(number) is int for number in shape)
+        and shape[0] > 0
+        and shape[1] in (2, 3)
     ):
         raise VertebraError(f"{path}: kpt_shape is {shape!r}, [number of keypoints, 2 or 3] is expected.")
     count = shape[0]
-    names = content.get("kpt_names") or {}
-    names = next(iter(names.values()), None) if isinstance(names, dict) else names
-    if not names:
-        names = COCO_PERSON.names if count == len(COCO_PERSON.names) else [str(i) for i in range(count)]
-    if len(names) != count:
-        raise VertebraError(f"{path}: kpt_shape says {count} keypoints, but kpt_names names {len(names)}.")
-    points = named_points([str(name) for name in names], COCO_PERSON)
     flip = content.get("flip_idx")
     if flip is not None:
-        points = replace(points, flip=swapped_points(flip, count, str(path)))
-    return points, shape[1]
+        flip = swapped_points(flip, count, str(path))
+    names = content.get("kpt_names") or []
+    if isinstance(names, dict):  # for each class
+        of_classes = list(names.values())
+        names = of_classes[0]
+        if any(other != names for other in of_classes):
+            notes.append("kpt_names differ from class to class: keypoints go by their numbers")
+            names = []
+    if not isinstance(names, list):
+        raise VertebraError(f"{path}: kpt_names is {names!r}, a list of names for each class is expected.")
+    if names and len(names) != count:
+        raise VertebraError(f"{path}: kpt_shape says {count} keypoints, but kpt_names names {len(names)}.")
+    if names:
+        points = named_points([str(name) for name in names], COCO_PERSON, str(path))
+    else:
+        points = unnamed_points(count, flip, notes)
+    return points if flip is None else replace(points, flip=flip), shape[1]
 
 
 def _pictures(config: Path, split: str, place: Path) -> list[Path]:
@@ -204,11 +231,15 @@ def _pictures(config: Path, split: str, place: Path) -> list[Path]:
     if place.suffix.lower() != ".txt":
         raise VertebraError(f"{config}: its {split} is {place}, which is neither a folder nor a .txt list of pictures.")
     found = []
-    for line in place.read_text(encoding="utf-8").splitlines():
+    for line in read_text(place).splitlines():
         if line.strip():
             beside = place.parent / line.strip()
             found.append(beside if beside.exists() else config.parent / line.strip())
     return found
+
+
+def _texts(listing: Listing, folder: Path) -> set[str]:
+    return {name for name in listing.names(folder) if name.endswith(".txt") and name not in LISTS}
 
 
 def _label_file(picture: Path) -> Path:
@@ -223,11 +254,7 @@ def _label_file(picture: Path) -> Path:
 
 def _lines(file: Path, size: tuple[int, int], told: _Told, gatherer: Gatherer) -> Iterator[Annotation]:
     height, width = size
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise VertebraError(f"{file} is not a text file ({error}).") from error
-    for line, words in enumerate((row.split() for row in text.splitlines()), 1):
+    for line, words in enumerate((row.split() for row in read_text(file).splitlines()), 1):
         if not words:
             continue
         where = f"{file}, line {line}"

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vertebra.errors import VertebraError, first_line
+from vertebra.files import expanded
 from vertebra.weights import detectron2, paddle
 
 FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
@@ -64,7 +65,7 @@ def description(where: str | Path) -> dict[str, str]:
 
 
 def _find(where: str | Path) -> Path:
-    path = Path(where).expanduser()
+    path = expanded(where)
     if path.is_dir():
         for name in FILES:
             if (path / name).is_file():
