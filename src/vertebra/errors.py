@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class VertebraError(ValueError):
@@ -33,6 +34,13 @@ def in_range(what: str, value: float | None, low: float, high: float | None = No
     if value is not None and not (low <= value and (high is None or value <= high)):
         wanted = f"be {low:g} or more" if high is None else f"lie between {low:g} and {high:g}"
         raise VertebraError(f"{what} is {value:g}; it must {wanted}.")
+
+
+def check_choices(options: Any) -> None:
+    """Raises if a field of a dataclass that is one of some words has another value."""
+    for name, kind in get_type_hints(type(options)).items():
+        if get_origin(kind) is Literal:
+            one_of(name, getattr(options, name), get_args(kind))
 
 
 def one_of(what: str, value: str, choices: Iterable[str]) -> None:

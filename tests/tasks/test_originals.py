@@ -17,7 +17,8 @@ from vertebra import pictures
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.ledger.fabricate import fabricate_state, fabricated_input
-from vertebra.structures import Preprocess, Target
+from vertebra.structures import Points, Preprocess, Target
+from vertebra.tasks import preprocess_of
 
 FOLDER = Path(__file__).parent / "originals"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -88,6 +89,38 @@ def test_other_classes_only_change_the_last_layers(tmp_path):
     model = vertebra.create("instance", backbone="resnet18", classes=5, weights=tmp_path / "model.pth")
     new = {name for name in model.report.new if not name.endswith("num_batches_tracked")}
     assert new == {f"{part}.{kind}" for part in LAST for kind in ("weight", "bias")}
+
+
+def test_options_that_reshape_are_the_users_own(tmp_path):
+    torch.save({"model": state(read("detectron2-keypoint_rcnn"))}, tmp_path / "model.pth")
+    points = Points(("left", "right"), flip=(1, 0))
+    model = vertebra.create("keypoints", backbone="resnet18", classes=1, points=points, weights=tmp_path / "model.pth")
+    assert model.report.left_out["keypoint.logits.bias"] == "its shape is [17], the model's [2]"
+    torch.save({"model": state(read("detectron2-mask_rcnn"))}, tmp_path / "model.pth")
+    for options in ({"masks": "agnostic"}, {"anchor_ratios": (0.3, 0.5, 1.0, 2.0)}, {"norm": "group"}):
+        vertebra.create("instance", backbone="resnet18", weights=tmp_path / "model.pth", **options)
+
+
+def test_another_method_than_the_files_takes_what_both_have(tmp_path):
+    torch.save({"model": state(read("detectron2-mask_rcnn_gn"))}, tmp_path / "model.pth")
+    model = vertebra.create("detection", method="retinanet", weights=tmp_path / "model.pth")
+    assert model.config.rpn_convs == 1
+    assert any(name.startswith("backbone.") for name in model.report.used)
+
+
+def test_a_dense_detector_is_none_of_instances(tmp_path):
+    torch.save({"model": state(read("detectron2-retinanet"))}, tmp_path / "model.pth")
+    with pytest.raises(
+        VertebraError,
+        match=r"model\.pth: this is of a RetinaNet, which finds boxes alone: it fits detection, not instance",
+    ):
+        vertebra.create("instance", backbone="resnet18", weights=tmp_path / "model.pth")
+
+
+def test_training_prepares_pictures_as_the_source_does(tmp_path):
+    torch.save({"state_dict": state(read("mmdet-faster_rcnn"))}, tmp_path / "model.pth")
+    prepared = preprocess_of("detection", "resnet18", tmp_path / "model.pth")
+    assert (prepared.antialias, prepared.rounding) == (False, "nearest")
 
 
 def test_pictures_are_scaled_as_the_source_scales_them(tmp_path):

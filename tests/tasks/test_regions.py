@@ -5,11 +5,12 @@ import math
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import vertebra
-from vertebra import pictures, tasks
+from vertebra import pictures, tasks, weights
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.heads.regions import Detections
@@ -396,3 +397,72 @@ def test_the_norms_of_neck_and_heads_are_those_chosen(task, method):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in heads)
     if options:
         assert any(isinstance(module, torch.nn.GroupNorm) for module in heads)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"method": "retina_net"}, r"method is 'retina_net'; there are .*\. Did you mean 'retinanet'\?"),
+        ({"neck": "hrfnp"}, r"neck is 'hrfnp'; there are .*\. Did you mean 'hrfpn'\?"),
+        (
+            {"method": "cascade_rcnn", "cascade_scales": ((10.0, 10.0, 5.0, 5.0),)},
+            r"four numbers above 0 for each of three",
+        ),
+        ({"method": "cascade_rcnn", "cascade_scales": ((0.0, 1.0, 1.0, 1.0),) * 3}, r"four numbers above 0"),
+        ({"norm": "frozen", "backbone": "vit_tiny_16"}, r"norm is 'frozen', but vit_tiny_16 has no batch norm"),
+    ],
+)
+def test_words_and_numbers_of_no_use(options, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        vertebra.create("detection", **{"backbone": "resnet18", "classes": 2, **options})
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_16", "resnet18"])
+def test_retinanets_maps_have_the_strides_that_its_anchors_stand_for(backbone):
+    model = vertebra.create("detection", method="retinanet", backbone=backbone, classes=2, channels=32)
+    side = model.preprocess.size[0] if model.preprocess.resize == "fit" else 256
+    maps = model.features(torch.zeros(1, 3, side, side))
+    for level, x in zip(model.coarser.levels, maps, strict=True):
+        assert x.shape[-1] == -(-side // level.stride)
+
+
+@pytest.mark.parametrize(("first", "then"), [("cascade_rcnn", "faster_rcnn_c4"), ("faster_rcnn_c4", "cascade_rcnn")])
+def test_the_last_stage_goes_between_pyramids_and_c4(first, then, tmp_path):
+    trained = vertebra.create("detection", method=first, backbone="resnet18", classes=2)
+    checkpoint.save(trained, tmp_path / "a.safetensors")
+    model = vertebra.create(
+        "detection", method=then, backbone="resnet18", classes=2, weights=tmp_path / "a.safetensors"
+    )
+    place = {"cascade_rcnn": "backbone.stages.3.", "faster_rcnn_c4": "stage."}
+    for name, tensor in trained.state_dict().items():
+        if name.startswith(place[first]) and not name.endswith("num_batches_tracked"):
+            assert torch.equal(model.state_dict()[place[then] + name.removeprefix(place[first])], tensor), name
+
+
+def test_norms_that_were_not_loaded_are_not_frozen(tmp_path):
+    classifier = vertebra.create("classification", backbone="resnet18", classes=2)
+    own = {k: t for k, t in classifier.backbone.state_dict().items() if not k.startswith("stages.3.")}
+    model = vertebra.create("detection", method="faster_rcnn_c4", backbone="resnet18", classes=2)
+    report = weights.Report("file", "timm", used=[f"backbone.{name}" for name in own])
+    model.settle(report)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.stage.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.backbone.modules())
+
+
+@pytest.mark.parametrize(("norm", "given", "eps"), [("auto", None, 0.0), ("frozen", None, 0.0), ("frozen", 1e-3, 1e-3)])
+def test_the_eps_of_torchvisions_first_detectors(norm, given, eps, tmp_path):
+    theirs = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    frozen = {k: t for k, t in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(frozen, tmp_path / "a.pth")
+    model = vertebra.create("detection", norm=norm, norm_eps=given, weights=tmp_path / "a.pth")
+    assert {module.eps for module in model.backbone.modules() if isinstance(module, FrozenBatchNorm2d)} == {eps}
+
+
+def test_boxes_clipped_late_are_none_without_a_side():
+    model = vertebra.create("detection", method="retinanet", backbone="resnet18", classes=1, clip_late=True).eval()
+    with torch.no_grad():
+        model.dense.classify.bias += 10  # all are sure
+        found = model(torch.zeros(1, 3, 64, 64), [(64, 40)])[0]
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    assert len(found.boxes)
+    assert float(sides.min()) >= model.config.least_side

@@ -49,4 +49,7 @@ def run(argv: Sequence[str]) -> None:
         "data": Data(**values["data"]),
         "augment": augment(**values["augment"]),
     }
+    chosen = option(words, "lr") or (config and "lr" in check_config(config))
+    if not chosen and values["optimizer"] != module.RECIPE.get("optimizer", values["optimizer"]):
+        values["lr"] = None  # the task's usual rate is for its usual optimizer
     train(Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)}))

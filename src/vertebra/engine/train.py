@@ -205,7 +205,7 @@ def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
 
 def _preprocess(settings: Settings) -> Preprocess:
     data, backbone = settings.data, settings.model.backbone
-    known = tasks.preprocess_of(settings.task, backbone, settings.weights)
+    known = tasks.preprocess_of(settings.task, backbone, settings.weights, settings.source)
     if len(known.mean) != data.channels:
         mean, std = ((0.449,), (0.226,)) if data.channels == 1 else (Preprocess.mean, Preprocess.std)
         known = dataclasses.replace(known, mean=mean, std=std)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes, sigmoid_focal_loss
 
 from vertebra.heads.box import suppress
 from vertebra.heads.regions import Detections
@@ -133,6 +133,9 @@ class DenseHead(nn.Module):
                 scores.append(score)
                 labels.append(label)
             kept = suppress(torch.cat(boxes), torch.cat(scores), torch.cat(labels), config)
-            kept.boxes = clip_boxes_to_image(kept.boxes, size)
+            if config.clip_late:
+                inside = clip_boxes_to_image(kept.boxes, size)
+                large = remove_small_boxes(inside, config.least_side)
+                kept = Detections(inside[large], kept.scores[large], kept.labels[large])
             results.append(kept)
         return results

@@ -37,11 +37,21 @@ def find(name: str) -> Any:
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def preprocess_of(name: str, backbone: str, where: str | Path | None) -> Preprocess:
+def preprocess_of(name: str, backbone: str, where: str | Path | None, source: str | None = None) -> Preprocess:
     """What task `name` does to pictures before `backbone`, with the mean and deviation that checkpoint `where` was
-    trained with, as far as they are known."""
-    known: Preprocess = find(name).TASK.prepares(_known(backbone, where), backbone)
-    return known
+    trained with, and the way of resizing of its `source`, as far as they are known."""
+    prepared: Preprocess = find(name).TASK.prepares(_known(backbone, where), backbone)
+    foreign = _foreign(name, backbone, where, source)
+    return foreign.prepares(prepared) if foreign else prepared
+
+
+def _foreign(name: str, backbone: str, where: str | Path | None, source: str | None) -> Detector | None:
+    """Another library's detector in a file, where task `name` can be filled from one."""
+    if where is None or not issubclass(find(name).TASK, RegionTask):
+        return None
+    if known(backbones.family(backbone).WEIGHTS, where) or _about(backbone, where) is not None:
+        return None
+    return recognised(read(where)[0], source)
 
 
 def _known(backbone: str, where: str | Path | None) -> Preprocess:
@@ -86,10 +96,18 @@ def create(
                 own["backbone_options"] = inner | chosen.pop("backbone_options", {})
             told = {key: value for key, value in own.items() if key not in chosen and value != usual[key]}
             options |= told
-        elif issubclass(module.TASK, RegionTask) and known(backbones.family(backbone).WEIGHTS, weights) is None:
-            foreign = recognised(read(weights)[0], source)
+        else:
+            foreign = _foreign(name, backbone, weights, source)
         if foreign is not None:
-            options |= foreign.options(name) | chosen
+            try:
+                says = foreign.options(name)
+            except VertebraError as error:
+                raise VertebraError(f"{weights}: {error}") from error
+            method = chosen.get("method", says["method"])
+            if method != says["method"]:  # most are options of another one
+                shared = {"norm"} if method.endswith("_c4") else {"norm", "neck", "neck_norm", "channels"}
+                says = {key: value for key, value in says.items() if key in shared}
+            options |= says | chosen
             classes = foreign.classes if classes is None else classes
     classes = 1000 if classes is None else classes
     labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
@@ -97,7 +115,7 @@ def create(
         raise VertebraError("classes is empty; give their number or their names.")
     config = module.Config(**options)
     if preprocess is None:
-        preprocess = preprocess_of(name, config.backbone, weights)
+        preprocess = module.TASK.prepares(_known(config.backbone, weights), config.backbone)
         if foreign is not None:
             preprocess = foreign.prepares(preprocess)
     method = getattr(module, "METHODS", {}).get(getattr(config, "method", ""), module.TASK)

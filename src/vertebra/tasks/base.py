@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vertebra import pictures, weights
 from vertebra.backbones import Backbone
+from vertebra.errors import check_choices
 from vertebra.structures import Frame, Prediction, Preprocess, Target
 
 
@@ -55,6 +56,7 @@ class Task(nn.Module):
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__()
+        check_choices(config)
         self.config = config
         self.classes = tuple(classes)
         self.preprocess = preprocess

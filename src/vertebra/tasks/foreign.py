@@ -75,7 +75,11 @@ class Detector:
         return replace(usual, antialias=self.source.startswith("detectron2"), rounding=rounding)
 
     def options(self, task: str) -> dict[str, Any]:
-        """The options of `task` with which a model has the tensors that are in the file."""
+        """The options of `task` with which a model has the tensors that are in the file.
+
+        Raises:
+            VertebraError: if no method of the task is like it.
+        """
         found: dict[str, Any] = {"method": self._method(task)}
         if self.c4:
             found["channels"] = self._width("mask.upsample.bias")
@@ -115,10 +119,12 @@ class Detector:
             return any(re.search(r"(^|\.)gn\d\.", name) for name in self.inside)
         return self.source.startswith("detectron2") and _kind([f".{name}" for name in self.inside]) == "group"
 
-    def _method(self, task: str) -> str | None:
-        dense, cascade = self._has("dense."), self._has("box.0.")
-        if dense:
-            return "retinanet" if task == "detection" else None
+    def _method(self, task: str) -> str:
+        cascade = self._has("box.0.")
+        if self._has("dense."):
+            if task != "detection":
+                raise VertebraError(f"this is of a RetinaNet, which finds boxes alone: it fits detection, not {task}.")
+            return "retinanet"
         stem = {"detection": "faster_rcnn", "instance": "mask_rcnn", "keypoints": "keypoint_rcnn"}[task]
         if cascade and task != "keypoints":
             return "cascade_rcnn" if task == "detection" else "cascade_mask_rcnn"

@@ -159,7 +159,7 @@ class RegionTask(Task):
             )
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
         # The C4 forms make a last stage with norms where the backbone has none to spare.
-        if config.norm in ("sync", "group") and not config.method.endswith("_c4") and not has_norms(made):
+        if config.norm in ("frozen", "sync", "group") and not config.method.endswith("_c4") and not has_norms(made):
             raise VertebraError(
                 f"norm is {config.norm!r}, but {config.backbone} has no batch norm in whose place it could stand: "
                 "leave it out."
@@ -282,14 +282,18 @@ class RegionTask(Task):
             if key in usual and getattr(config, key) == usual[key] != value:
                 config = dataclasses.replace(config, **{key: value})
                 report.adapted[key] = f"{value}, as {report.origin} has it"
-        loaded = [self.backbone, *([self.stage] if self.stage is not None and self.cut else [])]
-        if config.norm == "auto" and any(map(has_norms, loaded)):
+        staged = self.stage is not None and any(name.startswith("stage.") for name in report.used)
+        loaded = [self.backbone, *([self.stage] if staged else [])]
+        if config.norm in ("auto", "frozen") and any(has_norms(part) for part in loaded if part is not None):
             # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
             exact = whole and source == "torchvision" and not report.counted
-            eps = 0.0 if exact else report.options.get("norm_eps", config.norm_eps)
+            eps = config.norm_eps
+            if eps is None:
+                eps = 0.0 if exact else report.options.get("norm_eps")
+            if config.norm == "auto":
+                report.adapted["norm"] = "frozen at what the checkpoint has; the option norm chooses otherwise"
             config = dataclasses.replace(config, norm="frozen", norm_eps=eps)
-            report.adapted["norm"] = "frozen at what the checkpoint has; the option norm chooses otherwise"
-            for part in loaded:
+            for part in filter(None, loaded):
                 renorm(part, "frozen", config.norm_eps)
         old, self.config = self.config, config
         for module in self.modules():
@@ -309,7 +313,7 @@ class RegionTask(Task):
             return self.placed(own), report
         state, metadata, path = weights.read(where)
         if "vertebra" in metadata:
-            return state, weights.Report.own(path, metadata, source)
+            return self.staged(state), weights.Report.own(path, metadata, source)
         try:
             return self.convert(state, source, str(path), check=check)
         except VertebraError as error:
@@ -337,7 +341,10 @@ class RegionTask(Task):
         counted = any(name.endswith("num_batches_tracked") for name in state)
         report = weights.Report(path, detector.source, left_out=dropped | detector.left_out, counted=counted)
         tensors = self.placed(inner) | detector.beside
-        if not other:
+        usual = {each.name: each.default for each in dataclasses.fields(self.config)}
+        own = {key: value for key in RESHAPING & usual.keys() if (value := getattr(self.config, key)) != usual[key]}
+        own |= {"norm": "group"} if self.config.norm == "group" else {}
+        if not other and all(options.get(key) == value for key, value in own.items()):
             self.check_places(tensors, detector.classes != len(self.classes))
         return tensors, report
 
@@ -367,15 +374,25 @@ class RegionTask(Task):
 
     def placed(self, inner: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a backbone, under its own names, under this model's."""
-        own = {}
-        for name, tensor in inner.items():
-            if self.cut and name.startswith(self.cut):
-                own["stage." + name.removeprefix(self.cut)] = tensor
-            else:
-                own[name if name.startswith("head.") else f"backbone.{name}"] = tensor
-        return own
+        return self.staged({n if n.startswith("head.") else f"backbone.{n}": tensor for n, tensor in inner.items()})
+
+    def staged(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a model of ours with the backbone's last stage where this model has it: the C4 forms keep it
+        apart."""
+        there, here = f"backbone.{self.cut}", "stage."
+        if not self.cut:
+            own = self.state_dict()
+            there, here = "stage.", f"backbone.stages.{len(getattr(self.backbone, 'stages', ())) - 1}."
+            if not all(here + name.removeprefix(there) in own for name in state if name.startswith(there)):
+                return dict(state)
+        return {
+            here + name.removeprefix(there) if name.startswith(there) else name: tensor
+            for name, tensor in state.items()
+        }
 
 
+RESHAPING = {"anchor_ratios", "masks", "points"}
+"""Options by which a user makes tensors of a foreign detector fit no longer, and knows it."""
 CLASS_LAYERS = r"(^|\.)(classify|deltas|logits)\.(weight|bias)$"
 """Layers that have other shapes for other classes."""
 
@@ -389,7 +406,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
         "rounded_masks": True,
     },
     "detectron2": {
-        "least_side": 0.0,
+        "least_side": 1e-6,
         "anchor_offset": 0.0,
         "proposals_train": 1000,
         "roi_sampling": 0,

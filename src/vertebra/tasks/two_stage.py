@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
-from vertebra.errors import in_range
+from vertebra.errors import VertebraError, in_range
 from vertebra.heads.box import BoxHead
 from vertebra.heads.cascade import SCALES, Cascade
 from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
@@ -72,6 +72,10 @@ class TwoStageConfig(RegionConfig):
             in_range(name, getattr(self, name), 1)
         for name in ("rpn_nms", "rpn_nearest", "region_positive"):
             in_range(name, getattr(self, name), 0, 1)
+        if [len(stage) for stage in self.cascade_scales] != [4] * 3 or min(map(min, self.cascade_scales)) <= 0:
+            raise VertebraError(
+                f"cascade_scales is {self.cascade_scales}; four numbers above 0 for each of three stages are expected."
+            )
         for name in ("rpn_convs", "rpn_beta", "box_beta", "roi_sampling"):
             in_range(name, getattr(self, name), 0)
 
@@ -175,6 +179,8 @@ class TwoStage(RegionTask):
         known = dict(super().differing(source))
         if source in ("detectron2", "mmdet") and self.stage is not None:
             known |= {"proposals_train": 2000, "proposals_test": 1000, "region_batch": 512}
+        if source == "detectron2" and isinstance(self.box, Cascade):
+            known |= {"proposals_train": 2000}
         if source == "mmdet" and isinstance(self.box, Cascade):
             # Its configs round the deviations: 0.033 and 0.067.
             last = (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)

@@ -148,10 +148,9 @@ def choose(
     if source is not None and "/" in source and source in tables:
         return source
     if source is not None:
-        sources = sorted({name.partition("/")[0] for name in tables})
-        if source not in sources:
+        if source not in {name.partition("/")[0] for name in tables}:
             raise VertebraError(
-                f"no rules for source {source!r} here; there are {', '.join(sources)}.{nearest(source, sources)}"
+                f"no rules for source {source!r} here; there are {', '.join(sorted(tables))}.{nearest(source, tables)}"
             )
         tables = {name: table for name, table in tables.items() if name.partition("/")[0] == source}
 

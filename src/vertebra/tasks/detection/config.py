@@ -17,7 +17,7 @@ class Config(TwoStageConfig):
     in a row; `retinanet` answers for every anchor at once."""
     extra_levels: Literal["backbone", "pyramid"] = "backbone"
     """What RetinaNet's coarsest levels are convolved from: the backbone's last map or, as in torchvision's first
-    checkpoints, the pyramid's."""
+    checkpoints and over backbones of one scale, the pyramid's."""
     extra_relu: bool = True
     """Whether a ReLU stands between RetinaNet's two coarsest levels; MMDetection has none."""
     clip_late: bool = False

@@ -34,8 +34,10 @@ class RetinaNet(RegionTask):
         self.neck = self.make_neck(self.backbone.levels, (8, 16, 32))
         self.first = [level.stride >= 8 for level in self.neck.levels].index(True)  # other pyramids have a finer one
         levels = self.neck.levels[self.first : self.first + 3]
-        from_backbone = config.extra_levels == "backbone"
-        start = (self.backbone if from_backbone else self.neck).levels[-1].channels
+        # The map of a backbone of one scale is finer than the pyramid's coarsest.
+        same = self.backbone.levels[-1].stride == levels[-1].stride
+        self.from_backbone = config.extra_levels == "backbone" and same
+        start = (self.backbone.levels if self.from_backbone else levels)[-1].channels
         self.coarser = Coarser(levels, 2, convolve=start, config=config)
         sides = [
             [config.anchor_scale / 2 * level.stride * 2 ** (i / 3) for i in range(3)] for level in self.coarser.levels
@@ -50,7 +52,7 @@ class RetinaNet(RegionTask):
     def features(self, images: Tensor) -> list[Tensor]:
         maps = self.backbone(images)
         pyramid = self.neck(maps)[self.first : self.first + 3]
-        return self.coarser(pyramid, maps[-1] if self.config.extra_levels == "backbone" else pyramid[-1])
+        return self.coarser(pyramid, maps[-1] if self.from_backbone else pyramid[-1])
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Detections]:
         raw = self.dense(self.features(images))
