@@ -160,7 +160,7 @@ def test_what_is_predicted_can_be_evaluated(runs, data, run_vertebra, tmp_path, 
     assert ("keypoints" in entries[0]) == (task == "keypoints")
     run_vertebra("evaluate", out / "predictions.json", f"--data.path={data}", f"--save={tmp_path / 'judged'}")
     judged, known = (json.loads((f / "evaluation.json").read_text()) for f in (tmp_path / "judged", runs[task]))
-    shared = [key for key in judged["metrics"] if "_ap" in key or "_ar" in key]
+    shared = [key for key in judged["metrics"] if "_ap" in key or "_ar" in key or key in ("threshold", "f1")]
     assert {"box_ap50", BEST[task]} <= set(shared)
     assert judged["metrics"]["box_ap50"] > 0
     for key in shared:

@@ -120,6 +120,40 @@ def test_the_numbers_of_a_data_set(finder, scenes, run_vertebra, complaint, tmp_
     assert "--annotations needs --save=FOLDER to write to" in complaint(*words)
 
 
+def test_a_picture_named_twice_is_asked_about_once(finder, scenes, run_vertebra, tmp_path):
+    images = [{"id": 70, "file_name": "a.png"}, {"id": 80, "file_name": "b.png"}]
+    categories = [{"id": 5, "name": "odd"}, {"id": 9, "name": "even"}]
+    (tmp_path / "truth.json").write_text(json.dumps({"images": images, "categories": categories}))
+    words = [scenes / "a.png", scenes / "a.png", f"{scenes}/[ab].png", f"--annotations={tmp_path / 'truth.json'}"]
+    run_vertebra("predict", finder, *words, f"--save={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in found} <= {70, 80}
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 2
+
+
+def test_a_link_has_its_own_name(finder, scenes, run_vertebra, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "1.png").symlink_to(scenes / "a.png")
+    content = {"images": [{"id": 70, "file_name": "1.png"}], "categories": [{"id": 5, "name": "odd"}]}
+    content["categories"].append({"id": 9, "name": "even"})
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    words = ["predict", finder, tmp_path / "linked", f"--annotations={tmp_path / 'truth.json'}"]
+    run_vertebra(*words, f"--save={tmp_path / 'out'}")
+    found = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in found} == {70}
+
+
+def test_annotations_are_not_overwritten(finder, scenes, complaint, tmp_path):
+    (tmp_path / "images.json").write_text("{}")
+    words = ["predict", finder, scenes, f"--annotations={tmp_path / 'images.json'}", f"--save={tmp_path}"]
+    assert f"{tmp_path / 'images.json'} would be overwritten" in complaint(*words)
+
+
+def test_a_pattern_takes_folders_too(finder, scenes, run_vertebra, tmp_path):
+    out = run_vertebra("predict", finder, f"{scenes}/s*")
+    assert str(scenes / "sub" / "a.png") in out
+
+
 def test_tiles_from_the_command_line(finder, tmp_path, run_vertebra):
     path = save(tmp_path / "large.png", (50, 10, 80, 30, 200), (100, 100, 140, 110, 201), size=(150, 200))
     out = tmp_path / "out"

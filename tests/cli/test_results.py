@@ -172,7 +172,8 @@ def test_pictures_that_went_missing_since(data, tmp_path, run_vertebra):
         ([hit(7), 5], "entry 1 (counted from 0) is not an object but 5"),
         ([hit(7), {"image_id": 7, "category_id": 3, "bbox": [0, 0, 1, 1]}], "entry 1 (counted from 0) has no score"),
         ([{"image_id": 7, "category_id": 3, "score": 1}], "entry 0 (counted from 0) has no bbox"),
-        ([hit(7), hit(7, segmentation=[])], "entry 1 (counted from 0) has no bbox as the first one has"),
+        ([hit(7, bbox=[])], "entry 0 (counted from 0) has no bbox, segmentation or keypoints"),
+        ([hit(7), hit(7, segmentation=[])], "entry 1 (counted from 0) has no bbox as others have"),
         ([hit(7, score="high")], "entry 0 (counted from 0): score is 'high', not a number"),
         ([hit(7, score=float("nan"))], "score is nan, not a number"),
         ([hit(7), hit(8)], "entry 1 (counted from 0): no picture of the val split of"),
@@ -184,7 +185,8 @@ def test_pictures_that_went_missing_since(data, tmp_path, run_vertebra):
         ([hit(7, bbox=[0, 0, 1])], "entry 0 (counted from 0): bbox is [0, 0, 1], not a list of 4 numbers"),
         ([hit(7, bbox=[0, 0, -1, 1])], "bbox is [0, 0, -1, 1], whose width or height is negative"),
         ([hit(7, keypoints=[1, 2, 3])], "keypoints is [1, 2, 3], not a list of 6 numbers"),
-        ([hit(7, segmentation={"size": [9, 9], "counts": [81]})], "entry 0 (counted from 0): a mask of 9 x 9 pixels"),
+        ([hit(7, segmentation={"size": [9, 9], "counts": [81]})], "entry 0 (counted from 0): its mask is 9 x 9 pixels"),
+        ([hit(7, segmentation=[[5, 5, 20, 20]])], "entry 0 (counted from 0): its polygon has 2 points, three or more"),
     ],
 )
 def test_wrong_results(data, tmp_path, complaint, content, said):
@@ -205,6 +207,44 @@ def test_results_that_number_pictures_otherwise(data, tmp_path, complaint, run_v
     images[1]["file_name"] = "12.png"
     write(tmp_path / "images.json", {"images": images})
     run_vertebra("evaluate", found, f"--data.path={data}")
+
+
+def test_results_that_number_classes_otherwise(data, tmp_path, complaint, run_vertebra):
+    found = write(tmp_path / "found.json", [hit(7), hit(7, 8)])
+    images = [{"id": 7, "file_name": "7.png"}]
+    write(tmp_path / "images.json", {"images": images, "categories": [{"id": 3, "name": "b"}, {"id": 8, "name": "a"}]})
+    sentence = complaint("evaluate", found, f"--data.path={data}")
+    assert "entry 0 (counted from 0): category_id 3 is 'b', as images.json beside it says, but 'a' in" in sentence
+    write(tmp_path / "images.json", {"images": images, "categories": [{"id": 3, "name": "a"}, {"id": 8, "name": "b"}]})
+    run_vertebra("evaluate", found, f"--data.path={data}")
+
+
+def test_an_empty_mask_first_does_not_hide_the_others(data, tmp_path, run_vertebra):
+    entries = [hit(12, segmentation=[], bbox=[0, 0, 1, 1]), hit(7, segmentation=mask(5, 5), bbox=[5, 5, 20, 20])]
+    found = write(tmp_path / "found.json", entries)
+    run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    made = saved(tmp_path / "out")["metrics"]
+    assert made["mask_ap"] > 0
+    assert "box_ap" in made
+
+
+def test_masks_on_data_of_boxes_alone(data, tmp_path, run_vertebra):
+    path = data / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        entry.pop("segmentation"), entry.pop("keypoints")
+    write(path, content)
+    (data / "annotations/instances_train.json").unlink()
+    entries = [hit(n, c, segmentation=mask(5, 5), bbox=hit(n, c)["bbox"]) for n in (7, 12) for c in (3, 8)]
+    found = write(tmp_path / "found.json", entries)
+    out = run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    assert "has no masks: the boxes alone are judged" in out
+    assert saved(tmp_path / "out")["metrics"]["box_ap"] == pytest.approx(1)
+
+
+def test_detections_are_not_of_keypoints(data, tmp_path, complaint):
+    found = write(tmp_path / "found.json", [hit(7, keypoints=[7, 7, 1, 17, 17, 1])])
+    assert "--detections is of boxes and masks" in complaint("evaluate", found, f"--data.path={data}", "--detections=5")
 
 
 def test_wrong_files(data, tmp_path, complaint):

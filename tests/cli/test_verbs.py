@@ -149,6 +149,22 @@ def test_what_was_not_trained_on_is_measured_whole(trained, photos, run_vertebra
     assert counts == [10, 4]
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--data.batch_size=0", "data.batch_size is 0; it must be 1 or more"),
+        ("--data.workers=-1", "data.workers is -1; it must be 0 or more"),
+        ("--data.seed=3", "--data.seed has no effect: nothing is set apart"),
+        ("--data.split=test", "test"),
+        ("--save={file}", "is a file; name a folder"),
+    ],
+)
+def test_evaluate_refuses_options_of_no_use(trained, photos, complaint, tmp_path, option, sentence):
+    (tmp_path / "file").touch()
+    words = [option.format(file=tmp_path / "file"), f"--data.path={photos}"]
+    assert sentence in complaint("evaluate", trained, *words)
+
+
 def test_evaluate_of_fewer_classes_in_another_order(trained, photos, run_vertebra, tmp_path):
     """The labels are the model's, whatever folders the data has."""
     lines = [f"photos/dog/{i}.png,dog,val" for i in range(5)] + ["photos/cat/0.png,cat,val"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from rich.box import SIMPLE_HEAD
@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from vertebra.cli.parsing import parse, parser
-from vertebra.data import open_data
 from vertebra.data.catalogue import Catalogue, Sample, restrict, same_points
-from vertebra.data.readers import read
+from vertebra.data.readers import divided, read
 from vertebra.engine import checkpoint, results
 from vertebra.engine.evaluate import evaluate, evaluate_results
 from vertebra.errors import VertebraError, in_range
+from vertebra.files import expanded
 from vertebra.metrics.evaluation import Evaluation, written
 from vertebra.viz import report
 
@@ -68,11 +68,13 @@ def run(argv: Sequence[str]) -> None:
     )
     arguments.add_class_arguments(Options)
     chosen = parse(arguments, argv)
+    folder = expanded(chosen.save) if chosen.save else None
+    if folder and folder.exists() and not folder.is_dir():
+        raise VertebraError(f"--save={folder} is a file; name a folder.")
     judge = _results if Path(chosen.checkpoint).suffix.lower() == ".json" else _model
     found, samples, left_out, where = judge(chosen)
     _print(found, f"{chosen.checkpoint} on {where}")
-    if chosen.save:
-        folder = Path(chosen.save)
+    if folder:
         folder.mkdir(parents=True, exist_ok=True)
         title = f"{chosen.checkpoint} on {where}"
         report.save(folder, title=title, evaluation=found, samples=samples, broken=[*left_out, *found.broken])
@@ -83,6 +85,8 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]
     """What a checkpoint finds in the data, its samples, what is left out of them, and where they are from."""
     if chosen.detections is not None:
         raise VertebraError("--detections is for files of COCO results; how many a model reports, its checkpoint says.")
+    in_range("data.batch_size", chosen.data.batch_size, 1)
+    in_range("data.workers", chosen.data.workers, 0)
     task, about = checkpoint.load(chosen.checkpoint, device=chosen.device)
     trained = about.get("data", {})
     path = chosen.data.path or trained.get("path")
@@ -90,11 +94,14 @@ def _model(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], str]
         raise VertebraError("the checkpoint does not say what it was trained on: give --data.path.")
     val_share = trained.get("val_share", 0.2) if chosen.data.val_share is None else chosen.data.val_share
     seed = trained.get("seed", 0) if chosen.data.seed is None else chosen.data.seed
-    same = "path" in trained and Path(path).expanduser().resolve() == Path(trained["path"]).expanduser().resolve()
-    if same or chosen.data.val_share is not None:
-        catalogue = open_data(path, want=task.truth, val_share=val_share, seed=seed)
-    else:
-        catalogue = read(path, want=task.truth)
+    same = "path" in trained and expanded(path).resolve() == expanded(trained["path"]).resolve()
+    catalogue = read(path, want=task.truth, seed=seed)
+    whole = {"val", "test"} & catalogue.splits.keys() or chosen.data.split == "test"
+    given = [name for name in ("val_share", "seed") if getattr(chosen.data, name) is not None]
+    if given and str(path) != "shapes" and (whole or not (same or "val_share" in given)):
+        raise VertebraError(f"--data.{given[0]} has no effect: nothing is set apart from {path} here; leave it out.")
+    if not whole and (same or chosen.data.val_share is not None):
+        catalogue = divided(catalogue, val_share, seed)
     split = _split(catalogue, chosen.data.split)
     left_out = _left_out(catalogue, chosen.strict)
     samples = restrict(catalogue.split(split), catalogue.classes, task.classes)
@@ -125,7 +132,9 @@ def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], st
     entries = results.read(chosen.checkpoint)
     if not chosen.data.path:
         raise VertebraError(f"{chosen.checkpoint} does not say what data it is of: give --data.path.")
-    catalogue = read(chosen.data.path, want=results.want(entries), missing_ok=True)
+    if chosen.detections is not None and results.kinds(entries) == ("keypoints",):
+        raise VertebraError("--detections is of boxes and masks; of keypoints the best 20 of a picture count.")
+    entries, catalogue = _judged(entries, chosen.data.path)
     split = _split(catalogue, chosen.data.split)
     left_out = _left_out(catalogue, chosen.strict)
     most = 100 if chosen.detections is None else chosen.detections
@@ -133,12 +142,25 @@ def _results(chosen: Namespace) -> tuple[Evaluation, list[Sample], list[str], st
     return found, catalogue.split(split), left_out, f"{chosen.data.path}, {split}"
 
 
+def _judged(entries: list[dict[str, Any]], path: str) -> tuple[list[dict[str, Any]], Catalogue]:
+    """The entries as far as the data can judge them, and the data: where it has no masks, the boxes alone."""
+    want = results.want(entries)
+    try:
+        return entries, read(path, want=want, missing_ok=True)
+    except VertebraError:
+        if "box" not in results.kinds(entries) or want in read(path, want=None, missing_ok=True).has:
+            raise
+    catalogue = read(path, want="boxes", missing_ok=True)
+    catalogue.notes.append(f"{path} has no {want}: the boxes alone are judged")
+    return [{k: v for k, v in entry.items() if k not in ("segmentation", "keypoints")} for entry in entries], catalogue
+
+
 def _split(catalogue: Catalogue, wanted: str) -> str:
     """The split that is measured: the one that is wanted, test in place of val, or the only one there is."""
     if wanted == "val" and "val" not in catalogue.splits and "test" in catalogue.splits:
         catalogue.notes.append("no val split: the test split is used as val")
         return "test"
-    if wanted in catalogue.splits or len(catalogue.splits) > 1:
+    if wanted in catalogue.splits or len(catalogue.splits) > 1 or wanted == "test":
         return wanted
     (only,) = catalogue.splits
     catalogue.notes.append(f"no {wanted} split: all of {only} is measured")

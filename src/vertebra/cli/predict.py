@@ -21,6 +21,7 @@ from vertebra import pictures
 from vertebra.cli.parsing import parse, parser
 from vertebra.engine.settings import Precision
 from vertebra.errors import VertebraError
+from vertebra.files import expanded
 from vertebra.predict import Predictor, video
 from vertebra.predict.folder import Folder
 from vertebra.predict.results import Numbers
@@ -63,7 +64,7 @@ def run(argv: Sequence[str]) -> None:
     arguments.add_argument("pictures", nargs="+", help="Files, films too, folders or patterns such as 'in/*.jpg'.")
     arguments.add_class_arguments(Options)
     chosen = parse(arguments, argv)
-    files = list(_files(chosen.pictures))
+    files = list(dict.fromkeys(_files(chosen.pictures)))  # patterns may overlap
     films = [file for file in files if _is_film(file)]
     _check(chosen, films)
     predictor = vertebra.load(chosen.checkpoint, device=chosen.device, precision=chosen.precision)
@@ -123,6 +124,9 @@ def _check(chosen: Any, films: Sequence[Path]) -> None:
             raise VertebraError(f"--{flag} needs --save=FOLDER to write to.")
         if getattr(chosen, flag) and films:
             raise VertebraError(f"--{flag} is for pictures, and {films[0]} is a film.")
+    written = chosen.annotations and expanded(chosen.save) / "images.json"
+    if written and written.resolve() == expanded(chosen.annotations).resolve():
+        raise VertebraError(f"{chosen.annotations} would be overwritten: choose another folder to save to.")
     for flag in ("top", "every", "batch_size"):
         if (number := getattr(chosen, flag)) is not None and number < 1:
             raise VertebraError(f"--{flag} is {number}; it must be 1 or more.")
@@ -158,7 +162,8 @@ def _files(words: Sequence[str]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         elif matches := sorted(glob.glob(word, recursive=True)):
-            yield from (Path(m) for m in matches if Path(m).is_file())
+            for match in map(Path, matches):
+                yield from pictures.find(match, (*pictures.SUFFIXES, *video.SUFFIXES)) if match.is_dir() else [match]
         else:
             raise VertebraError(f"{word} is neither a file, a folder nor a pattern that matches one.")
 
@@ -217,6 +222,8 @@ def _film(
                 count += 1
                 if writer:
                     writer(frame, answer)
+    if not count and not damage:
+        damage.append(pictures.BrokenPicture(f"{path}: not one picture could be read from this film."))
     if damage and chosen.strict:
         raise damage[0]
     if count:

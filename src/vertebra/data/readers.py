@@ -38,9 +38,13 @@ def open_data(path: str | Path, *, want: str | None = "label", val_share: float 
         VertebraError: if nothing usable is there, or the data does not have what is wanted; the sentence says what
             was expected. One annotation that is wrong is no reason: it is left out and listed in `broken`.
     """
+    return divided(read(path, want=want, seed=seed), val_share, seed)
+
+
+def divided(catalogue: Catalogue, val_share: float, seed: int) -> Catalogue:
+    """With a val split, as for `open_data`: the data's own, or its test split, or else a share set apart."""
     if not 0 < val_share < 1:
         raise VertebraError(f"val_share is {val_share}; it must lie between 0 and 1.")
-    catalogue = read(path, want=want, seed=seed)
     if "val" not in catalogue.splits and "test" in catalogue.splits:
         catalogue.splits["val"] = catalogue.splits.pop("test")
         catalogue.notes.append("no val split: the test split is used as val")

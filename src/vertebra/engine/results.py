@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vertebra.data.catalogue import Catalogue
-from vertebra.data.segments import decode
+from vertebra.data.segments import decode, fault
 from vertebra.errors import VertebraError
 from vertebra.structures import Masks, Prediction, Target
 
@@ -30,7 +30,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise VertebraError(f"{path} cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise VertebraError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(content, list):
         hint = ""
@@ -40,14 +40,14 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             f"{path} is no file of COCO results, which is a list of entries with image_id, category_id, score and "
             f"bbox, segmentation or keypoints{hint}."
         )
-    forms: list[str] = []
     for number, entry in enumerate(content):
         if not isinstance(entry, dict):
             raise VertebraError(f"{path}, entry {number} (counted from 0) is not an object but {_short(entry)}.")
-        forms = forms or [form for form in FORMS if entry.get(form)]
-        for key in ("image_id", "category_id", "score", *(forms or ["bbox"])):
+    told = forms(content)
+    for number, entry in enumerate(content):
+        for key in ("image_id", "category_id", "score", *(told or ["bbox, segmentation or keypoints"])):
             if key not in entry:
-                others = " as the first one has" if key in forms and number else ""
+                others = " as others have" if key in told else ""
                 raise VertebraError(f"{path}, entry {number} (counted from 0) has no {key}{others}.")
         score = entry["score"]
         if not _finite(score):
@@ -55,10 +55,14 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return content
 
 
+def forms(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which of FORMS any of the entries has; an empty one, as of a mask without a pixel, tells nothing."""
+    return [form for form in FORMS if any(entry.get(form) for entry in entries)]
+
+
 def kinds(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """What entries can be judged by, the most telling first; boxes if there are none."""
-    first = entries[0] if entries else {"bbox": True}
-    return tuple(kind for form, chosen in FORMS.items() if first.get(form) for kind in chosen)
+    return tuple(kind for form in forms(entries) or ["bbox"] for kind in FORMS[form])
 
 
 def want(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -66,13 +70,16 @@ def want(entries: Sequence[Mapping[str, Any]]) -> str:
     return {"keypoints": "keypoints", "mask": "masks", "box": "boxes"}[kinds(entries)[0]]
 
 
-def _names(path: str | Path) -> dict[str, str]:
-    """Which file each image_id stands for, if `vertebra predict` has written so beside the results."""
+def _names(path: str | Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Which file each image_id and which class each category_id stands for, if `vertebra predict` has written so
+    beside the results."""
     beside = Path(path).with_name("images.json")
     try:
-        return {_short(image["id"]): str(image["file_name"]) for image in json.loads(beside.read_bytes())["images"]}
+        content = json.loads(beside.read_bytes())
+        files = {_short(image["id"]): str(image["file_name"]) for image in content["images"]}
+        return files, {_short(category["id"]): str(category["name"]) for category in content.get("categories", [])}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return {}, {}
 
 
 class Results:
@@ -88,14 +95,14 @@ class Results:
         self.path = path
         self.samples = catalogue.split(split)
         self.points = catalogue.points
-        self.forms = {form for form in FORMS if entries and entries[0].get(form)} or {"bbox"}
+        self.forms = set(forms(entries)) or {"bbox"}
         categories = catalogue.category_ids or tuple(range(1, len(catalogue.classes) + 1))
         self.labels = {number: label for label, number in enumerate(categories)}
         numbers = {sample.target.id: i for i, sample in enumerate(self.samples) if sample.target.id is not None}
         if not numbers:
             raise VertebraError(f"{catalogue.path} gives its pictures no numbers, which COCO results refer to.")
         self.entries: list[list[tuple[int, Mapping[str, Any]]]] = [[] for _ in self.samples]
-        names = _names(path)
+        names, classes = _names(path)
         for number, entry in enumerate(entries):
             if name := names.get(_short(entry["image_id"])):
                 index = _looked_up(numbers, entry["image_id"])
@@ -117,6 +124,13 @@ class Results:
                 raise VertebraError(
                     f"{self._place(number)}: {catalogue.path} has no category_id {_short(entry['category_id'])}; there "
                     f"are {_range(self.labels)}."
+                )
+            named = classes.get(_short(entry["category_id"]))
+            own = catalogue.classes[self.labels[entry["category_id"]]]
+            if named not in (None, own):
+                raise VertebraError(
+                    f"{self._place(number)}: category_id {entry['category_id']} is {named!r}, as images.json beside it "
+                    f"says, but {own!r} in {catalogue.path}: predict with --annotations=FILE, the data's own."
                 )
             self.entries[index].append((number, entry))
 
@@ -144,6 +158,8 @@ class Results:
             size = self.samples[index].size
             masks = Masks(size)
             for number, entry in rows:
+                if wrong := fault(entry["segmentation"], size):
+                    raise VertebraError(f"{self._place(number)}: {wrong}.")
                 (x, y), crop = _cut(decode(entry["segmentation"], size, self._place(number)))
                 masks.corners.append((x, y))
                 masks.crops.append(crop)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vertebra import pictures
 from vertebra.errors import VertebraError
-from vertebra.files import held, replacing
+from vertebra.files import expanded, held, replacing
 from vertebra.predict import video
 from vertebra.predict.predictor import Predictor
 from vertebra.predict.results import Numbers, Results
@@ -39,7 +39,7 @@ class Folder:
         Raises:
             VertebraError: if a file would be overwritten.
         """
-        self.folder, self.files, self.predictor, self.count = Path(folder), files, predictor, count
+        self.folder, self.files, self.predictor, self.count = expanded(folder), files, predictor, count
         self.folder.mkdir(parents=True, exist_ok=True)
         self.names = list(_names(files))
         own = {file.resolve() for file in files}
@@ -75,7 +75,8 @@ class Folder:
     def add(self, place: int, prediction: Prediction) -> None:
         """Takes the answer about the picture at a place among the files."""
         picture = pictures.read(self.files[place], self.predictor.task.preprocess.channels)
-        self._drawn(picture, prediction).save(self.folder / self.names[place])
+        with replacing(self.folder / self.names[place]) as temporary:
+            self._drawn(picture, prediction).save(temporary, "PNG")
         self.pictures.append(prediction.path)
         self._write(place, prediction, place + 1 + self.more)
 
@@ -85,6 +86,8 @@ class Folder:
 
         The frames become a film again, of `rate` frames a second; if none can be encoded here, a folder of pictures.
         """
+        if not video.encoder():
+            self.names[place] = Path(self.names[place]).stem
         path, first = self.folder / self.names[place], place + 1 + self.more
         writer: video.Writer | None = None
         taken = 0
@@ -94,8 +97,8 @@ class Folder:
                 nonlocal writer, taken
                 image = self._drawn(frame, prediction)
                 if not video.encoder():
-                    path.with_suffix("").mkdir(exist_ok=True)
-                    image.save(path.with_suffix("") / f"{taken:06}.png")
+                    with replacing(path / f"{taken:06}.png") as temporary:
+                        image.save(temporary, "PNG")
                 else:
                     if writer is None:
                         writer = stack.enter_context(video.Writer(stack.enter_context(held(path)), rate))

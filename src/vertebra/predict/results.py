@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from vertebra.errors import VertebraError, nearest
-from vertebra.files import held
+from vertebra.files import expanded, held
 from vertebra.metrics.coco import encode
 from vertebra.structures import Prediction
 
@@ -40,7 +40,7 @@ class Numbers:
             VertebraError: if it is none, or has no category of a class's name.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(expanded(path).read_text(encoding="utf-8"))
             pictures = {str(image["file_name"]).replace("\\", "/"): int(image["id"]) for image in content["images"]}
             names = {str(category["name"]): int(category["id"]) for category in content["categories"]}
         except OSError as error:
@@ -78,7 +78,7 @@ class Numbers:
         Raises:
             VertebraError: if the data set has no such picture.
         """
-        whole = path.resolve()
+        whole = path.absolute()  # a link has the picture's name, what it leads to may have another
         for start in range(len(whole.parts)):  # the longest name first: train/1.png and val/1.png are not the same
             if (number := self.pictures.get(Path(*whole.parts[start:]).as_posix())) is not None:
                 return number

@@ -48,7 +48,7 @@ class KeypointRCNN(TwoStage):
     name = "keypoints"
     truth = "keypoints"
     best = "keypoint_ap"
-    kinds = ("box", "keypoints")
+    kinds = ("keypoints", "box")
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
