@@ -144,3 +144,9 @@ def test_names_with_spaces_in_lists(tmp_path):
     voc(tmp_path, {"a shot 1": xml(thing()), "b": xml(thing())}, {"train": "a shot 1\n", "val": "b -1\n"})
     found = open_data(tmp_path, want="boxes")
     assert {split: len(samples) for split, samples in found.splits.items()} == {"train": 1, "val": 1}
+
+
+def test_objects_keep_their_place_in_the_file(tmp_path):
+    voc(tmp_path, {"a": xml(thing(box=("5", "2", "3", "6")), thing())})
+    (sample,) = readers.read(tmp_path, want="boxes").splits["train"]
+    assert sample.where(0) == f"{tmp_path / 'JPEGImages' / 'a.jpg'}, annotation 2"

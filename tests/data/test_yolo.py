@@ -296,3 +296,9 @@ def test_keypoints_without_sides_are_noted(tmp_path):
     named = readers.read(yolo(tmp_path, labels, shape + "kpt_names: {0: [l_eye, r_eye]}\n"), want="keypoints")
     assert named.points.flip == (1, 0)
     assert not any(n.startswith(note) for n in named.notes)
+
+
+def test_objects_keep_their_line(tmp_path):
+    folder = yolo(tmp_path, {"train/x": "0 0.5 0.5 0 0.5\n\n0 0.5 0.5 0.2 0.5", "val/y": ""})
+    _, x = first(folder, want="boxes")
+    assert x.where(0).endswith("x.png, annotation 3")

@@ -39,7 +39,7 @@ class Sample:
     segments: tuple[Segment, ...] = ()
     """The mask of each instance, where masks are wanted and the data set has them; decoded by `truth`."""
     numbers: tuple[int, ...] = ()
-    """The number of each instance in the data set's own file, if it numbers them."""
+    """The number of each instance in the data set's own file: COCO's own, or which object or line it is, from 1."""
 
     @property
     def label(self) -> int:

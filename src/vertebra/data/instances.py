@@ -38,6 +38,7 @@ class Annotation:
     area: float | None = None
     """As annotated; if None the mask's, or else the box's."""
     number: int | None = None
+    """In its file: COCO's own, or which object or line it is, from 1."""
 
 
 class Gatherer:

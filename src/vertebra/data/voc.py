@@ -152,7 +152,8 @@ def _annotations(file: Path, root: ElementTree.Element, index: dict[str, int]) -
             except ValueError as error:
                 raise VertebraError(f"{where}: its <{key}> is {text.strip()!r}, a number is expected.") from error
         crowd = (element.findtext("difficult") or "0").strip() == "1"
-        yield Annotation(where, index[name], [box[0] - 1, box[1] - 1, box[2], box[3]], crowd=crowd)
+        box = [box[0] - 1, box[1] - 1, box[2], box[3]]
+        yield Annotation(where, index[name], box, crowd=crowd, number=number)
 
 
 def write(catalogue: Catalogue, folder: Path) -> list[str]:

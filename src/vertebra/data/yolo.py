@@ -272,7 +272,7 @@ def _lines(file: Path, size: tuple[int, int], told: _Told, gatherer: Gatherer) -
             x, y, w, h = values[:4]
             box = [(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height]
             points = _keypoints(values[4:], told.dimensions, size) if told.points else None
-            yield Annotation(where, label, box, points=points)
+            yield Annotation(where, label, box, points=points, number=line)
         elif not told.points and len(values) >= 6 and len(values) % 2 == 0:
             # Rounded to what was meant: the last digits decide on which side of a pixel's centre a border runs.
             polygon = [
@@ -283,7 +283,8 @@ def _lines(file: Path, size: tuple[int, int], told: _Told, gatherer: Gatherer) -
             finite = all(map(math.isfinite, polygon))
             xs, ys = (polygon[::2], polygon[1::2]) if finite else ([math.nan], [math.nan])
             box = [min(xs), min(ys), max(xs), max(ys)]
-            yield Annotation(where, label, box, [polygon], area=segments.area(polygon) if finite else None)
+            area = segments.area(polygon) if finite else None
+            yield Annotation(where, label, box, [polygon], area=area, number=line)
         else:
             expected = f"{numbers + 1} are a box" + (" with keypoints" if told.points else ", 7, 9, 11, ... a polygon")
             gatherer.broken.append(f"{where} is left out: it has {len(words)} numbers, {expected}.")
