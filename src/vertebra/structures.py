@@ -33,8 +33,8 @@ class Target:
     """[N, 4] float32."""
     labels: Tensor | None = None
     """[N] int64, class of each instance."""
-    masks: Tensor | None = None
-    """[N, H, W] bool, one mask per instance."""
+    masks: Tensor | Masks | None = None
+    """One mask per instance: [N, H, W] bool to learn from; each cut to its own rectangle where it is judged."""
     keypoints: Tensor | None = None
     """[N, K, 3] float32: x, y in input pixels and visibility (0 absent, 1 hidden, 2 seen)."""
     crowd: Tensor | None = None

@@ -232,8 +232,17 @@ def test_evaluation_keeps_targets_in_their_own_pixels(preprocess, scaled, shape)
             own = data[target.id].target
             assert target.size == frame.picture == own.size
             assert torch.equal(target.boxes, own.boxes)
-            assert target.masks.shape == (2, *own.size)
+            assert (target.masks.size, len(target.masks)) == (own.size, 2)
             assert int(target.masks[0].sum()) == 120
+            assert int(target.masks.crops[0].sum()) == 120
+
+
+def test_masks_of_evaluation_come_from_workers_as_they_are():
+    alone, together = (evaluation(samples(), Preprocess((64, 96), resize="shortest"), workers=n) for n in (0, 2))
+    for one, other in zip(alone, together, strict=True):
+        for mine, theirs in zip(one.targets, other.targets, strict=True):
+            assert mine.masks.corners == theirs.masks.corners
+            assert all(torch.equal(a, b) for a, b in zip(mine.masks.crops, theirs.masks.crops, strict=True))
 
 
 def test_masks_are_decoded_only_if_they_are_wanted():

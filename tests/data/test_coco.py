@@ -12,9 +12,9 @@ from PIL import Image
 
 from vertebra import pictures
 from vertebra.data import open_data, readers
-from vertebra.data.catalogue import restrict
+from vertebra.data.catalogue import Sample, restrict
 from vertebra.errors import VertebraError
-from vertebra.structures import COCO_PERSON, Points
+from vertebra.structures import COCO_PERSON, Points, Target
 
 SQUARE = [[2, 1, 6, 1, 6, 5, 2, 5]]
 RUNS = {"size": [8, 10], "counts": [9, 2, 6, 2, 61]}  # columns 1 and 2, rows 1 and 2
@@ -150,6 +150,16 @@ def test_two_thousand_objects(tmp_path):
     ]
     _, samples = three(write(tmp_path, content), want="masks")
     assert samples["a"].truth((8, 10)).masks.shape == (2000, 8, 10)
+
+
+def test_two_thousand_masks_of_a_large_picture_are_kept_in_their_rectangles():
+    size = (3000, 4000)  # whole, they were 24 gigabytes
+    squares = [[[x, x, x + 20, x, x + 20, x + 20, x, x + 20]] for x in range(2000)]
+    target = Target(boxes=torch.zeros(2000, 4), labels=torch.zeros(2000).long(), size=size, path="a.png")
+    masks = Sample(Path("a.png"), target, tuple(squares)).truth(size, pieces=True).masks
+    assert masks.size == size
+    assert sum(crop.numel() for crop in masks.crops) == 2000 * 400
+    assert masks.corners[7] == (7, 7)
 
 
 # -- where things lie

@@ -26,7 +26,7 @@ from vertebra.data.catalogue import Sample
 from vertebra.data.scenes import Scene
 from vertebra.data.transforms import Augment, InstanceAugment, InstanceTransform, TrainTransform, batch_transform
 from vertebra.errors import VertebraError, in_range
-from vertebra.structures import Frame, Points, Preprocess, Target
+from vertebra.structures import Frame, Masks, Points, Preprocess, Target
 
 
 @dataclass
@@ -57,6 +57,11 @@ class Batch:
         return Batch(self.images.to(device, **options), moved, self.broken, self.frames)
 
 
+_Cut = tuple[Callable[[Sequence[runs.Piece], tuple[int, int]], Tensor | Masks], tuple[int, int], Tensor, Tensor]
+"""How masks are put together again, (height, width), their rectangles [N, 4] x, y, height, width, and what these hold,
+[pixels] bool: of a thousand tensors, each would take a file of its own in the shared memory."""
+
+
 def _sent(batch: Batch) -> tuple[Callable, tuple]:
     """How a batch goes from one process to another: with each mask cut to the rectangle that holds it.
 
@@ -68,12 +73,15 @@ def _sent(batch: Batch) -> tuple[Callable, tuple]:
     return _arrived, (batch.images, targets, batch.broken, batch.frames, cuts)
 
 
-def _cut(masks: Tensor) -> tuple[tuple[int, int], Tensor, Tensor]:
-    """(height, width), the rectangles [N, 4] x, y, height, width, and what they hold, [pixels] bool."""
-    pieces = [runs.tight(0, 0, mask) for mask in masks.numpy()]
+def _cut(masks: Tensor | Masks) -> _Cut:
+    if isinstance(masks, Masks):
+        size = masks.size
+        pieces = [(x, y, crop.numpy()) for (x, y), crop in zip(masks.corners, masks.crops, strict=True)]
+    else:
+        size, pieces = (masks.shape[1], masks.shape[2]), [runs.tight(0, 0, mask) for mask in masks.numpy()]
     rectangles = torch.tensor([(x, y, *mask.shape) for x, y, mask in pieces], dtype=torch.int64).reshape(-1, 4)
     pixels = np.concatenate([np.zeros(0, bool), *(mask.reshape(-1) for _, _, mask in pieces)])
-    return (masks.shape[1], masks.shape[2]), rectangles, torch.from_numpy(pixels)
+    return runs.apart if isinstance(masks, Masks) else runs.whole, size, rectangles, torch.from_numpy(pixels)
 
 
 def _arrived(
@@ -81,14 +89,14 @@ def _arrived(
     targets: list[Target],
     broken: list[str],
     frames: list[Frame],
-    cuts: list[tuple[tuple[int, int], Tensor, Tensor] | None],
+    cuts: list[_Cut | None],
 ) -> Batch:
     for target, cut in zip(targets, cuts, strict=True):
         if cut is not None:
-            size, rectangles, pixels = cut
+            joined, size, rectangles, pixels = cut
             ends = rectangles[:, 2:].prod(1).cumsum(0)[:-1]
             held = zip(rectangles.tolist(), np.split(pixels.numpy(), ends.numpy()))  # strict fails on no masks
-            target.masks = runs.whole([(x, y, each.reshape(h, w)) for (x, y, h, w), each in held], size)
+            target.masks = joined([(x, y, each.reshape(h, w)) for (x, y, h, w), each in held], size)
     return Batch(images, targets, broken, frames)
 
 

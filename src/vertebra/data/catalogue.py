@@ -65,8 +65,10 @@ class Sample:
         name = f"annotation {self.numbers[i]}" if i < len(self.numbers) else f"object {i + 1}"
         return f"{self.target.path}, {name}"
 
-    def truth(self, size: tuple[int, int]) -> Target:
+    def truth(self, size: tuple[int, int], *, pieces: bool = False) -> Target:
         """The target with its masks decoded, for a picture that was read and is of (height, width) `size`.
+
+        The masks are [N, H, W], or with `pieces` a Masks: those of a large picture's thousand objects would not fit.
 
         Where the data set has masks and no boxes, the boxes and areas are the masks', and masks without a pixel are
         left out.
@@ -85,20 +87,21 @@ class Sample:
         if not self.segments:
             none = target.labels is not None and not len(target.labels)
             return replace(target, masks=torch.zeros(0, *size, dtype=torch.bool)) if none else target
-        from vertebra.data import segments
+        from vertebra.data import runs, segments
 
-        masks = [segments.decode(segment, size, self.where(i)) for i, segment in enumerate(self.segments)]
+        found = [segments.cut(segment, size, self.where(i)) for i, segment in enumerate(self.segments)]
         if target.boxes is None:
-            kept = [i for i, mask in enumerate(masks) if mask.any()]
-            masks = [masks[i] for i in kept]
+            kept = [i for i, (_, _, mask) in enumerate(found) if mask.any()]
+            found = [found[i] for i in kept]
+            boxes = [(x, y, x + mask.shape[1], y + mask.shape[0]) for x, y, mask in found]
             target = replace(
                 target,
-                boxes=torch.tensor([segments.extent(mask) for mask in masks], dtype=torch.float32).reshape(-1, 4),
-                areas=torch.tensor([float(mask.sum()) for mask in masks]),
+                boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                areas=torch.tensor([float(mask.sum()) for _, _, mask in found]),
                 labels=None if target.labels is None else target.labels[kept],
                 crowd=None if target.crowd is None else target.crowd[kept],
             )
-        return replace(target, masks=torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool))
+        return replace(target, masks=runs.apart(found, size) if pieces else runs.whole(found, size))
 
 
 @dataclass

@@ -55,9 +55,9 @@ def _whole(sample: Sample, catalogue: Catalogue) -> Sample | None:
         size = pictures.measure(sample.picture)
         if sample.target.size == size:
             return sample
-        target = sample.truth(size)
+        target = sample.truth(size, pieces=True)
     except VertebraError as error:
         catalogue.broken.append(f"{str(error).removesuffix('.')}; {sample.picture} is left out.")
         return None
-    masks = () if target.masks is None else tuple(segments.encode(mask) for mask in target.masks)
-    return Sample(sample.picture, replace(target, masks=None), masks)
+    masks = [] if target.masks is None else [segments.encode(target.masks[i]) for i in range(len(target.masks))]
+    return Sample(sample.picture, replace(target, masks=None), tuple(masks))

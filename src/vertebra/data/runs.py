@@ -15,6 +15,8 @@ import torch
 from faster_coco_eval.core import mask as rle
 from torch import Tensor
 
+from vertebra.structures import Masks
+
 Piece = tuple[int, int, np.ndarray]
 """A mask in the rectangle that holds it: x, y of the rectangle's top left pixel in the picture, and [h, w] bool."""
 
@@ -83,6 +85,11 @@ def tight(x: int, y: int, mask: np.ndarray) -> Piece:
         return x, y, mask[:0, :0]
     inner = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()  # else the whole mask stays in memory
     return x + int(columns[0]), y + int(rows[0]), inner
+
+
+def apart(pieces: Sequence[Piece], size: tuple[int, int]) -> Masks:
+    """Masks of a picture of (height, width) `size`, each in its own rectangle."""
+    return Masks(size, [(x, y) for x, y, _ in pieces], [torch.from_numpy(mask.copy()) for _, _, mask in pieces])
 
 
 def whole(pieces: Sequence[Piece], size: tuple[int, int]) -> Tensor:

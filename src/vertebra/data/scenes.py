@@ -92,7 +92,7 @@ def read(sample: Sample, channels: int, field: str) -> Scene:
 
 
 def read_whole(sample: Sample, channels: int, field: str) -> Scene:
-    """A sample to be evaluated: all of its target, and in it the masks as [N, H, W] if `field` is `masks`.
+    """A sample to be evaluated: all of its target, and in it the masks, each in its rectangle, if `field` is `masks`.
 
     Raises:
         BrokenPicture: as `read` does.
@@ -102,7 +102,7 @@ def read_whole(sample: Sample, channels: int, field: str) -> Scene:
         return scene
     unmasked = field != "masks" and sample.target.boxes is not None
     try:
-        scene.target = (replace(sample, segments=()) if unmasked else sample).truth(scene.size)
+        scene.target = (replace(sample, segments=()) if unmasked else sample).truth(scene.size, pieces=True)
     except VertebraError as error:
         raise pictures.BrokenPicture(str(error)) from None
     if field != "masks":

@@ -168,7 +168,7 @@ def objects(want: str = "masks", seed: int = 0) -> Catalogue:
             # Drawn anew instead of by `scenes`, which would keep some 300 MB.
             scene = draw(seed, _start(split) + i, 2 * SIZE, MANY)
             masks = scene.target.masks
-            assert masks is not None
+            assert isinstance(masks, Tensor)
             target = replace(
                 scene.target,
                 label=None,
@@ -209,7 +209,7 @@ def write_coco(folder: Path, seed: int = 0, size: int = 2 * SIZE, objects: tuple
             target = scene.target
             assert target.boxes is not None
             assert target.labels is not None
-            assert target.masks is not None
+            assert isinstance(target.masks, Tensor)
             assert target.keypoints is not None
             assert target.semantic is not None
             for kind, array in (("images", scene.picture), ("semantic", target.semantic.numpy().astype(np.uint8))):

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vertebra.data.catalogue import Catalogue
-from vertebra.data.segments import decode, fault
+from vertebra.data.segments import cut, fault
 from vertebra.errors import VertebraError
 from vertebra.structures import Masks, Prediction, Target
 
@@ -136,7 +135,7 @@ class Results:
 
     def target(self, index: int) -> Target:
         """What is true of a picture, masks included."""
-        return self.samples[index].truth(self.samples[index].size)
+        return self.samples[index].truth(self.samples[index].size, pieces=True)
 
     def prediction(self, index: int) -> Prediction:
         """What was found in a picture, by falling score; equal ones as in the file. Numbers are float64, as written.
@@ -160,9 +159,9 @@ class Results:
             for number, entry in rows:
                 if wrong := fault(entry["segmentation"], size):
                     raise VertebraError(f"{self._place(number)}: {wrong}.")
-                (x, y), crop = _cut(decode(entry["segmentation"], size, self._place(number)))
+                x, y, crop = cut(entry["segmentation"], size, self._place(number))
                 masks.corners.append((x, y))
-                masks.crops.append(crop)
+                masks.crops.append(torch.from_numpy(crop.copy()))
         return Prediction(
             boxes=boxes,
             labels=torch.tensor([self.labels[e["category_id"]] for _, e in rows], dtype=torch.int64),
@@ -184,12 +183,6 @@ class Results:
 
     def _place(self, number: int) -> str:
         return f"{self.path}, entry {number} (counted from 0)"
-
-
-def _cut(mask: Tensor) -> tuple[tuple[int, int], Tensor]:
-    """A mask [H, W] as the (x, y) of the top left pixel of the rectangle that it fills, and the rectangle [h, w]."""
-    y, x = mask.any(1).nonzero()[:, 0].tolist() or [0], mask.any(0).nonzero()[:, 0].tolist() or [0]
-    return (x[0], y[0]), mask[y[0] : y[-1] + 1, x[0] : x[-1] + 1].clone()
 
 
 def _looked_up(table: Mapping[Any, int], key: Any) -> int | None:

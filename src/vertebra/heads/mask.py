@@ -79,7 +79,7 @@ class MaskHead(nn.Module):
             return {"mask": logits.sum() * 0}
         wanted = []
         for each, target in zip(samples, targets, strict=True):
-            assert target.masks is not None
+            assert isinstance(target.masks, Tensor)
             aligned, sampled = self.config.roi_aligned, self.config.mask_targets
             found = crop_masks(target.masks, each.objects, each.positive, logits.shape[-1], aligned=aligned)
             wanted.append(found if sampled == "soft" else (found >= 0.5).float())

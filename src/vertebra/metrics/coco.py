@@ -13,7 +13,7 @@ from faster_coco_eval.core import mask as rle
 from faster_coco_eval.core.cocoeval import Params
 from torch import Tensor
 
-from vertebra.structures import Points, Prediction, Target
+from vertebra.structures import Masks, Points, Prediction, Target
 
 KINDS = {"box": "bbox", "mask": "segm", "boundary": "boundary", "keypoints": "keypoints"}
 """What instances can be compared by, and what faster-coco-eval calls it."""
@@ -390,8 +390,10 @@ def encode(crop: Tensor, corner: tuple[int, int], size: tuple[int, int]) -> RunL
     return rle.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
 
 
-def _encode_all(masks: Tensor) -> list[RunLengths]:
-    """Each mask of [N, H, W] bool, by the rectangle that it fills: most fill little of their picture."""
+def _encode_all(masks: Tensor | Masks) -> list[RunLengths]:
+    """Each mask by the rectangle that it fills: most fill little of their picture."""
+    if isinstance(masks, Masks):
+        return [encode(crop, corner, masks.size) for crop, corner in zip(masks.crops, masks.corners, strict=True)]
     size = (masks.shape[1], masks.shape[2])
     encoded = []
     for mask in masks.cpu():
@@ -428,8 +430,7 @@ def _found(prediction: Prediction, masks: bool) -> _Instances:
     encoded = None
     if masks:
         assert kept is not None or not count
-        cut = [] if kept is None else zip(kept.crops, kept.corners, strict=True)
-        encoded = [encode(crop, corner, kept.size) for crop, corner in cut] if kept is not None else []
+        encoded = [] if kept is None else _encode_all(kept)
     boxes = None if prediction.boxes is None else _wide(prediction.boxes)
     keypoints = None if prediction.keypoints is None else _array(prediction.keypoints)
     labels, scores = prediction.labels.cpu().numpy(), _array(prediction.scores)

@@ -104,7 +104,7 @@ def _most_wrong(found: Evaluation, samples: Sequence[Sample]) -> str:
 
 def _side_by_side(found: Evaluation, sample: Sample, row: Mapping[str, Any]) -> str:
     picture = plots.pixels(sample)
-    truth = as_prediction(sample.truth((picture.shape[1], picture.shape[2])))
+    truth = as_prediction(sample.truth((picture.shape[1], picture.shape[2]), pieces=True))
     images = []
     for prediction, what in ((truth, "what is true"), (found.predictions.get(row["index"]), "what was found")):
         if prediction is not None:
@@ -122,10 +122,10 @@ def _fitted(image: Image.Image) -> Image.Image:
 
 def as_prediction(target: Target) -> Prediction:
     """What is true, in the form that can be drawn; without scores."""
-    masks = None
-    if target.masks is not None:
-        size = (target.masks.shape[1], target.masks.shape[2])
-        masks = Masks(size, [(0, 0)] * len(target.masks), list(target.masks))
+    masks = target.masks
+    if isinstance(masks, Tensor):
+        size = (masks.shape[1], masks.shape[2])
+        masks = Masks(size, [(0, 0)] * len(masks), list(masks))
     return Prediction(boxes=target.boxes, labels=target.labels, masks=masks, keypoints=target.keypoints)
 
 
