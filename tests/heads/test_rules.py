@@ -214,7 +214,11 @@ def structure(model):
         ("c4", "instance", {"method": "mask_rcnn_c4", "proposals_train": 2000, "proposals_test": 1000}),
         ("cascade", "instance", {"method": "cascade_mask_rcnn", "mask_stages": 1, "cascade_mean": "probabilities"}),
         ("keypoints", "keypoints", {"keypoint_width": 32, "proposals_train": 1500, "box_beta": 0.5}),
-        ("retinanet", "detection", {"method": "retinanet", "extra_levels": "backbone", "box_beta": 0.1}),
+        (
+            "retinanet",
+            "detection",
+            {"method": "retinanet", "extra_levels": "backbone", "box_beta": 0.0, "clip_late": True},
+        ),
     ],
 )
 def test_detectron2(kind, task, expected, tmp_path):
