@@ -95,7 +95,7 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = (1,
         rotation = np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
         polygon = radius * outline(CLASSES[kind]) @ rotation + centre
         # Each kind has a hue that it tends to, near enough to its neighbours' that the outline matters too.
-        hue = (kind / len(CLASSES) + random.normal(0, 0.07)) % 1
+        hue = (kind / len(CLASSES) + random.normal(0, 0.04)) % 1
         colour = 255 * np.array(colorsys.hsv_to_rgb(hue, random.uniform(0.55, 1), random.uniform(0.6, 1)))
         pen.polygon([tuple(p) for p in polygon * sharp], fill=tuple(int(c) for c in colour))
         axes = radius * np.array([(0, -1), (1, 0), (0, 1), (-1, 0)]) @ rotation + centre  # [4, 2]
