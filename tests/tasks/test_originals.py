@@ -5,10 +5,10 @@ The references are written by tools/make_detector_references.py.
 
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
+from make_detector_references import BOXES, FOLDER, LABELS, SIZE, keypoints, masks, picture
 from torch import nn
 from torchvision.ops import box_iou
 
@@ -16,29 +16,12 @@ import vertebra
 from vertebra import pictures
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
-from vertebra.ledger.fabricate import fabricate_state, fabricated_input
+from vertebra.ledger.fabricate import fabricate_state
 from vertebra.structures import Points, Preprocess, Target
 from vertebra.tasks import preprocess_of
 
-FOLDER = Path(__file__).parent / "originals"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-SIZE = (96, 128)
-BOXES = torch.tensor([[8.0, 6.0, 70.0, 80.0], [50.0, 20.0, 120.0, 90.0], [90.0, 4.0, 110.0, 24.0]])
 LAST = ("box.classify", "box.deltas", "mask.logits")
-PICTURE = (127 + 56 * fabricated_input((3, *SIZE), 0)).round().clamp(0, 255).to(torch.uint8)
-
-
-def ellipses():
-    y, x = torch.meshgrid(torch.arange(SIZE[0]) + 0.5, torch.arange(SIZE[1]) + 0.5, indexing="ij")
-    left, top, right, bottom = (BOXES[:, i, None, None] for i in range(4))
-    across, down = (right - left) / 2, (bottom - top) / 2
-    return ((x - left - across) / across) ** 2 + ((y - top - down) / down) ** 2 <= 1
-
-
-def points():
-    share = torch.rand(3, 17, 2, generator=torch.Generator().manual_seed(0))
-    seen = torch.arange(3 * 17).remainder(3).view(3, 17, 1).float()
-    return torch.cat((BOXES[:, None, :2] + share * (BOXES[:, None, 2:] - BOXES[:, None, :2]), seen), 2)
 
 
 def state(reference):
@@ -175,7 +158,7 @@ def test_original(name, tmp_path, monkeypatch):
     missing = [*model.report.left_out, *model.report.new]
     assert all(name.endswith(("num_batches_tracked", "pixel_mean", "pixel_std")) for name in missing), missing
 
-    found = model.predict(PICTURE)
+    found = model.predict(picture())
     found = found[0] if isinstance(found, list) else found
     boxes = torch.tensor(reference["boxes"]).view(-1, 4)
     assert len(found.boxes) == len(boxes) == 20
@@ -199,12 +182,12 @@ def test_original(name, tmp_path, monkeypatch):
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    target = Target(boxes=BOXES, labels=torch.tensor([2, 0, 1]), size=SIZE)
+    target = Target(boxes=torch.tensor(BOXES), labels=torch.tensor(LABELS), size=SIZE)
     if reference["task"] == "instance":
-        target.masks = ellipses()
+        target.masks = masks()
     if reference["task"] == "keypoints":
-        target.labels, target.keypoints = torch.zeros(3, dtype=torch.int64), points()
-    batch = pictures.batched([pictures.prepare(PICTURE, model.preprocess)], model.preprocess)
+        target.labels, target.keypoints = torch.zeros(3, dtype=torch.int64), keypoints()
+    batch = pictures.batched([pictures.prepare(picture(), model.preprocess)], model.preprocess)
     with torch.no_grad():
         losses = {key: float(value) for key, value in model.loss(batch, [target]).items()}
     assert losses.keys() >= reference["losses"].keys()

@@ -75,13 +75,15 @@ def _sent(batch: Batch) -> tuple[Callable, tuple]:
 
 def _cut(masks: Tensor | Masks) -> _Cut:
     if isinstance(masks, Masks):
+        joined: Any = runs.apart
         size = masks.size
         pieces = [(x, y, crop.numpy()) for (x, y), crop in zip(masks.corners, masks.crops, strict=True)]
     else:
+        joined = runs.whole
         size, pieces = (masks.shape[1], masks.shape[2]), [runs.tight(0, 0, mask) for mask in masks.numpy()]
     rectangles = torch.tensor([(x, y, *mask.shape) for x, y, mask in pieces], dtype=torch.int64).reshape(-1, 4)
     pixels = np.concatenate([np.zeros(0, bool), *(mask.reshape(-1) for _, _, mask in pieces)])
-    return runs.apart if isinstance(masks, Masks) else runs.whole, size, rectangles, torch.from_numpy(pixels)
+    return joined, size, rectangles, torch.from_numpy(pixels)
 
 
 def _arrived(

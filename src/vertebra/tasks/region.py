@@ -282,9 +282,10 @@ class RegionTask(Task):
             if key in usual and getattr(config, key) == usual[key] != value:
                 config = dataclasses.replace(config, **{key: value})
                 report.adapted[key] = f"{value}, as {report.origin} has it"
-        staged = self.stage is not None and any(name.startswith("stage.") for name in report.used)
-        loaded = [self.backbone, *([self.stage] if staged else [])]
-        if config.norm in ("auto", "frozen") and any(has_norms(part) for part in loaded if part is not None):
+        loaded: list[nn.Module] = [self.backbone]
+        if self.stage is not None and any(name.startswith("stage.") for name in report.used):
+            loaded.append(self.stage)
+        if config.norm in ("auto", "frozen") and any(map(has_norms, loaded)):
             # torchvision's first detectors were trained with frozen norms, which do not count, and without an eps.
             exact = whole and source == "torchvision" and not report.counted
             eps = config.norm_eps
@@ -293,7 +294,7 @@ class RegionTask(Task):
             if config.norm == "auto":
                 report.adapted["norm"] = "frozen at what the checkpoint has; the option norm chooses otherwise"
             config = dataclasses.replace(config, norm="frozen", norm_eps=eps)
-            for part in filter(None, loaded):
+            for part in loaded:
                 renorm(part, "frozen", config.norm_eps)
         old, self.config = self.config, config
         for module in self.modules():
