@@ -1,4 +1,4 @@
-"""The nouns that cross folder borders: Level, Target, Prediction, Masks, Points, Frame, Preprocess."""
+"""The nouns that cross folder borders: Level, Target, Prediction, Masks, KeypointSchema, Frame, Preprocess."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Level:
-    """One map of a feature pyramid."""
+    """One feature map of a pyramid."""
 
     stride: int
     """Input pixels per feature cell."""
@@ -22,51 +22,53 @@ class Level:
 
 @dataclass
 class Target:
-    """What is true of one picture, for every task; a task reads the fields it needs, the others are None.
+    """Ground truth of one image, for every task; a task reads the fields it needs, the others are None.
 
     Boxes are x1, y1, x2, y2 in input pixels, end exclusive.
     """
 
     label: Tensor | None = None
-    """Class of the whole picture: [] int64, or [classes] float32 that sums to 1 (a soft label)."""
+    """Class of the whole image: [] int64, or [num_classes] float32 that sums to 1 (a soft label)."""
     boxes: Tensor | None = None
     """[N, 4] float32."""
     labels: Tensor | None = None
     """[N] int64, class of each instance."""
-    masks: Tensor | Masks | None = None
-    """One mask per instance: [N, H, W] bool to learn from; each cut to its own rectangle where it is judged."""
+    masks: Masks | None = None
+    """One mask per instance."""
     keypoints: Tensor | None = None
-    """[N, K, 3] float32: x, y in input pixels and visibility (0 absent, 1 hidden, 2 seen)."""
+    """[N, K, 3] float32: x, y in input pixels and visibility (0 not labelled, 1 occluded, 2 visible)."""
     crowd: Tensor | None = None
-    """[N] bool: a region of many objects that nobody told apart. It is neither learned from nor counted as missed."""
+    """[N] bool: a region of many objects without instance annotations (COCO's iscrowd); ignored in training and
+    evaluation."""
     areas: Tensor | None = None
-    """[N] float32, square pixels as annotated, by which COCO's metrics tell small objects from large."""
+    """[N] float32, annotated areas in square pixels, by which COCO's metrics tell small objects from large."""
     semantic: Tensor | None = None
     """[H, W] int64, class of each pixel; 255 is ignored."""
     size: tuple[int, int] | None = None
-    """(height, width) in pixels of the picture that boxes and keypoints refer to, without padding."""
+    """(height, width) in pixels of the image that boxes and keypoints refer to, without padding."""
     id: int | None = None
-    """The picture's number in its data set's own file."""
+    """Image id in the dataset's own file."""
     path: str = ""
-    """Where the picture came from."""
+    """File of the image."""
 
 
 @dataclass
 class Masks:
-    """Instance masks, each cut to its own rectangle: a large picture's thousand objects would not fit as [N, H, W]."""
+    """Instance masks, each cropped to its own rectangle: those of an image with a thousand objects do not fit into
+    memory as [N, H, W]."""
 
     size: tuple[int, int]
-    """(height, width) of the picture in pixels."""
+    """(height, width) of the image in pixels."""
     corners: list[tuple[int, int]] = field(default_factory=list)
-    """(x, y) in the picture of each rectangle's top left pixel."""
+    """(x, y) in the image of each crop's top left pixel."""
     crops: list[Tensor] = field(default_factory=list)
-    """[h, w] bool, inside the picture; both sides may be 0."""
+    """[h, w] bool, inside the image; both sides may be 0."""
 
     def __len__(self) -> int:
         return len(self.crops)
 
     def __getitem__(self, index: int) -> Tensor:
-        """One mask over the whole picture: [H, W] bool."""
+        """One mask of the image's size: [H, W] bool."""
         (x, y), crop = self.corners[index], self.crops[index]
         mask = crop.new_zeros(self.size)
         mask[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
@@ -76,42 +78,85 @@ class Masks:
         """[N, H, W] bool."""
         import torch
 
-        return torch.stack([self[i] for i in range(len(self))]) if len(self) else torch.zeros(0, *self.size).bool()
+        masks = torch.zeros(len(self), *self.size, dtype=torch.bool)
+        for mask, (x, y), crop in zip(masks, self.corners, self.crops, strict=True):
+            mask[y : y + crop.shape[0], x : x + crop.shape[1]] = crop
+        return masks
 
     def take(self, indices: Sequence[int]) -> Masks:
-        """Those at `indices`, in that order."""
+        """The masks at `indices`, in that order."""
         return Masks(self.size, [self.corners[i] for i in indices], [self.crops[i] for i in indices])
+
+    def boxes(self) -> Tensor:
+        """[N, 4] float32 x1, y1, x2, y2: the rectangles of the crops, end exclusive."""
+        import torch
+
+        boxes = [
+            (x, y, x + crop.shape[1], y + crop.shape[0]) for (x, y), crop in zip(self.corners, self.crops, strict=True)
+        ]
+        return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+    def areas(self) -> Tensor:
+        """[N] float32 pixels of each mask."""
+        import torch
+
+        return torch.tensor([float(crop.sum()) for crop in self.crops])
+
+    @staticmethod
+    def from_dense(masks: Tensor) -> Masks:
+        """Masks [N, H, W] bool, each cropped to the bounding box of its pixels (to nothing if it has none)."""
+        result = Masks((masks.shape[1], masks.shape[2]))
+        for mask in masks:
+            result.append(0, 0, mask)
+        return result
+
+    def append(self, x: int, y: int, mask: Tensor) -> None:
+        """Adds a mask [h, w] bool whose top left pixel lies at (x, y), cropped to the bounding box of its pixels."""
+        import numpy as np
+
+        pixels = mask.cpu().numpy()  # whose `any` is many times faster than torch's
+        rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+        if len(rows):
+            top, left = int(rows[0]), int(columns[0])
+            mask = mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].clone()  # frees the rest of the mask
+            x, y = x + left, y + top
+        else:
+            mask = mask[:0, :0].clone()
+        self.corners.append((x, y))
+        self.crops.append(mask)
 
 
 @dataclass
 class Prediction:
-    """What a model says of one picture, for every task; fields a task does not fill are None."""
+    """A model's answer for one image, for every task; fields that a task does not fill are None."""
 
     probabilities: Tensor | None = None
-    """[classes] float32 that sums to 1."""
+    """[num_classes] float32 that sums to 1."""
     embedding: Tensor | None = None
     """[width] float32, the pooled features."""
     boxes: Tensor | None = None
-    """[N, 4] float32, x1, y1, x2, y2 in pixels of the original picture."""
+    """[N, 4] float32, x1, y1, x2, y2 in pixels of the original image."""
     labels: Tensor | None = None
     """[N] int64."""
     scores: Tensor | None = None
-    """[N] float32 in 0..1, falling."""
+    """[N] float32 in 0..1, descending."""
     masks: Masks | None = None
-    """One per box, in pixels of the original picture."""
+    """One per box, in pixels of the original image."""
     keypoints: Tensor | None = None
-    """[N, K, 3] float32: x, y in pixels of the original picture, and score."""
+    """[N, K, 3] float32: x, y in pixels of the original image, and score."""
     size: tuple[int, int] | None = None
-    """(height, width) in pixels of the original picture; None where only the whole was asked about."""
+    """(height, width) in pixels of the original image; None where the task predicts for the image as a whole."""
     id: int | None = None
-    """The picture's number in its data set's own file, if it came from one."""
+    """Image id in the dataset's own file, if it came from one."""
     semantic: Tensor | None = None
     """[H, W] int64."""
+    values: Tensor | None = None
+    """[V] float32, numbers predicted for the image as a whole, such as a count."""
     path: str = ""
-    """Where the picture came from, if it had a path."""
+    """File of the image, if it had one."""
 
     def take(self, indices: Sequence[int]) -> Prediction:
-        """The instances at `indices`, in that order; what is said of the whole picture stays."""
+        """The instances at `indices`, in that order; fields of the whole image stay."""
         chosen = list(indices)
         picked = {
             name: value[chosen]
@@ -120,33 +165,33 @@ class Prediction:
         }
         return replace(self, masks=self.masks.take(chosen) if self.masks is not None else None, **picked)
 
-    def top(self, count: int = 5) -> list[tuple[int, float]]:
-        """The `count` likeliest classes of the whole picture as (class index, probability), falling."""
+    def top(self, k: int = 5) -> list[tuple[int, float]]:
+        """The top-k classes of the whole image as (class index, probability), descending."""
         assert self.probabilities is not None, "this prediction has no class probabilities"
-        values, indices = self.probabilities.topk(min(count, len(self.probabilities)))
+        values, indices = self.probabilities.topk(min(k, len(self.probabilities)))
         return list(zip(indices.tolist(), values.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class Points:
-    """The keypoints that every object of a data set has."""
+class KeypointSchema:
+    """The keypoints that every object of a dataset has."""
 
     names: tuple[str, ...]
     skeleton: tuple[tuple[int, int], ...] = ()
-    """Pairs of keypoints, counted from 0, that are joined by a line."""
-    flip: tuple[int, ...] = ()
-    """Which keypoint each becomes in the mirror, such as a left ear the right; each itself if empty."""
+    """Pairs of keypoint indices that are joined by a line."""
+    flip_indices: tuple[int, ...] = ()
+    """Index that each keypoint takes in the mirror image, such as left ear and right ear; the identity if empty."""
     sigmas: tuple[float, ...] = ()
-    """How far annotators scatter around each, as COCO's object keypoint similarity (OKS) counts it."""
+    """Standard deviation of the annotations of each keypoint, as object keypoint similarity (OKS) uses it."""
 
     @staticmethod
-    def from_dict(fields: dict[str, Any]) -> Points:
+    def from_dict(fields: dict[str, Any]) -> KeypointSchema:
         """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
         pairs = tuple((int(a), int(b)) for a, b in fields["skeleton"])
-        return Points(tuple(fields["names"]), pairs, tuple(fields["flip"]), tuple(fields["sigmas"]))
+        return KeypointSchema(tuple(fields["names"]), pairs, tuple(fields["flip_indices"]), tuple(fields["sigmas"]))
 
 
-COCO_PERSON = Points(
+COCO_PERSON = KeypointSchema(
     (
         *("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder"),
         *("left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip"),
@@ -162,38 +207,39 @@ COCO_PERSON = Points(
         *(0.087, 0.087, 0.089, 0.089),
     ),
 )
-"""The keypoints of people in COCO, with the deviations that its evaluation uses."""
+"""The person keypoints of COCO, with the sigmas of its evaluation."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture lies in a network's input: scaled, its top left corner in the input's."""
+    """How an image lies in a network's input: resized, its top left corner in the input's."""
 
-    picture: tuple[int, int]
-    """(height, width) of the picture in its own pixels."""
-    scaled: tuple[int, int]
-    """(height, width) it has in the input, in pixels; what lies beyond is padding."""
+    original: tuple[int, int]
+    """(height, width) of the image in its own pixels."""
+    resized: tuple[int, int]
+    """(height, width) of the image in the input, in pixels; the rest of the input is padding."""
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes a network's input; it travels inside every checkpoint."""
+    """How an image becomes a network's input; stored in every checkpoint."""
 
     size: tuple[int, int] = (224, 224)
     """(height, width) in pixels of the input."""
     crop: float = 1.0
-    """Share of the resized picture's side that the centre crop keeps, in 0..1 (timm's crop_pct)."""
+    """Fraction of the resized image's side that the centre crop keeps, in 0..1 (timm's crop_pct)."""
     resize: str = "crop"
-    """`crop` keeps the aspect ratio and cuts the centre; `squash` stretches to the size. `shortest` and `fit` keep the
-    aspect ratio and lose nothing: with `shortest`, `size` is (wanted shorter side, most for the longer side), and the
-    batch is padded to a multiple of `divisor`; with `fit` the picture goes into `size` and is padded to it."""
+    """`crop` keeps the aspect ratio and takes the centre; `squash` resizes to the size whatever the aspect ratio.
+    `shortest` and `fit` keep the aspect ratio and the whole image: with `shortest`, `size` is (length of the shorter
+    side, maximum of the longer side), and the batch is padded to a multiple of `divisor`; with `fit` the image is
+    resized into `size` and padded to it."""
     interpolation: str = "bilinear"
     """`bilinear`, `bicubic` or `nearest`."""
     antialias: bool = True
-    """Whether pictures that are made smaller are smoothed first."""
+    """Whether images are smoothed when they are downsampled."""
     rounding: str = "down"
-    """With `shortest` and `fit`: whether the fraction of a pixel in a scaled side is dropped (`down`, as torchvision
-    does) or rounded (`nearest`, as Detectron2 and MMDetection do)."""
+    """With `shortest` and `fit`: whether the resized side is rounded `down` (as torchvision) or to the `nearest`
+    pixel (as Detectron2 and MMDetection)."""
     divisor: int = 32
     """With `shortest`: height and width of a batch are multiples of it."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)

@@ -1,4 +1,4 @@
-"""Boxes as what regression learns: their place and size relative to a box that is near."""
+"""Box regression: a box's position and size relative to a reference box."""
 
 from __future__ import annotations
 
@@ -12,67 +12,73 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 
 from vertebra.structures import Target
 
-OVERLAP = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
-"""Losses of boxes by how they overlap: arXiv:1902.09630, and the two of arXiv:1911.08287."""
-LARGEST = math.log(1000 / 16)
+IOU_LOSSES = {"giou": generalized_box_iou_loss, "diou": distance_box_iou_loss, "ciou": complete_box_iou_loss}
+"""Losses by the overlap of boxes: arXiv:1902.09630, and the two of arXiv:1911.08287."""
+MAX_LOG_RATIO = math.log(1000 / 16)
 """Decoded widths and heights are at most 62.5 times the reference's, so that no exponential overflows."""
 
 
-def encode(boxes: Tensor, references: Tensor, scales: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """What regression is to answer for `references` so that `decode` gives `boxes`.
+def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Regression deltas of `boxes` relative to `references`, the inverse of `decode`.
 
     Args:
         boxes: [N, 4] x1, y1, x2, y2 in pixels.
         references: [N, 4] in pixels, with sides above 0.
-        scales: factors on dx, dy, dw, dh.
+        weights: factors on dx, dy, dw, dh.
 
     Returns:
-        [N, 4] dx, dy (of the centre, in the reference's sides) and dw, dh (natural logarithms), times `scales`.
+        [N, 4] dx, dy (of the centre, in units of the reference's sides) and dw, dh (natural logarithms), times
+        `weights`.
 
     Source: Faster R-CNN, arXiv:1506.01497, equation 2.
     """
     size, reference_size = boxes[:, 2:] - boxes[:, :2], references[:, 2:] - references[:, :2]
     centre, reference_centre = boxes[:, :2] + 0.5 * size, references[:, :2] + 0.5 * reference_size
     deltas = torch.cat(((centre - reference_centre) / reference_size, torch.log(size / reference_size)), 1)
-    return deltas * deltas.new_tensor(scales)
+    return deltas * deltas.new_tensor(weights)
 
 
-def decode(deltas: Tensor, references: Tensor, scales: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
     """The inverse of `encode`: [N, ..., 4] deltas at [N, 4] references -> [N, ..., 4] boxes, not clipped."""
     references = references.view(len(references), *[1] * (deltas.ndim - 2), 4)
     size = references[..., 2:] - references[..., :2]
-    deltas = deltas / deltas.new_tensor(scales)
+    deltas = deltas / deltas.new_tensor(weights)
     centre = references[..., :2] + 0.5 * size + deltas[..., :2] * size
-    half = 0.5 * deltas[..., 2:].clamp(max=LARGEST).exp() * size
+    half = 0.5 * deltas[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * size
     return torch.cat((centre - half, centre + half), -1)
 
 
 def regression_loss(
-    kind: str,
+    name: str,
     deltas: Tensor,
     boxes: Tensor,
     references: Tensor,
     *,
     beta: float,
-    scales: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
 ) -> Tensor:
-    """The sum over all boxes of what regression loses.
+    """Box regression loss, summed over all boxes.
 
     Args:
-        kind: `smooth_l1`, of the deltas, which is square below `beta`; or a key of OVERLAP, of the decoded boxes.
-        deltas: [N, 4] as answered for `references`.
-        boxes: [N, 4] that are true.
-        references, scales: as for `encode`.
+        name: `smooth_l1`, of the deltas, quadratic below `beta`; or a key of IOU_LOSSES, of the decoded boxes.
+        deltas: [N, 4] predicted for `references`.
+        boxes: [N, 4] ground truth.
+        references, weights: as for `encode`.
     """
-    if kind == "smooth_l1":
-        return smooth_l1_loss(deltas, encode(boxes, references, scales), beta=beta, reduction="sum")
-    total: Tensor = OVERLAP[kind](decode(deltas, references, scales), boxes, reduction="sum")
+    if name == "smooth_l1":
+        return smooth_l1_loss(deltas, encode(boxes, references, weights), beta=beta, reduction="sum")
+    total: Tensor = IOU_LOSSES[name](decode(deltas, references, weights), boxes, reduction="sum")
     return total
 
 
-def valid(target: Target) -> tuple[Tensor, Tensor]:
-    """The indices [N] of a target's instances that are learned from, and the boxes [M, 4] of its crowds."""
+def split_crowd(target: Target) -> tuple[Tensor, Tensor]:
+    """Indices [N] of a target's instances that are no crowd regions, and the boxes [M, 4] of the crowd regions."""
     assert target.boxes is not None
     crowd = target.crowd if target.crowd is not None else torch.zeros(len(target.boxes), dtype=torch.bool)
     crowd = crowd.to(target.boxes.device)
     return torch.where(~crowd)[0], target.boxes[crowd]
+
+
+def inside_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Which of [N, 4] boxes lie inside an image of (height, width) `size`: [N] bool."""
+    return (boxes[:, :2] >= 0).all(1) & (boxes[:, 2] < size[1]) & (boxes[:, 3] < size[0])

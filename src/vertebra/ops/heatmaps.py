@@ -1,4 +1,4 @@
-"""Keypoints as cells of a map."""
+"""Keypoints as cells of a heatmap over a box."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 
-def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The cell of its box that each keypoint lies in.
+def keypoints_to_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The heatmap cell of each keypoint.
 
     Args:
         keypoints: [R, K, 3] x, y in pixels, and visibility.
@@ -16,7 +16,7 @@ def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor,
         size: cells per side.
 
     Returns:
-        [R, K] int64 row-major cells, and [R, K] bool, whether the keypoint is annotated and inside the box.
+        [R, K] int64 row-major cells, and [R, K] bool, whether the keypoint is labelled and inside the box.
 
     Source: Mask R-CNN, arXiv:1703.06870, section 5.
     """
@@ -24,12 +24,12 @@ def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor,
     points = keypoints[..., :2]
     cells = torch.floor((points - corner) * (size / sides)).long()
     cells = torch.where(points == boxes[:, None, 2:], size - 1, cells)  # the far edge belongs to the last cell
-    inside = ((cells >= 0) & (cells < size)).all(2) & (keypoints[..., 2] > 0)
-    return (cells[..., 1] * size + cells[..., 0]) * inside, inside
+    valid = ((cells >= 0) & (cells < size)).all(2) & (keypoints[..., 2] > 0)
+    return (cells[..., 1] * size + cells[..., 0]) * valid, valid
 
 
-def locate_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
-    """Where in its box each keypoint is likeliest.
+def heatmaps_to_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
+    """The location of each keypoint: the maximum of its heatmap.
 
     Args:
         logits: [N, K, M, M].
@@ -38,18 +38,19 @@ def locate_keypoints(logits: Tensor, boxes: Tensor) -> Tensor:
     Returns:
         [N, K, 3] float32 x, y in pixels and the logit there.
 
-    Source: as Detectron and torchvision do it: the map is scaled to the box's pixels, bicubic, and its highest taken.
+    Source: as in Detectron and torchvision, the heatmap is resized to the box's pixels, bicubic, before the maximum is
+        taken.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     results = []
-    for maps, (width, height), (across, down) in zip(logits, sides.ceil().long().tolist(), sides, strict=True):
-        grown = interpolate(maps[None], (height, width), mode="bicubic", align_corners=False)[0]  # [K, h, w]
-        score, index = grown.flatten(1).max(1)
-        x = (index % width + 0.5) * (across / width)
-        y = (index // width + 0.5) * (down / height)
+    for maps, (width, height), (box_width, box_height) in zip(logits, sides.ceil().long().tolist(), sides, strict=True):
+        resized = interpolate(maps[None], (height, width), mode="bicubic", align_corners=False)[0]  # [K, h, w]
+        score, index = resized.flatten(1).max(1)
+        x = (index % width + 0.5) * (box_width / width)
+        y = (index // width + 0.5) * (box_height / height)
         results.append(torch.stack((x, y, score), 1))
     if not results:
         return logits.new_zeros(0, logits.shape[1], 3)
-    found = torch.stack(results)
-    found[..., :2] += boxes[:, None, :2]
-    return found
+    keypoints = torch.stack(results)
+    keypoints[..., :2] += boxes[:, None, :2]
+    return keypoints

@@ -1,4 +1,4 @@
-"""Which of many boxes belongs to which object, and which of them are learned from."""
+"""Matching of anchors or proposals to ground-truth boxes, and sampling of them for training."""
 
 from __future__ import annotations
 
@@ -9,70 +9,79 @@ from torch import Tensor
 from torchvision.ops import box_area, box_iou
 
 BACKGROUND, IGNORED = -1, -2
-PAIRS = 2**24
+MAX_PAIRS = 2**24
 """Overlaps that are computed at a time: thousands of objects and all anchors of a pyramid at once take gigabytes."""
 
 
 def match(
-    candidates: Tensor, objects: Tensor, crowds: Tensor, *, high: float, low: float, nearest: float | None = None
+    anchors: Tensor,
+    boxes: Tensor,
+    crowd_boxes: Tensor,
+    *,
+    high: float,
+    low: float,
+    low_quality_iou: float | None = None,
 ) -> Tensor:
-    """The object of each candidate.
+    """The ground-truth box of each anchor.
 
     Args:
-        candidates: [N, 4] boxes.
-        objects: [M, 4] boxes.
-        crowds: [K, 4] boxes of regions that say nothing: background that lies in one by more than half is ignored.
+        anchors: [N, 4] anchors or proposals.
+        boxes: [M, 4] ground truth.
+        crowd_boxes: [K, 4] crowd regions: background that lies in one by more than half is ignored.
         high: least IoU of a match.
-        low: below this IoU a candidate is background; in between it is ignored.
-        nearest: each object also gets the candidates that overlap it most, if by this IoU; None leaves them.
+        low: below this IoU an anchor is background; in between it is ignored.
+        low_quality_iou: each ground-truth box is also matched to the anchors that overlap it most, if by at least this
+            IoU; None does not match them.
 
     Returns:
-        [N] int64, the object's index, BACKGROUND or IGNORED.
+        [N] int64, index of the ground-truth box, BACKGROUND or IGNORED.
 
     Source: Faster R-CNN, arXiv:1506.01497, section 3.1.2.
     """
-    matches = candidates.new_full((len(candidates),), BACKGROUND, dtype=torch.int64)
-    if len(objects) and len(candidates):
-        parts = candidates.split(max(1, PAIRS // len(objects)))
-        overlaps = [box_iou(objects, parts[0])]  # [M, n]; of further parts, made anew where they are wanted
+    matches = anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.int64)
+    if len(boxes) and len(anchors):
+        parts = anchors.split(max(1, MAX_PAIRS // len(boxes)))
+        first = box_iou(boxes, parts[0])  # [M, n]; of further parts it is computed again where it is needed
 
-        def every() -> Iterator[Tensor]:
-            yield from overlaps
-            yield from (box_iou(objects, part) for part in parts[1:])
+        def overlaps() -> Iterator[Tensor]:
+            yield first
+            yield from (box_iou(boxes, part) for part in parts[1:])
 
-        found, most = [], objects.new_zeros(len(objects))
-        for overlap in every():
-            found.append(overlap.max(0))
-            most = torch.maximum(most, overlap.amax(1))
-        best, index = torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+        maxima, best_of_box = [], boxes.new_zeros(len(boxes))
+        for overlap in overlaps():
+            maxima.append(overlap.max(0))
+            best_of_box = torch.maximum(best_of_box, overlap.amax(1))
+        best = torch.cat([maximum.values for maximum in maxima])
+        index = torch.cat([maximum.indices for maximum in maxima])
         matches[best >= low] = IGNORED
-        chosen = best >= high
-        if nearest is not None:
-            own = most.masked_fill((most < nearest) | (most == 0), 2.0)[:, None]  # which no overlap reaches
-            chosen |= torch.cat([(overlap == own).any(0) for overlap in every()])
-        matches[chosen] = index[chosen]
-    if len(crowds):
-        corner = torch.maximum(candidates[:, None, :2], crowds[None, :, :2])
-        sides = (torch.minimum(candidates[:, None, 2:], crowds[None, :, 2:]) - corner).clamp(min=0)
-        inside = sides.prod(2).amax(1) / box_area(candidates).clamp(min=1e-6)
-        matches[(matches == BACKGROUND) & (inside > 0.5)] = IGNORED
+        matched = best >= high
+        if low_quality_iou is not None:
+            unreachable = (best_of_box < low_quality_iou) | (best_of_box == 0)
+            needed = best_of_box.masked_fill(unreachable, 2.0)[:, None]
+            matched |= torch.cat([(overlap == needed).any(0) for overlap in overlaps()])
+        matches[matched] = index[matched]
+    if len(crowd_boxes):
+        corner = torch.maximum(anchors[:, None, :2], crowd_boxes[None, :, :2])
+        sides = (torch.minimum(anchors[:, None, 2:], crowd_boxes[None, :, 2:]) - corner).clamp(min=0)
+        covered = sides.prod(2).amax(1) / box_area(anchors).clamp(min=1e-6)
+        matches[(matches == BACKGROUND) & (covered > 0.5)] = IGNORED
     return matches
 
 
-def sample(matches: Tensor, count: int, positive: float) -> tuple[Tensor, Tensor]:
-    """Draws what is learned from, with torch's random numbers.
+def sample(matches: Tensor, batch_size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:
+    """Samples anchors or proposals for training, with torch's random numbers.
 
     Args:
-        matches: [N] as `match` gives them.
-        count: how many are drawn in all, if there are as many.
-        positive: largest share of objects among them, in 0..1; background fills up.
+        matches: [N] as `match` returns them.
+        batch_size: number of samples, if there are as many.
+        positive_fraction: largest fraction of positives among them, in 0..1; background fills up.
 
     Returns:
-        The indices of the objects drawn, and of the background drawn, each rising.
+        The indices of the sampled positives, and of the sampled background, each ascending.
     """
-    objects, background = torch.where(matches >= 0)[0], torch.where(matches == BACKGROUND)[0]
-    taken = min(len(objects), int(count * positive))
-    objects = objects[torch.randperm(len(objects), device=matches.device)[:taken]]
-    rest = min(len(background), count - taken)
-    background = background[torch.randperm(len(background), device=matches.device)[:rest]]
-    return objects.sort()[0], background.sort()[0]
+    positive, background = torch.where(matches >= 0)[0], torch.where(matches == BACKGROUND)[0]
+    num_positive = min(len(positive), int(batch_size * positive_fraction))
+    positive = positive[torch.randperm(len(positive), device=matches.device)[:num_positive]]
+    num_background = min(len(background), batch_size - num_positive)
+    background = background[torch.randperm(len(background), device=matches.device)[:num_background]]
+    return positive.sort()[0], background.sort()[0]

@@ -1,10 +1,12 @@
-"""Reading other people's checkpoints: where they lie, what their tensors are called, what is known of them."""
+"""Reading checkpoints of other libraries: where they are, how their tensors are named, what is known of them."""
 
 from vertebra.weights.card import Weights, known
-from vertebra.weights.fetch import description, read
+from vertebra.weights.checkpoint import Checkpoint, open_checkpoint
+from vertebra.weights.fetch import read
 from vertebra.weights.rules import Drop, Fix, Join, Rename, Report, Rules, adapt_channels, convert, load
 
 __all__ = [
+    "Checkpoint",
     "Drop",
     "Fix",
     "Join",
@@ -14,8 +16,8 @@ __all__ = [
     "Weights",
     "adapt_channels",
     "convert",
-    "description",
     "known",
     "load",
+    "open_checkpoint",
     "read",
 ]

@@ -59,7 +59,7 @@ def read(path: Path, format: Format, tensors: Callable[[Any, int], dict[str, Ten
             _scan(file)
             size = file.tell()
             file.seek(0)
-            found = tensors(_Unpickler(file, size).load(), size)
+            state = tensors(_Unpickler(file, size).load(), size)
         except _Refused as error:
             raise VertebraError(
                 f"{path} holds {error}, which weights do not need, and unpickling it could run code, so it was not "
@@ -68,9 +68,9 @@ def read(path: Path, format: Format, tensors: Callable[[Any, int], dict[str, Ten
         except Exception as error:  # a damaged pickle can raise anything
             whole = format.name.replace("a ", "a whole ", 1)
             raise VertebraError(f"{path} is not {whole}: {first_line(error)}; fetch or save it again.") from error
-    if not found:
+    if not state:
         raise VertebraError(f"{path} holds no tensors by name; expected what {format.writer} writes.")
-    return found
+    return state
 
 
 def named(content: Any, size: int) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def known(published: Mapping[str, Weights], where: str | Path) -> Weights | None
 
 
 HALF = (0.5, 0.5, 0.5)
-"""Mean and deviation of the models that see pictures on a scale from -1 to 1."""
+"""Mean and deviation of the models that see images on a scale from -1 to 1."""
 
 
 def published(

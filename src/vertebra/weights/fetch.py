@@ -57,13 +57,6 @@ def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     return _read_pickle(path), {}, path
 
 
-def description(where: str | Path) -> dict[str, str]:
-    """The text metadata of a checkpoint, without reading its tensors; empty in formats that have none. Raises as
-    `read`."""
-    path = _find(where)
-    return _metadata(path) if path.suffix == ".safetensors" else {}
-
-
 def _find(where: str | Path) -> Path:
     path = expanded(where)
     if path.is_dir():
@@ -105,11 +98,6 @@ def _download(repository: str) -> Path:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with _safetensors(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with _safetensors(path) as file:
-        return file.metadata() or {}
 
 
 @contextlib.contextmanager

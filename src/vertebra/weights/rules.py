@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +53,7 @@ Rules = Sequence[Rule]
 
 @dataclass
 class Report:
-    """What became of a checkpoint: print it, or read its lists."""
+    """How a checkpoint was used: print it, or read its lists."""
 
     path: str
     source: str
@@ -65,35 +62,15 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
     """Names in the checkpoint that were not used, and why."""
     new: list[str] = field(default_factory=list)
-    """Names in the model that keep their fresh values."""
-    counted: bool = True
-    """Whether its batch norms counted their steps; frozen ones do not."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Of a checkpoint of ours, the options of its model."""
+    """Names in the model that keep their initial values."""
     adapted: dict[str, str] = field(default_factory=dict)
-    """Names in the model whose tensor was changed on the way, and how."""
-
-    @property
-    def origin(self) -> str:
-        """Whose way of computing the checkpoint wants, in words."""
-        return "the checkpoint" if self.options else self.source.partition("/")[0]
-
-    @staticmethod
-    def own(path: Path, metadata: Mapping[str, str], source: str | None = None) -> Report:
-        """Of a checkpoint of ours, which describes itself; VertebraError if another `source` is said to be its."""
-        if source not in (None, "vertebra"):
-            raise VertebraError(f"{path} was written by Vertebra, not by {source}; leave source out.")
-        try:
-            options = json.loads(metadata["vertebra"]).get("model", {})
-        except (ValueError, AttributeError) as error:
-            raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
-        return Report(str(path), "vertebra", options=options)
+    """Options and tensors that were adapted, by name, and how."""
 
     def __str__(self) -> str:
         lines = [f"{len(self.used)} tensors used from {self.path} ({self.source} names)"]
         lines += [f"  left out {name}: {why}" for name, why in self.left_out.items()]
         lines += [f"  adapted {name}: {how}" for name, how in self.adapted.items()]
-        lines += [f"  newly made {name}" for name in self.new]
+        lines += [f"  newly initialised {name}" for name in self.new]
         return "\n".join(lines)
 
 
@@ -109,7 +86,7 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor
     converted: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
     dropped: dict[str, str] = {}
-    joined: dict[str, tuple[Join, dict[str, Tensor]]] = {}
+    joins: dict[str, tuple[Join, dict[str, Tensor]]] = {}
     for old, tensor in state.items():
         name, part, join = old, "", None
         for rule in rules:
@@ -126,15 +103,15 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor
                 tensor = rule.function(tensor)
         else:
             if join is not None:
-                joined.setdefault(name, (join, {}))[1][part] = tensor
+                joins.setdefault(name, (join, {}))[1][part] = tensor
                 continue
             if name in converted:
                 raise VertebraError(f"both {origin[name]} and {old} of the checkpoint are named {name} here.")
             converted[name], origin[name] = tensor, old
-    for name, (join, found) in joined.items():
-        if missing := [part for part in join.parts if part not in found]:
+    for name, (join, parts) in joins.items():
+        if missing := [part for part in join.parts if part not in parts]:
             raise VertebraError(f"{name} is joined from {', '.join(join.parts)}; the checkpoint lacks {missing[0]}.")
-        converted[name] = torch.cat([found[part] for part in join.parts])
+        converted[name] = torch.cat([parts[part] for part in join.parts])
     return converted, dropped
 
 
@@ -167,8 +144,8 @@ def choose(
 def adapt_channels(weight: Tensor, channels: int) -> Tensor:
     """A first convolution for another number of input channels: [C', C, k, k] -> [C', channels, k, k].
 
-    To one channel the kernels are summed, so a grey picture gives what its RGB copy would; to more they are
-    repeated in turn and scaled so that the response to a constant picture stays the same.
+    To one channel the kernels are summed, so a grey image gives what its RGB copy would; to more they are
+    repeated in turn and scaled so that the response to a constant image stays the same.
     """
     inputs = weight.shape[1]
     if channels == 1:
@@ -195,24 +172,24 @@ def load(
         state: tensors under the module's own names.
         report: filled and returned.
         adapt: given the name, tensor and wanted shape of what is misshaped, the tensor made to fit and how, or None.
-        unwanted: prefixes of names that the module has no use for, and why; they are listed, not complained of.
+        unwanted: prefixes of names that the module does not use, and why; they are listed in the report.
         partial: whether what is missing, unused or misshaped is listed instead of being an error; nine tenths of
-            the tensors that are not `fresh` must fit all the same, for else it is of another architecture.
-        fresh: prefixes of names that may be newly made with `partial`.
+            the tensors that are not `fresh` must fit all the same, or the checkpoint is of another architecture.
+        fresh: prefixes of names that may be newly initialised with `partial`.
 
     Raises:
         VertebraError: naming every tensor that is missing, unused or misshaped, unless `partial`.
     """
     expected = module.state_dict()
     problems: list[str] = []
-    found: dict[str, Tensor] = {}
+    fitting: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name in expected:
             want = expected[name].shape
             if tensor.shape != want and (adapted := adapt(name, tensor, want)) is not None:
                 tensor, report.adapted[name] = adapted
             if tensor.shape == want:
-                found[name] = tensor
+                fitting[name] = tensor
                 continue
             why = f"its shape is {list(tensor.shape)}, the model's {list(want)}"
         else:
@@ -224,7 +201,7 @@ def load(
         report.left_out[name] = why
         problems.append(f"{name}: {why}")
     for name in expected:
-        if name not in found:
+        if name not in fitting:
             report.new.append(name)
             # Paddle and PyTorch before 0.4.1 lack this counter, which nothing but a cumulative average reads.
             if not name.endswith("num_batches_tracked") and name not in report.left_out:
@@ -236,14 +213,14 @@ def load(
             "Pass partial=True to load what fits and have the rest listed."
         )
     body = [name for name in expected if not name.startswith(fresh) and not name.endswith("num_batches_tracked")]
-    fitting = sum(name in found for name in body)
-    if fitting < 0.9 * len(body):
+    count = sum(name in fitting for name in body)
+    if count < 0.9 * len(body):
         raise VertebraError(
-            f"{report.path} is of another architecture: it has only {fitting} of the {len(body)} tensors that this "
+            f"{report.path} is of another architecture: it has only {count} of the {len(body)} tensors that this "
             f"model needs besides its head ({report.source} names)."
         )
     with torch.no_grad():
-        for name, tensor in found.items():
+        for name, tensor in fitting.items():
             expected[name].copy_(tensor)
-    report.used = list(found)
+    report.used = list(fitting)
     return report
