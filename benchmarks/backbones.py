@@ -62,9 +62,9 @@ def main() -> None:
         gains[name] = compare(name, models, images, options.repeats)
     print()
     for group in GROUPS:
-        found = [gain for name in group if (gain := gains.get(name))]
-        if len(found) == len(group):
-            mean = math.exp(statistics.fmean(math.log(gain) for gain in found))
+        measured = [gain for name in group if (gain := gains.get(name))]
+        if len(measured) == len(group):
+            mean = math.exp(statistics.fmean(math.log(gain) for gain in measured))
             print(f"prediction path against timm's eager forward, geometric mean of {', '.join(group)}: {mean:.3f}")
 
 
@@ -77,37 +77,45 @@ def build(name: str) -> dict[str, nn.Module]:
     eps = next((m.eps for m in ours.modules() if isinstance(m, nn.BatchNorm2d)), None)
     tables = ours.backbone.tables()
     aliases = [name, *(a for a, public in backbones.family(name).ALIASES.items() if public == name)]
-    found: dict[str, nn.Module] = {"ours": ours}
+    models: dict[str, nn.Module] = {"ours": ours}
     for alias in aliases:
-        if timm.is_model(alias) and "timm" not in found:
-            found["timm"] = filled(timm.create_model(alias), tables["timm"], state, eps)
-        if alias in torchvision.models.list_models() and "torchvision" not in found:
-            found["torchvision"] = filled(torchvision.models.get_model(alias), tables["torchvision"], state, eps)
-    return {key: model.eval() for key, model in found.items()}
+        if timm.is_model(alias) and "timm" not in models:
+            models["timm"] = filled(timm.create_model(alias), tables["timm"], state, eps)
+        if alias in torchvision.models.list_models() and "torchvision" not in models:
+            models["torchvision"] = filled(torchvision.models.get_model(alias), tables["torchvision"], state, eps)
+    return {key: model.eval() for key, model in models.items()}
 
 
 def filled(peer: nn.Module, table: weights.Rules, state: Mapping[str, Tensor], eps: float | None) -> nn.Module:
-    """`peer` with our weights, found through the rules that translate its names to ours, and our batch norm's eps
+    """`peer` with our weights, by the rules that translate its names to ours, and our batch norm's eps
     (timm's own efficientnetv2_s, which has no published weights, has another)."""
-    own = {}
+    translated_state = {}
     for key, tensor in peer.state_dict().items():
         translated, dropped = weights.convert({key: tensor}, table)
         if not dropped:
             (name,) = translated
-            own[key] = state[name if name.startswith("head.") else f"backbone.{name}"].reshape(tensor.shape)
-    peer.load_state_dict(own, strict=False)
+            translated_state[key] = state[name if name.startswith("head.") else f"backbone.{name}"].reshape(
+                tensor.shape
+            )
+    peer.load_state_dict(translated_state, strict=False)
     for module in peer.modules():
         if eps is not None and isinstance(module, nn.BatchNorm2d):
             module.eps = eps
     return peer
 
 
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """[B, num_classes]; ours gives a tuple of raw outputs."""
+    output = model(images)
+    return output[0] if isinstance(output, tuple) else output
+
+
 def check(name: str, models: Mapping[str, nn.Module], images: Tensor) -> None:
-    """Raises if the answers differ: a benchmark of different models would mean nothing."""
+    """Raises if the logits differ: a benchmark of different models would mean nothing."""
     with torch.inference_mode():
-        answers = {key: model(images) for key, model in models.items()}
-    for key, answer in answers.items():
-        worst = float((answer - answers["ours"]).abs().max() / answers["ours"].std())
+        outputs = {key: logits(model, images) for key, model in models.items()}
+    for key, output in outputs.items():
+        worst = float((output - outputs["ours"]).abs().max() / outputs["ours"].std())
         if worst > 1e-4:
             raise SystemExit(f"{name}: {key} differs from ours by {worst:.1e} deviations")
 
@@ -118,7 +126,7 @@ def compare(name: str, models: Mapping[str, nn.Module], images: Tensor, repeats:
     def forward(model: nn.Module) -> Callable[[], Any]:
         def run() -> Any:
             with torch.inference_mode():
-                return model(images)
+                return logits(model, images)
 
         return run
 
@@ -127,7 +135,7 @@ def compare(name: str, models: Mapping[str, nn.Module], images: Tensor, repeats:
         labels = torch.arange(len(images))
 
         def run() -> None:
-            nn.functional.cross_entropy(model(images), labels).backward()
+            nn.functional.cross_entropy(logits(model, images), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -138,8 +146,8 @@ def compare(name: str, models: Mapping[str, nn.Module], images: Tensor, repeats:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(models["ours"], Path(folder, "best.safetensors"))  # type: ignore[arg-type]
         predictor = vertebra.load(folder, device="cpu")
-    answer, eager = predictor.raw(images), forward(models["ours"])()
-    apart = float((answer - eager).abs().max() / eager.std())
+    eager = forward(models["ours"])()
+    apart = float((predictor.raw(images)[0] - eager).abs().max() / eager.std())
     if "timm" in models:
         times = take_turns({"ours": lambda: predictor.raw(images), "timm": forward(models["timm"])}, repeats)
         row(name, f"prediction, ms (apart {apart:.0e})", times, 1e3)

@@ -1,4 +1,4 @@
-"""How the cost of a forward pass grows with the picture's area, drawn: ViT (attention over all patches), Swin (inside
+"""Cost of a forward pass against the image's area, drawn: ViT (attention over all patches), Swin (inside
 windows) and CycleMLP.
 
     python benchmarks/growth.py docs/backbones/figures/growth.svg
@@ -22,13 +22,13 @@ SIDES = (64, 96, 128, 192, 256, 320, 384, 448, 512)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", help="where to draw it: .svg or .png")
+    parser.add_argument("figure", help="file to draw to: .svg or .png")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     models = {name: vertebra.backbone(name, embedding=True).eval() for name in MODELS}
     times: dict[str, list[float]] = {name: [] for name in MODELS}
-    print(f"{machine()}; torch {torch.__version__}; one picture, medians of {options.repeats}\n")
+    print(f"{machine()}; torch {torch.__version__}; one image, medians of {options.repeats}\n")
     print(f"| side, pixels | {' | '.join(f'{name}, ms' for name in MODELS)} |\n|---:|{'---:|' * len(MODELS)}")
     with torch.inference_mode():
         for side in SIDES:
@@ -42,7 +42,7 @@ def main() -> None:
     for name in MODELS:
         axes.plot(areas, times[name], marker="o", markersize=4, label=name)
     axes.set(
-        xlabel="area of the picture, thousand pixels",
+        xlabel="area of the image, thousand pixels",
         ylabel="time of a forward pass, ms",
         ylim=(0, None),
         xlim=(0, None),
@@ -50,7 +50,7 @@ def main() -> None:
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(options.picture, metadata={"Date": None} if options.picture.endswith(".svg") else None)
+    figure.savefig(options.figure, metadata={"Date": None} if options.figure.endswith(".svg") else None)
 
 
 if __name__ == "__main__":

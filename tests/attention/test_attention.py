@@ -1,10 +1,9 @@
-"""Attention by hand, against torch's own, and looked at."""
+"""Attention by hand and against torch's own, and attention maps."""
 
 import pytest
 import torch
 from torch import nn
 
-import vertebra
 from vertebra import backbones
 from vertebra.attention import SelfAttention, WindowAttention, maps
 from vertebra.backbones.swin import shift_mask
@@ -65,15 +64,15 @@ def test_the_shift_mask_by_hand():
         ("swin_tiny", {"depths": (2, 1, 1, 1), "window": 4}, [(32, 3, 16, 16)] * 2 + [(8, 6, 16, 16), (2, 12, 16, 16)]),
     ],
 )
-def test_maps_can_be_seen(name, options, shapes):
+def test_maps_of_every_attention(name, options, shapes):
     torch.manual_seed(0)
     model = backbones.create(name, image_size=(64, 64), **options).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         before = model(images)[-1]
-    seen = list(maps(model, images).values())
-    assert [tuple(shares.shape) for shares in seen[: len(shapes)]] == shapes
-    for shares in seen:
+    every = list(maps(model, images).values())
+    assert [tuple(shares.shape) for shares in every[: len(shapes)]] == shapes
+    for shares in every:
         torch.testing.assert_close(shares.sum(-1), torch.ones(shares.shape[:-1]))
         assert not shares.requires_grad
     with torch.no_grad():
@@ -89,6 +88,6 @@ def test_masked_windows_do_not_attend_across():
     assert float(shifted[(mask < 0)[:, None].expand_as(shifted)].max()) < 1e-30
 
 
-def test_models_without_attention_say_so():
-    with pytest.raises(VertebraError, match="no attention to look at; ViT, DeiT and Swin have"):
-        maps(vertebra.backbone("resnet18"), torch.zeros(1, 3, 32, 32))
+def test_models_without_attention_raise():
+    with pytest.raises(VertebraError, match="no attention maps; ViT, DeiT and Swin have"):
+        maps(backbones.create("resnet18"), torch.zeros(1, 3, 32, 32))

@@ -1,43 +1,44 @@
 """One contract, swept over every name."""
 
 import copy
+import functools
 import re
 
 import pytest
 import torch
 from torch import nn
 
-from vertebra import backbones, ledger, tasks
-from vertebra.backbones.facts import facts
-from vertebra.engine.optim import parameter_groups
+from vertebra import backbones, ledger
+from vertebra.backbones import facts
 from vertebra.errors import VertebraError
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.drop import DropPath
 from vertebra.nn.fold import FoldedConv, FoldedLinear, fold
+from vertebra.structures import Preprocess
 
 NAMES = backbones.names()
-SMALL = {  # at least one of every family, made small where it is not
-    "resnet18": {},
-    "resnet50_d": {},
-    "se_resnext50_32x4d": {},
-    "efficientnetv2_b0": {},
-    "tf_efficientnetv2_b0": {},
-    "efficientnetv2_rw_t": {},
+SMALL = {  # at least one of every family, and every kind of block, made small
+    "resnet18": {"depths": (2, 1, 1, 1)},
+    "resnet50_d": {"depths": (1, 2, 1, 1)},
+    "se_resnext50_32x4d": {"depths": (1, 1, 2, 1)},
+    "efficientnetv2_b0": {"depths": (1, 2, 1, 2, 1, 1)},
+    "tf_efficientnetv2_b0": {"depths": (2, 1, 1, 1, 2, 1)},
+    "efficientnetv2_rw_t": {"depths": (2, 1, 2, 1, 1, 2)},
     "res2net50_48w2s": {"depths": (1, 2, 1, 1)},
     "res2next50": {"depths": (2, 1, 1, 1)},
     "se_res2net50": {"depths": (1, 2, 1, 1)},
     "res2net50_v1b": {"depths": (1, 1, 1, 2)},
-    "dla34": {},
+    "dla34": {"depths": (1, 1, 1, 2, 1, 1)},
     "dla102": {"depths": (1, 1, 1, 2, 1, 1), "widths": (8, 8, 16, 16, 32, 32)},
-    "res2net_dla60": {"widths": (8, 8, 16, 32, 64, 64)},
-    "blresnet50": {},
-    "blres2net50": {},
+    "res2net_dla60": {"depths": (1, 1, 1, 2, 1, 1), "widths": (8, 8, 16, 32, 64, 64)},
+    "blresnet50": {"depths": (3, 2, 2, 1)},
+    "blres2net50": {"depths": (2, 2, 2, 1)},
     "vit_tiny_16": {"depth": 3},
     "vit_base_32": {"depth": 2, "width": 32, "heads": 4},
     "deit_tiny_16_distilled": {"depth": 2},
     "swin_tiny": {"width": 24, "depths": (2, 2, 2, 2), "level_norms": True},
-    "hrnet_w18_small_v1": {},
-    "hrnet_w18_small_v2": {"view": "v2"},
+    "hrnet_w18_small_v1": {"blocks": 1},
+    "hrnet_w18_small_v2": {"view": "v2", "first": (2, 64), "modules": (1, 2, 1), "blocks": 1},
     "cyclemlp_b1": {"depths": (1, 1, 1, 2), "level_norms": True},
     "asmlp_mobile": {"width": 20, "depths": (1, 2, 1, 1), "level_norms": True},
     "mixer_s32": {"width": 64, "depth": 3},
@@ -47,12 +48,21 @@ SMALL = {  # at least one of every family, made small where it is not
     "vip_medium_7": {"patch": 8, "widths": (32, 32, 64, 64), "depths": (1, 1, 1, 1)},
     "s2mlp_deep": {"width": 32, "depth": 3},
 }
-FIXED = ("mixer", "resmlp", "gmlp", "vip")  # families that work at one input size
+FIXED = ("mixer", "resmlp", "gmlp", "vip")  # families that take one input size
+
+counts = functools.cache(facts.facts)
 
 
 def small(name, **overrides):
-    """Backbone `name` for pictures of 64 x 64."""
+    """Backbone `name` for images of 64 x 64."""
     return backbones.create(name, **{"image_size": (64, 64), **SMALL[name], **overrides})
+
+
+@functools.cache
+def plain(name):
+    """Backbone `name` on the meta device."""
+    with torch.device("meta"):
+        return backbones.create(name)
 
 
 # Counts published or agreed by two implementations, with a classifier of 1000 classes.
@@ -198,19 +208,89 @@ def lively(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_counts_on_meta(name):
-    counted = facts(name)
+@pytest.fixture(scope="module")
+def entries():
+    return {entry.name: entry for entry in ledger.entries()}
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def full(request):
+    """Every backbone by its name, on the meta device, with embedding layers and for an odd input."""
+    size = (112, 112) if request.param.startswith("vip") else (97, 160)  # ViP takes square grids only
+    with torch.device("meta"):
+        return request.param, backbones.create(request.param, channels=5, embedding=True, image_size=size).eval()
+
+
+@pytest.fixture
+def unnormed(monkeypatch):
+    """Batch norm, which is slow on the meta device, checks its channels alone."""
+
+    def forward(self, x):
+        assert x.shape[1] == self.num_features
+        return x
+
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", forward)
+
+
+def test_counts_on_meta(full, entries):
+    name, _ = full
+    counted = counts(name)
     assert counted.parameters == PARAMETERS[name]
-    written = next(entry for entry in ledger.entries() if entry.name == name)
+    written = entries[name]
     assert (written.parameters, written.macs) == (counted.parameters, counted.macs)
     assert written.levels == [[level.stride, level.channels] for level in counted.levels]
+
+
+def test_features_as_declared(full, unnormed):
+    _, model = full
+    height, width = model.config.image_size
+    features = []
+    with torch.no_grad(), torch.device("meta"):
+        vector = model.pool(model.forward_features(torch.empty(2, 5, height, width), features.append))
+    assert len(features) == len(model.levels)
+    assert [level.stride for level in model.levels] == sorted(level.stride for level in model.levels)
+    for level, feature in zip(model.levels, features, strict=True):
+        expected = [2, level.channels, -(-height // level.stride), -(-width // level.stride)]
+        assert list(feature.shape) == expected
+    assert list(vector.shape) == [2, model.width]
+
+
+def test_layers_hold_every_parameter_once(full):
+    _, model = full
+    held = [id(p) for layer in model.layers() for p in layer.parameters()]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(p) for p in model.parameters()}
+    assert model.first_conv in model.state_dict()
+
+
+def test_learning_rates_fall_layer_by_layer(full):
+    from vertebra import tasks
+    from vertebra.engine.optim import parameter_groups
+
+    name, model = full
+    method = tasks.find("classification")
+    with torch.device("meta"):
+        task = method.MODEL(method.Config(backbone=name), ("a", "b", "c"), Preprocess(), model)
+    groups = parameter_groups(task, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in groups) == len(list(task.parameters()))
+    layers = model.layers()
+    for i, layer in enumerate(layers):
+        assert {rates[id(p)] for p in layer.parameters()} <= {0.5 ** (len(layers) - i)}
+    assert {rates[id(p)] for p in task.head.parameters()} == {1.0}
+
+
+def test_a_detector_has_no_embedding_layer(full):
+    name, model = full
+    extra = model.state_dict().keys() - plain(name).state_dict().keys()
+    assert all(key.startswith(model.embedding_only) for key in extra)
+    assert bool(extra) == bool(model.embedding_only)
 
 
 def test_published_multiply_adds():
     published = {"resnet50": 4.089, "resnet50_d": 4.329, "resnext101_32x8d": 16.414, "resnext101_32x48d": 153.31}
     for name, gmacs in published.items():
-        assert facts(name).macs / 1e9 == pytest.approx(gmacs, abs=0.001)
+        assert counts(name).macs / 1e9 == pytest.approx(gmacs, abs=0.001)
     counted = {
         "res2net50_26w4s": 4.255,
         "res2net200_vd": 15.706,
@@ -230,36 +310,21 @@ def test_published_multiply_adds():
         "mixer_l16": 44.548,
     }
     for name, gmacs in counted.items():
-        assert facts(name).macs / 1e9 == pytest.approx(gmacs, abs=0.001)
-    assert facts("efficientnetv2_s", 384).macs / 1e9 == pytest.approx(8.366, abs=0.001)
-    assert facts("efficientnetv2_l", 480).macs / 1e9 == pytest.approx(56.080, abs=0.001)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_features_as_declared(name):
-    height, width = (112, 112) if name.startswith("vip") else (97, 160)  # ViP has square grids alone
-    with torch.device("meta"):
-        model = backbones.create(name, channels=5, embedding=True, image_size=(height, width))
-        images = torch.empty(2, 5, height, width)
-        maps, vector = model(images), model.embed(images)
-    assert len(maps) == len(model.levels)
-    assert [level.stride for level in model.levels] == sorted(level.stride for level in model.levels)
-    for level, feature in zip(model.levels, maps, strict=True):
-        expected = [2, level.channels, -(-height // level.stride), -(-width // level.stride)]
-        assert list(feature.shape) == expected
-    assert list(vector.shape) == [2, model.width]
+        assert counts(name).macs / 1e9 == pytest.approx(gmacs, abs=0.001)
+    assert counts("efficientnetv2_s", 384).macs / 1e9 == pytest.approx(8.366, abs=0.001)
+    assert counts("efficientnetv2_l", 480).macs / 1e9 == pytest.approx(56.080, abs=0.001)
 
 
 @pytest.mark.parametrize("size", [(320, 256), (333, 251), (64, 64)])
 @pytest.mark.parametrize("name", SMALL)
-def test_any_size(name, size):
-    with torch.device("meta"):
-        model = backbones.create(name)  # made for 224 x 224
+def test_any_size(name, size, unnormed):
+    with torch.device("meta"), torch.no_grad():
+        model = plain(name)  # for 224 x 224
         images = torch.empty(1, 3, *size)
         fixed = backbones.family(name).__name__.rpartition(".")[2] in FIXED
         assert model.any_size != fixed
         if fixed:
-            with pytest.raises(VertebraError, match="works at the one input size") as caught:
+            with pytest.raises(VertebraError, match="works only at the input size") as caught:
                 model(images)
             if name.startswith("vip") and str(caught.value).endswith("resize them."):
                 return  # its own size is the nearest that its channels can be mixed at
@@ -270,38 +335,6 @@ def test_any_size(name, size):
             return
         for level, feature in zip(model.levels, model(images), strict=True):
             assert list(feature.shape[2:]) == [-(-side // level.stride) for side in size]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_layers_hold_every_parameter_once(name):
-    with torch.device("meta"):
-        model = backbones.create(name, embedding=True)
-    held = [id(p) for layer in model.layers() for p in layer.parameters()]
-    assert len(held) == len(set(held))
-    assert set(held) == {id(p) for p in model.parameters()}
-    assert model.first in model.state_dict()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_learning_rates_fall_layer_by_layer(name):
-    with torch.device("meta"):
-        task = tasks.create("classification", backbone=name, classes=3)
-    groups = parameter_groups(task, lr=1.0, weight_decay=0.1, layer_decay=0.5)
-    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    assert len(rates) == sum(len(group["params"]) for group in groups) == len(list(task.parameters()))
-    layers = task.backbone.layers()
-    for i, layer in enumerate(layers):
-        assert {rates[id(p)] for p in layer.parameters()} <= {0.5 ** (len(layers) - i)}
-    assert {rates[id(p)] for p in task.head.parameters()} == {1.0}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_detector_carries_no_embedding_layer(name):
-    with torch.device("meta"):
-        bare, full = backbones.create(name), backbones.create(name, embedding=True)
-    extra = {key for key in full.state_dict() if key not in bare.state_dict()}
-    assert all(key.startswith(full.embedding_only) for key in extra)
-    assert bool(extra) == bool(full.embedding_only)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -378,11 +411,19 @@ def test_compiles_without_a_graph_break(name):
     torch.compiler.reset()
     model = lively(small(name, embedding=True)).eval()
     images = torch.randn(1, 3, 64, 64)
-    for function in (model, model.embed):
-        compiled = torch.compile(function, fullgraph=True, backend="eager")
-        with torch.no_grad():
-            for a, b in zip(function(images), compiled(images), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+    def outputs(images):
+        """Those of `forward` and of `embed`."""
+        levels = []
+        vector = model.pool(model.forward_features(images, levels.append))
+        return *levels, vector
+
+    compiled = torch.compile(outputs, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        *levels, vector = compiled(images)
+        torch.testing.assert_close(vector, model.embed(images), rtol=1e-4, atol=1e-4)
+        for a, b in zip(model(images), levels, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_names_and_aliases():

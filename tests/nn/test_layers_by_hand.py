@@ -57,7 +57,7 @@ def test_permute_mixes_a_row_and_segments():
     from vertebra.backbones.vip import Permute
 
     layer = Permute(2, 2, columns=False)
-    layer.linear.weight.data = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # swaps what it sees
+    layer.linear.weight.data = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # swaps its inputs
     x = torch.arange(8.0).view(1, 2, 2, 2)
     assert layer(x)[0, 0].tolist() == [[2, 3], [0, 1]]  # the cells of the first row, swapped
     layer.columns = True
@@ -74,7 +74,7 @@ def test_merge_weighs_three_branches():
     torch.testing.assert_close(merge(first, second, third), (first + second + third) / 3)
 
 
-def test_res2_groups_see_one_another():
+def test_res2_groups_receive_the_output_before():
     layer = Res2Conv(1, 3, first=False).eval()
     for conv in layer.convs:
         nn.init.dirac_(conv.conv.weight)  # passes its input on; the norm and ReLU keep what is not negative
@@ -117,7 +117,7 @@ def test_folded_layers_equal_the_plain_ones():
             torch.testing.assert_close(fold(model)(x), before, rtol=1e-5, atol=1e-6)
 
 
-def test_folded_layers_compute_in_half_precision_where_autocast_says_so():
+def test_folded_layers_compute_in_half_precision_under_autocast():
     torch.manual_seed(0)
     model = nn.Sequential(ConvNorm(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Flatten(2), nn.Linear(36, 5), LinearGelu(5, 7))
     x = torch.randn(2, 3, 6, 6)
@@ -137,9 +137,9 @@ def test_norm_in_place_equals_the_norm():
     layer, x = ConvNorm(3, 4, 3).eval(), torch.randn(2, 3, 6, 6)
     layer.norm.running_mean.normal_()
     layer.norm.running_var.uniform_(0.5, 2)
-    expected, kept = layer(x).detach(), x.clone()
+    expected, before = layer(x).detach(), x.clone()
     with torch.no_grad():
         assert torch.equal(layer(x), expected)
         half = layer.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
-    assert torch.equal(x, kept)
+    assert torch.equal(x, before)

@@ -1,4 +1,4 @@
-"""Attention mechanisms, on sequences and on windows, and a look at what they attend to."""
+"""Attention mechanisms, on sequences and on windows, and their attention maps."""
 
 from vertebra.attention.maps import maps
 from vertebra.attention.multi_head import SelfAttention

@@ -1,4 +1,4 @@
-"""Attention that can be seen, at no cost to the path that is not looked at."""
+"""Attention weights of a model, computed only when requested."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         images: [B, C, H, W], normalised.
 
     Returns:
-        [B, heads, queries, keys] each, rows summing to 1; for windows, B is pictures times windows.
+        [B, heads, queries, keys] each, rows summing to 1; for windows, B is images times windows.
 
     Raises:
-        VertebraError: if the model attends to nothing.
+        VertebraError: if the model has no attention.
     """
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     hooks = []
     for name, module in model.named_modules():
         if hasattr(module, "weights") and callable(module.weights):
 
-            def look(module: nn.Module, arguments: Any, name: str = name) -> None:
-                found[name] = module.weights(*arguments)  # type: ignore[operator]
+            def record(module: nn.Module, arguments: Any, name: str = name) -> None:
+                result[name] = module.weights(*arguments)  # type: ignore[operator]
 
-            hooks.append(module.register_forward_pre_hook(look))
+            hooks.append(module.register_forward_pre_hook(record))
     if not hooks:
-        raise VertebraError(f"{type(model).__name__} has no attention to look at; ViT, DeiT and Swin have.")
+        raise VertebraError(f"{type(model).__name__} has no attention maps; ViT, DeiT and Swin have.")
     try:
         with torch.no_grad():
             model(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return result

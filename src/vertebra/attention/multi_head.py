@@ -22,7 +22,7 @@ class SelfAttention(nn.Module):
         return projected
 
     def weights(self, x: Tensor) -> Tensor:
-        """What each place attends to, rows summing to 1: [B, N, C] -> [B, heads, N, N]."""
+        """Attention weights, rows summing to 1: [B, N, C] -> [B, heads, N, N]."""
         query, key, _ = self._split(x)
         return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class WindowAttention(nn.Module):
-    """Scaled dot-product attention inside windows: [B, M * M, C] -> same, B being pictures times windows.
+    """Scaled dot-product attention inside windows: [B, M * M, C] -> same, B being images times windows.
 
     Source: Swin Transformer, arXiv:2103.14030, section 3.2 and equation 4.
     """
@@ -25,11 +25,11 @@ class WindowAttention(nn.Module):
         self.register_buffer("index", _relative_index(window), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` [windows, M * M, M * M] is added to the scores; the windows of one picture lie together in B."""
+        """`mask` [windows, M * M, M * M] is added to the scores; the windows of one image are consecutive in B."""
         query, key, value = self._split(x)
         if x.device.type == "cpu":
-            # Windows are so small that the plain products are faster there, and the fused kernel, which gives the bias
-            # no gradient, could not train.
+            # Windows are so small that plain products are faster there, and the fused kernel has no gradient for the
+            # bias.
             y = self._scores(query, key, mask).softmax(-1) @ value
         else:
             bias = self._bias(mask)
@@ -39,7 +39,7 @@ class WindowAttention(nn.Module):
         return projected
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What each cell of a window attends to, rows summing to 1: -> [B, heads, M * M, M * M]."""
+        """Attention weights, rows summing to 1: -> [B, heads, M * M, M * M]."""
         query, key, _ = self._split(x)
         return self._scores(query, key, mask).softmax(-1)
 

@@ -1,4 +1,4 @@
-"""AS-MLP: perceptrons between which groups of channels are shifted along the axes.
+"""AS-MLP: perceptrons with axial shifts of groups of channels.
 
 Source: AS-MLP: An Axial Shifted MLP Architecture for Vision, arXiv:2107.08391.
 
@@ -25,13 +25,15 @@ from vertebra.weights import Rename
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
-    width: int  # channels of the first stage; they double with each
+    width: int  # channels of the first stage; doubled in each further one
     depths: tuple[int, int, int, int]  # blocks per stage
     shift: int = 5  # groups, moved -2 to 2 cells
 
     def __post_init__(self) -> None:
         if self.shift % 2 == 0 or self.shift < 1:
-            raise VertebraError(f"shift is {self.shift}; it counts groups on both sides of one that stays: 1, 3, 5 ...")
+            raise VertebraError(
+                f"shift is {self.shift}; it is the number of groups of channels, and has to be odd: 1, 3, 5 ..."
+            )
 
 
 class AxialShift(nn.Module):
@@ -93,7 +95,7 @@ class PatchMerging(nn.Module):
 class ASMLP(Backbone):
     """[B, channels, H, W] -> maps at strides 4, 8, 16, 32."""
 
-    first = "patches.weight"
+    first_conv = "patches.weight"
     embedding_only = ("norm.",)
 
     def __init__(self, config: Config) -> None:
@@ -119,17 +121,17 @@ class ASMLP(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.patch_norm(self.patches(images).contiguous(memory_format=torch.channels_last))
         for i, stage in enumerate(self.stages):
             if i:
-                x = self.run(self.merges[i - 1], x)
+                x = self.run_block(self.merges[i - 1], x)
             for block in stage.children():
-                x = self.run(block, x)
-            keep(self.norms[i](x) if self.config.level_norms else x)
+                x = self.run_block(block, x)
+            on_level(self.norms[i](x) if self.config.level_norms else x)
         return x
 
-    def summary(self, x: Tensor) -> Tensor:
+    def pool(self, x: Tensor) -> Tensor:
         return self.norm(x).mean((2, 3))
 
     def layers(self) -> list[nn.Module]:
@@ -178,5 +180,3 @@ _official = (
 _inside = (Rename(r"^backbone\.", ""), *_official)  # of a whole detector or segmenter
 
 RULES = {"official": _official, "mmdet": _inside, "mmseg": _inside}
-ASMLP.rules = RULES
-ASMLP.published = WEIGHTS

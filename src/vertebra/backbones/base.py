@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -14,82 +16,81 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vertebra import weights
-from vertebra.errors import VertebraError, nearest
+from vertebra.backbones.fitting import fit_model
+from vertebra.errors import VertebraError
+from vertebra.options import training_only
 from vertebra.structures import Level
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """What can be asked of any family; a family's own Config adds its architecture."""
+    """Options of every family; a family's own Config adds its architecture."""
 
     channels: int = 3
     """Input channels."""
-    drop_path: float = 0.0
+    drop_path: float = training_only(0.0)
     """Stochastic depth rate of the last block; it rises linearly from 0 at the first."""
     embedding: bool = False
     """Whether the layers that only `embed` needs are built, in families that have such."""
     level_norms: bool = False
     """Whether each map is normalised, in families whose stages end without a norm; detectors are trained with it."""
     image_size: tuple[int, int] = (224, 224)
-    """Input (height, width) in pixels that tables of positions are made for, in families that have such."""
+    """Input (height, width) in pixels that position tables are made for, in families that have such."""
 
 
 class Backbone(nn.Module):
-    """Pictures to a pyramid of feature maps: [B, channels, H, W] -> list of [B, C, h, w], finest first.
+    """Images to a pyramid of feature maps: [B, channels, H, W] -> list of [B, C, h, w], finest first.
 
-    A family sets `levels` and `width`, and writes `walk`, `layers` and, unless it is a mean, `summary`.
+    A family sets `levels` and `width`, and implements `forward_features`, `layers` and, unless it is a mean, `pool`.
     """
 
     levels: tuple[Level, ...]
     """Stride and channels of each map that `forward` returns."""
     width: int
     """Length of the vector that `embed` returns."""
-    first: ClassVar[str]
+    first_conv: ClassVar[str]
     """Name of the first convolution's weight, adapted when a checkpoint has another number of input channels."""
     embedding_only: ClassVar[tuple[str, ...]] = ()
     """Prefixes of the parameters that exist only with `config.embedding`."""
-    undecayed: ClassVar[tuple[str, ...]] = ()
-    """Last parts of the names of tables and tokens, which weight decay leaves alone as it does biases."""
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """By source, the fields of the config in which its models compute otherwise; modules that depend on such a field
-    have an attribute of its name."""
+    no_weight_decay: ClassVar[tuple[str, ...]] = ()
+    """Last parts of the names of tables and tokens that are excluded from weight decay, as biases are."""
     any_size: ClassVar[bool] = True
-    """Whether pictures of other sizes than `config.image_size` can go in."""
-    parts: int = 1
-    """Equal parts of the embedding that have a classifier each, whose logits are averaged."""
-    rules: ClassVar[Mapping[str, Any]]
-    """The family's RULES: by source, a table or a function from the config to one."""
+    """Whether it takes images of other sizes than `config.image_size`."""
+    num_classifiers: int = 1
+    """Classifiers on the embedding, each on an equal part of it; their logits are averaged."""
+    report: weights.Report | None = None
+    """How the checkpoint that it was last filled from was used; None if there was none."""
 
-    published: ClassVar[Mapping[str, weights.Weights]]
-    """The family's WEIGHTS: known checkpoints by name."""
-
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: Any = config  # the family's own Config
         self.checkpointing = False  # set True to recompute each block in the backward pass instead of storing it
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = []
-        self.walk(images, maps.append)
-        return maps
+        levels: list[Tensor] = []
+        self.forward_features(images, levels.append)
+        return levels
 
     def embed(self, images: Tensor) -> Tensor:
         """Pooled features for classification: [B, channels, H, W] -> [B, width]."""
         if self.embedding_only and not self.config.embedding:
             raise VertebraError("this backbone was built without its embedding layers: pass embedding=True.")
-        return self.summary(self.walk(images, lambda _: None))
+        return self.pool(self.forward_features(images, lambda _: None))
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
-        """Shows every map of the pyramid to `keep`, returns the last features; what nobody keeps is freed at once."""
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
+        """Passes every map of the pyramid to `on_level`, finest first, and returns the last features.
+
+        A map that `on_level` does not store is freed at once.
+        """
         raise NotImplementedError
 
-    def summary(self, x: Tensor) -> Tensor:
-        """What `embed` makes of the features that `walk` returns: -> [B, width]."""
+    def pool(self, x: Tensor) -> Tensor:
+        """The embedding, from the features that `forward_features` returns: -> [B, width]."""
         return x.mean((2, 3))
 
-    def cut(self) -> nn.Module | None:
-        """Takes the last stage off and returns it, [B, C, h, w] -> [B, C', h / 2, w / 2], so that it can be run on
-        regions; the pyramid then ends a level earlier. None where a stage needs the whole picture."""
+    def pop_last_stage(self) -> nn.Module | None:
+        """Removes the last stage and returns it, [B, C, h, w] -> [B, C', h / 2, w / 2], to be run on regions; the
+        pyramid then ends one level earlier. None where a stage needs the whole image."""
         return None
 
     def layers(self) -> list[nn.Module]:
@@ -98,98 +99,79 @@ class Backbone(nn.Module):
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         """A checkpoint's `tensor` for parameter `name` of another `shape`, and how; None if it does not fit."""
-        if name == self.first and tensor.shape[0::2] == shape[0::2]:
+        if name == self.first_conv and tensor.shape[0::2] == shape[0::2]:
             return weights.adapt_channels(tensor, shape[1]), f"{tensor.shape[1]} input channels -> {shape[1]}"
         return None
 
-    def differing(self, source: str) -> Mapping[str, Any]:
-        """The fields of the config in which models of a source, or of a table of it, compute otherwise."""
-        return self.differences.get(source, self.differences.get(source.partition("/")[0], {}))
-
-    def settle(self, report: weights.Report) -> Mapping[str, Any]:
-        """Computes as the source that was loaded does; the fields of the config that this changes."""
-        changed = self.differing(report.source)
-        if told := report.options.get("backbone_options"):
-            fields = {field for source in self.rules for field in self.differing(source)}
-            changed = {field: told[field] for field in fields & told.keys()}
-        for field, value in changed.items():
-            for module in self.modules():
-                if hasattr(module, field):
-                    setattr(module, field, value)
-            report.adapted[field] = f"{value}, as {report.origin} has it"
-        self.config = replace(self.config, **changed)
-        return changed
-
-    def run(self, block: nn.Module, *x: Any) -> Any:
+    def run_block(self, block: nn.Module, *x: Any) -> Any:
         """`block(*x)`, recomputed in the backward pass when `checkpointing` is set."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return block(*x)
-        # The second pass must not move batch norm's running statistics once more.
+        # The second pass must not update batch norm's running statistics once more.
         return checkpoint(
-            block, *x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _statistics_frozen(block))
+            block, *x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(block))
         )
 
+    @property
+    def family(self) -> ModuleType:
+        """The module that defines the class, with its RULES and WEIGHTS."""
+        return sys.modules[type(self).__module__]
+
     def tables(self) -> dict[str, weights.Rules]:
-        """The family's rule tables for this config."""
-        return {name: table(self.config) if callable(table) else table for name, table in self.rules.items()}
+        """The family's rule tables for this config, by source."""
+        return {name: table(self.config) if callable(table) else table for name, table in self.family.RULES.items()}
 
-    def read(self, where: str | Path, source: str | None) -> tuple[dict[str, Tensor], weights.Report]:
-        """A checkpoint's tensors under this backbone's own names, those of its classifier under `head.`."""
-        card = weights.known(self.published, where)
-        if card is not None:
-            if not card.commercial:
-                warnings.warn(f"{where} is licensed {card.licence}: not for commercial use.", stacklevel=3)
-            if source not in (None, card.source):
-                raise VertebraError(f"{where} is of {card.source}, not of {source}; leave source out.")
-            where, source = card.hub, card.source
-        try:
-            state, metadata, path = weights.read(where)
-        except VertebraError as error:
-            raise VertebraError(f"{error}{nearest(str(where), self.published)}") from error
-        if "vertebra" in metadata:
-            own = {k.removeprefix("backbone."): tensor for k, tensor in state.items()}
-            return own, weights.Report.own(path, metadata, source)
-        converted, dropped, chosen = self.convert(state, source)
-        return converted, weights.Report(str(path), chosen, left_out=dropped)
-
-    def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
-        """Foreign tensors under this backbone's own names, those dropped and why, and the name of the table used."""
-        tables = self.tables()
-        chosen = weights.rules.choose(state, tables, source, self.state_dict())
-        return *weights.convert(state, tables[chosen]), chosen
-
-    def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
+    def load(
+        self, where: str | Path | weights.Checkpoint, *, source: str | None = None, partial: bool = False
+    ) -> weights.Report:
         """Fills the backbone from a checkpoint of a whole classifier or of this backbone.
 
         Args:
-            where: a published checkpoint by name (a key of the family's WEIGHTS), a file, a folder or a Hub name;
-                see `vertebra.weights.read`.
-            source: whose names the tensors bear (a key of the family's RULES, or `vertebra`); found out if None.
-            partial: whether what does not fit is listed instead of being an error.
+            where: a published checkpoint by name (a key of the family's WEIGHTS), a file, a folder or a Hub name, see
+                `vertebra.weights.read`; or a checkpoint that has been read.
+            source: whose names the tensors bear (a key of the family's RULES, or `vertebra`); detected if None.
+            partial: whether to list tensors that do not fit instead of raising.
 
         Returns:
-            The report of what was used, left out and newly made.
+            The report of what was used, left out and newly initialised.
 
         Raises:
-            VertebraError: if the file cannot be read, or does not fit and `partial` is False.
+            VertebraError: if the file cannot be read, needs other options than this backbone has, or does not fit and
+                `partial` is False.
         """
-        state, report = self.read(where, source)
+        opened = weights.open_checkpoint(where, self.family.WEIGHTS)
+        fit = fit_model(self, opened.state, opened.source(source), opened.path, opened.about)
+        adaptable = {field.name for field in dataclasses.fields(BackboneConfig)}  # they change no tensor's meaning
+        other = {
+            name: value
+            for name, value in fit.options.items()
+            if name not in adaptable and getattr(self.config, name, value) != value
+        }
+        if other:
+            options = ", ".join(f"{name}={value!r}" for name, value in other.items())
+            raise VertebraError(
+                f"{opened.path} ({fit.report.source} names) is of a model with {options}: create the backbone with it "
+                "or with weights=... of this file."
+            )
+        return self.fill(fit.state, fit.report, partial=partial)
+
+    def fill(self, state: dict[str, Tensor], report: weights.Report, *, partial: bool = False) -> weights.Report:
+        """Copies tensors under the backbone's own names into it; arguments and errors as `load`."""
         unwanted = {"head.": "belongs to the classifier, not to the backbone"}
         if not self.config.embedding:
             unwanted |= dict.fromkeys(self.embedding_only, "only `embed` needs it: pass embedding=True to have it")
-        weights.load(self, state, report, adapt=self.adapt, unwanted=unwanted, partial=partial)
-        self.settle(report)
-        return report
+        self.report = weights.load(self, state, report, adapt=self.adapt, unwanted=unwanted, partial=partial)
+        return self.report
 
 
 @contextlib.contextmanager
-def _statistics_frozen(block: nn.Module) -> Iterator[None]:
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    saved = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, momentum, count in kept:
+        for norm, momentum, count in saved:
             norm.momentum, norm.num_batches_tracked = momentum, count

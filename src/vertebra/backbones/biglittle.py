@@ -81,7 +81,7 @@ class Stage(nn.Module):
     """
 
     def __init__(self, config: Config, inputs: int, outputs: int, stride: int, rates: Sequence[float]) -> None:
-        """`rates` of drop path are of each block, and as many as the stage is deep: the big branch's, then the last."""
+        """`rates` are the drop path rates of the big branch's blocks, then of the last block."""
         super().__init__()
         depth = len(rates)
         thin, big = outputs // config.alpha, depth - 1
@@ -119,16 +119,16 @@ class Stage(nn.Module):
 class BigLittle(Backbone):
     """[B, channels, H, W] -> maps at strides 4, 8, 16, 32: the last of each stride."""
 
-    first = "stem.conv.conv.weight"
+    first_conv = "stem.conv.conv.weight"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.stem = Stem(config)
-        every = iter(drop_path_rates(config.drop_path, sum(config.depths)))
+        all_rates = iter(drop_path_rates(config.drop_path, sum(config.depths)))
         inputs, stride, levels = 64, 4, [Level(4, 64)]
         self.stages = nn.ModuleList()
         for i, depth in enumerate(config.depths):
-            outputs, rates = 256 * 2**i, list(itertools.islice(every, depth))
+            outputs, rates = 256 * 2**i, list(itertools.islice(all_rates, depth))
             if i < 3:
                 self.stages.append(Stage(config, inputs, outputs, STRIDES[i], rates))
             else:
@@ -143,16 +143,16 @@ class BigLittle(Backbone):
             inputs, stride = outputs, stride * STRIDES[i]
             levels.append(Level(stride, outputs))
         # Two stages end at stride 16; the second of them is the level.
-        self.kept = (0, 2, 3)
-        self.levels, self.width = (levels[0], *(levels[i + 1] for i in self.kept)), inputs
+        self.level_stages = (0, 2, 3)
+        self.levels, self.width = (levels[0], *(levels[i + 1] for i in self.level_stages)), inputs
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.stem(images)
-        keep(x)
+        on_level(x)
         for i, stage in enumerate(self.stages):
-            x = self.run(stage, x)
-            if i in self.kept:
-                keep(x)
+            x = self.run_block(stage, x)
+            if i in self.level_stages:
+                on_level(x)
         return x
 
     def layers(self) -> list[nn.Module]:
@@ -195,5 +195,3 @@ _official = (
 )
 
 RULES = {"official": _official}
-BigLittle.rules = RULES
-BigLittle.published = WEIGHTS

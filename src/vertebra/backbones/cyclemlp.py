@@ -1,4 +1,4 @@
-"""CycleMLP: perceptrons whose input channels are read from neighbouring cells in a cycle, linear in the area.
+"""CycleMLP: perceptrons whose input channels are read from neighbouring cells in a cycle; cost linear in the area.
 
 Source: CycleMLP: A MLP-like Architecture for Dense Prediction, arXiv:2107.10224.
 
@@ -90,7 +90,7 @@ class Block(nn.Module):
 class CycleMLP(Backbone):
     """[B, channels, H, W] -> maps at strides 4, 8, 16, 32."""
 
-    first = "steps.0.weight"
+    first_conv = "steps.0.weight"
     embedding_only = ("norm.",)
 
     def __init__(self, config: Config) -> None:
@@ -111,17 +111,17 @@ class CycleMLP(Backbone):
             self.norm = nn.LayerNorm(self.width)
         init_linear(self)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = pad_to_multiple(images, 4)
         for i, (step, stage) in enumerate(zip(self.steps, self.stages, strict=True)):
             x = step(x).permute(0, 2, 3, 1)  # [B, H, W, C]
             for block in stage.children():
-                x = self.run(block, x)
-            keep((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
+                x = self.run_block(block, x)
+            on_level((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
             x = x.permute(0, 3, 1, 2)
         return x
 
-    def summary(self, x: Tensor) -> Tensor:
+    def pool(self, x: Tensor) -> Tensor:
         return self.norm(x.permute(0, 2, 3, 1)).mean((1, 2))
 
     def layers(self) -> list[nn.Module]:
@@ -173,5 +173,3 @@ _official = (
 )
 
 RULES = {"official": _official}
-CycleMLP.rules = RULES
-CycleMLP.published = WEIGHTS

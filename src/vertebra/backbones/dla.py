@@ -31,7 +31,7 @@ class Config(BackboneConfig):
     group_width: int = 64  # channels per 64 of the block's inside, per group
     groups: int = 1  # of the 3x3 convolution: cardinality
     scale: int = 1  # groups of a Res2Net block; 1 is an ordinary convolution
-    residual_root: bool = False  # whether a root adds its first child to what it makes of them all
+    residual_root: bool = False  # whether a root adds its first child to its output
 
 
 class Block(nn.Module):
@@ -69,7 +69,7 @@ class Block(nn.Module):
 class Tree(nn.Module):
     """Aggregates blocks hierarchically: [B, C, H, W] -> [B, C', H / stride, W / stride].
 
-    A tree of height 1 is two blocks and a root, a 1x1 convolution over what both and the tree's children give; a
+    A tree of height 1 is two blocks and a root, a 1x1 convolution over the outputs of both and the tree's children; a
     higher one is two trees of one height less, the second of which gets the first as a child.
 
     Source: arXiv:1707.06484, section 3.2 and figure 2f.
@@ -83,13 +83,13 @@ class Tree(nn.Module):
         outputs: int,
         stride: int,
         rates: Iterator[float],
-        keep: bool = False,
+        keep_input: bool = False,
         children: int = 0,
     ) -> None:
-        """`keep` makes the pooled input a child; `children` is the channels of the others that will come."""
+        """`keep_input` makes the pooled input a child; `children` is the channels of those passed to `forward`."""
         super().__init__()
-        self.keep = keep
-        children += inputs if keep else 0
+        self.keep_input = keep_input
+        children += inputs if keep_input else 0
         # Rounding up, as the strided convolution beside it does.
         self.down = nn.MaxPool2d(stride, stride, ceil_mode=True) if stride > 1 else nn.Identity()
         if height == 1:
@@ -104,8 +104,8 @@ class Tree(nn.Module):
             self.root = None
 
     def forward(self, x: Tensor, children: tuple[Tensor, ...] = ()) -> Tensor:
-        bottom = self.down(x) if self.keep or self.root is not None else x
-        if self.keep:
+        bottom = self.down(x) if self.keep_input or self.root is not None else x
+        if self.keep_input:
             children = (*children, bottom)
         if self.root is None:
             first = self.tree1(x)
@@ -120,7 +120,7 @@ class Tree(nn.Module):
 class DLA(Backbone):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
 
-    first = "stem.conv.weight"
+    first_conv = "stem.conv.weight"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -132,16 +132,16 @@ class DLA(Backbone):
             [_convs(widths[0], widths[0], 1, config.depths[0]), _convs(widths[0], widths[1], 2, config.depths[1])]
         )
         for i, height in enumerate(heights, 2):
-            self.stages.append(Tree(config, height, widths[i - 1], widths[i], 2, rates, keep=i > 2))
+            self.stages.append(Tree(config, height, widths[i - 1], widths[i], 2, rates, keep_input=i > 2))
         self.levels = tuple(Level(2**i, width) for i, width in enumerate(widths) if i)
         self.width = widths[-1]
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.stages[0](self.stem(images))
         for stage in self.stages.children():
             if stage is not self.stages[0]:
-                x = self.run(stage, x)
-                keep(x)
+                x = self.run_block(stage, x)
+                on_level(x)
         return x
 
     def layers(self) -> list[nn.Module]:
@@ -224,5 +224,3 @@ def _rules(config: Config) -> weights.Rules:
 
 
 RULES = {"timm": _rules, "official": _rules}
-DLA.rules = RULES
-DLA.published = WEIGHTS

@@ -96,7 +96,7 @@ class MBConv(FusedMBConv):
 class EfficientNetV2(Backbone):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32: the last of each stride."""
 
-    first = "stem.conv.weight"
+    first_conv = "stem.conv.weight"
     embedding_only = ("final.",)
 
     def __init__(self, config: Config) -> None:
@@ -122,16 +122,16 @@ class EfficientNetV2(Backbone):
         if config.embedding:
             self.final = ConvNorm(inputs, config.final, activation="silu", eps=config.eps)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.stem(images)  # [B, stem, H / 2, W / 2]
         for i, stage in enumerate(self.stages):
             for block in stage.children():
-                x = self.run(block, x)
+                x = self.run_block(block, x)
             if i in self.last:
-                keep(x)
+                on_level(x)
         return x
 
-    def summary(self, x: Tensor) -> Tensor:
+    def pool(self, x: Tensor) -> Tensor:
         return self.final(x).mean((2, 3))
 
     def layers(self) -> list[nn.Module]:
@@ -304,5 +304,3 @@ def _official(config: Config) -> weights.Rules:
 
 
 RULES = {"timm": _timm, "torchvision": _TORCHVISION, "official": _official}
-EfficientNetV2.rules = RULES
-EfficientNetV2.published = WEIGHTS

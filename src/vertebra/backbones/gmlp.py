@@ -1,4 +1,4 @@
-"""gMLP: perceptrons whose one half, mixed over patches, gates the other.
+"""gMLP: perceptrons with spatial gating: one half of the channels, mixed over patches, gates the other.
 
 Source: Pay Attention to MLPs, arXiv:2105.08050.
 
@@ -12,21 +12,17 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.isotropic import FixedGrid
+from vertebra.backbones.isotropic import FixedGrid, FixedGridConfig
 from vertebra.nn.drop import DropPath
 from vertebra.nn.mlp import LinearGelu
 from vertebra.weights import Rename
 from vertebra.weights.card import HALF, published
 
-EPS = 1e-6  # of the layer norms but the gates'
+EPS = 1e-6  # of the layer norms, except in the gates
 
 
 @dataclass(frozen=True)
-class Config(BackboneConfig):
-    patch: int  # side in pixels
-    width: int
-    depth: int
+class Config(FixedGridConfig):
     ratio: int = 6  # of the perceptrons' insides
 
 
@@ -42,8 +38,8 @@ class SpatialGate(nn.Module):
         self.tokens = nn.Linear(patches, patches)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, gate = x.chunk(2, -1)
-        return kept * self.tokens(self.norm(gate).transpose(1, 2)).transpose(1, 2)
+        value, gate = x.chunk(2, -1)
+        return value * self.tokens(self.norm(gate).transpose(1, 2)).transpose(1, 2)
 
 
 class Block(nn.Module):
@@ -72,7 +68,9 @@ class GMLP(FixedGrid):
     def __init__(self, config: Config) -> None:
         super().__init__(config, partial(Block, config), partial(nn.LayerNorm, eps=EPS))
         for module in self.modules():
-            if isinstance(module, SpatialGate):  # nearly one at first, so that a block is a plain perceptron
+            if isinstance(
+                module, SpatialGate
+            ):  # the gate starts near one, so that a block starts as a plain perceptron
                 nn.init.normal_(module.tokens.weight, std=1e-6)
                 nn.init.ones_(module.tokens.bias)
 
@@ -112,5 +110,3 @@ _timm = (
 )
 
 RULES = {"timm": _timm}
-GMLP.rules = RULES
-GMLP.published = WEIGHTS

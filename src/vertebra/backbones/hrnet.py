@@ -1,16 +1,16 @@
-"""HRNet: branches of several resolutions side by side, exchanging what they see.
+"""HRNet: parallel branches of several resolutions that exchange their features.
 
 Source: Deep High-Resolution Representation Learning for Visual Recognition, arXiv:1908.07919.
 
-Shapes: B batch, H x W the picture, C the highest branch's width; branch i is [B, 2^i C, H / 2^(i + 2), W / 2^(i + 2)].
+Shapes: B batch, H x W the image, C the highest branch's width; branch i is [B, 2^i C, H / 2^(i + 2), W / 2^(i + 2)].
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,9 @@ class Config(BackboneConfig):
     modules: tuple[int, int, int] = (1, 4, 3)  # of stages 2, 3, 4
     blocks: int = 4  # per branch and module
     view: str = "branches"
-    """The pyramid: the four `branches`; the highest alone (`v1`); all resized to it and concatenated (`v2`); or the
+    """The pyramid: the four `branches`; only the highest (`v1`); all resized to it and concatenated (`v2`); or the
     branches `increased` to 128, 256, 512 and 1024 channels, as they go into classification."""
-    upsample: str = "nearest"  # or `bilinear`, as the segmentation models exchange
+    upsample: str = "nearest"  # of the exchange; `bilinear` in the segmentation models
     align_corners: bool = False  # of `bilinear`
     bias: bool = True  # of the convolutions between the increased branches and the classifier; PaddleClas has none
 
@@ -62,7 +62,7 @@ class Exchange(nn.Module):
     """
 
     def __init__(self, config: Config, widths: Sequence[int], outputs: int) -> None:
-        """`outputs` is how many branches are made, from the highest on."""
+        """`outputs` is the number of branches returned, highest resolution first."""
         super().__init__()
         self.upsample, self.align_corners = config.upsample, config.align_corners
         self.paths = nn.ModuleList(
@@ -75,7 +75,7 @@ class Exchange(nn.Module):
             total: Tensor | None = None
             for j, path in enumerate(paths.children()):
                 x = branches[j]
-                if j < i:  # down: the last convolution adds what there is already
+                if j < i:  # down: the last convolution adds the sum so far
                     *before, last = path.children()
                     for step in before:
                         x = step(x)
@@ -84,7 +84,7 @@ class Exchange(nn.Module):
                     total = x
                 elif j > i:
                     x = resize(path(x), branches[i].shape[2:], self.upsample, self.align_corners)
-                    # A branch itself is still needed by the others; what was resized is not.
+                    # A branch itself is still needed by the others; a resized one is not.
                     total = x.add_(total) if total is branches[i] else total.add_(x)
                 else:
                     total = total.add_(x)
@@ -124,13 +124,8 @@ class Module(nn.Module):
 class HRNet(Backbone):
     """[B, channels, H, W] -> the maps of the config's view."""
 
-    first = "stem.0.conv.weight"
+    first_conv = "stem.0.conv.weight"
     embedding_only = ("increase.", "down.", "final.")
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "mmseg": {"upsample": "bilinear"},
-        "official/segmentation": {"upsample": "bilinear"},
-        "official/ocr": {"upsample": "bilinear", "align_corners": True},
-    }
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -166,37 +161,29 @@ class HRNet(Backbone):
             outputs = 1 if last and config.view == "v1" else len(widths)
             yield Module(config, widths, [next(rates) for _ in range(config.blocks)], outputs)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Any:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Any:
         x = self.stem(images)
         for block in self.stage1:
-            x = self.run(block, x)
+            x = self.run_block(block, x)
         branches = [x]
         for transition, stage in zip(self.transitions, self.stages, strict=True):
-            # A new branch starts from the lowest there is.
+            # A new branch starts from the lowest one.
             branches = [step(branches[min(i, len(branches) - 1)]) for i, step in enumerate(transition.children())]
             for module in stage.children():
-                branches = self.run(module, *branches)
+                branches = self.run_block(module, *branches)
         view = self.config.view
         if view == "increased":
             branches = [block(branch) for block, branch in zip(self.increase, branches, strict=True)]
         if view == "v2":
-            # Bilinearly in every source, however the branches exchange.
+            # Bilinear in every source, whatever the exchange uses.
             size, how = branches[0].shape[2:], ("bilinear", self.config.align_corners)
-            keep(torch.cat([branches[0], *(resize(branch, size, *how) for branch in branches[1:])], 1))
+            on_level(torch.cat([branches[0], *(resize(branch, size, *how) for branch in branches[1:])], 1))
         else:
             for branch in branches:
-                keep(branch)
+                on_level(branch)
         return branches
 
-    def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
-        if source in (None, "official"):
-            # The names are the same in all of these, but not how the branches exchange: their heads tell.
-            parts = {name.removeprefix("model.").partition(".")[0] for name in state}
-            found = [table for head, table in _HEADS.items() if head in parts and (source or "") in table]
-            source = found[0] if found else source
-        return super().convert(state, source)
-
-    def summary(self, x: Any) -> Tensor:
+    def pool(self, x: Any) -> Tensor:
         if self.config.view != "increased":
             x = [block(branch) for block, branch in zip(self.increase, x, strict=True)]
         y = x[0]
@@ -329,7 +316,6 @@ _paddle = (
     transposed(r"^head\.weight$"),
 )
 
-_HEADS = {"decode_head": "mmseg", "ocr_distri_head": "official/ocr", "last_layer": "official/segmentation"}
 _official = (
     Drop(
         r"^loss\.|^(model\.)?(last_layer|aux_head|cls_head|conv3x3_ocr|ocr_gather_head|ocr_distri_head)\.",
@@ -349,5 +335,16 @@ RULES = {
     "mmpose": _names,
     "paddle": _paddle,
 }
-HRNet.rules = RULES
-HRNet.published = WEIGHTS
+
+PRESETS = {
+    "mmseg": {"upsample": "bilinear"},
+    "official/segmentation": {"upsample": "bilinear"},
+    "official/ocr": {"upsample": "bilinear", "align_corners": True},
+}
+
+# The names of the backbone are the same in all of these, but not the exchange: the head decides.
+MARKS = {
+    "mmseg": r"^decode_head\.",
+    "official/ocr": r"^(model\.)?ocr_distri_head\.",
+    "official/segmentation": r"^(model\.)?last_layer\.",
+}

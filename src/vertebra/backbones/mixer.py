@@ -7,13 +7,11 @@ Shapes: B batch, N patches, C width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
 
-from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.isotropic import FixedGrid
+from vertebra.backbones.isotropic import FixedGrid, FixedGridConfig
 from vertebra.nn.drop import DropPath
 from vertebra.nn.mlp import Mlp
 from vertebra.weights import Rename
@@ -22,11 +20,7 @@ from vertebra.weights.card import HALF, published
 EPS = 1e-6  # of the layer norms
 
 
-@dataclass(frozen=True)
-class Config(BackboneConfig):
-    patch: int  # side in pixels
-    width: int
-    depth: int
+Config = FixedGridConfig
 
 
 class Block(nn.Module):
@@ -107,5 +101,3 @@ _timm = (
 )
 
 RULES = {"timm": _timm}
-Mixer.rules = RULES
-Mixer.published = WEIGHTS

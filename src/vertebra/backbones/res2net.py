@@ -11,10 +11,8 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -38,7 +36,7 @@ from vertebra.weights.card import published
 class Config(BackboneConfig):
     depths: tuple[int, int, int, int]  # blocks per stage
     group_width: int  # channels of each group in the first stage, per `groups`
-    scale: int  # groups that see one another in turn
+    scale: int  # groups, each of which also receives the output of the one before
     groups: int = 1  # of each 3x3 convolution: cardinality
     deep: bool = False  # v1b and vd: three 3x3 convolutions as stem, average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
@@ -77,13 +75,6 @@ class Bottle2neck(Residual):
 
 class Res2Net(ResidualNetwork):
     """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
-
-    # count_include_pad goes to every average pool; the shortcut's counts no padding anyway.
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paddle": {"apart": False, "count_include_pad": False},
-        "mmdet": {"pooled": False},
-        "mmseg": {"pooled": False},
-    }
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, config.depths, config.deep, partial(Bottle2neck, config), expansion=4)
@@ -172,5 +163,9 @@ _paddle = (
 )
 
 RULES = {"timm": _rules, "official": _rules, "mmdet": _mmdet, "mmseg": _mmdet, "paddle": _paddle}
-Res2Net.rules = RULES
-Res2Net.published = WEIGHTS
+
+PRESETS = {
+    "paddle": {"apart": False, "count_include_pad": False},
+    "mmdet": {"pooled": False},
+    "mmseg": {"pooled": False},
+}

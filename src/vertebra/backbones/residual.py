@@ -1,4 +1,4 @@
-"""What the families of residual networks share: stem, shortcut, sum, the walk over stages, and their names elsewhere.
+"""What the families of residual networks share: stem, shortcut, sum, the loop over stages, and their names elsewhere.
 
 Shapes: B batch, C channels, H x W feature cells.
 """
@@ -113,26 +113,13 @@ class Bottleneck(Residual):
         stride_first: bool = False,
     ) -> None:
         """`group_width` is the channels of each group at 64 planes; with `stride_first` the stride is in the first 1x1,
-        as the first ResNets had it."""
+        as in the original ResNets."""
         pool = shortcut_pool(stride) if deep else None
         super().__init__(inputs, 4 * width, stride, drop_path=drop_path, se=se, pool=pool)
         inside = width * group_width // 64 * groups
-        self.conv1 = ConvNorm(inputs, inside)
-        self.conv2 = ConvNorm(inside, inside, 3, stride, groups=groups)
+        self.conv1 = ConvNorm(inputs, inside, stride=stride if stride_first else 1)
+        self.conv2 = ConvNorm(inside, inside, 3, 1 if stride_first else stride, groups=groups)
         self.conv3 = self.last(inside, 4 * width, 1)
-        self.stride_first = stride_first
-
-    @property
-    def stride_first(self) -> bool:
-        return self._stride_first
-
-    @stride_first.setter
-    def stride_first(self, value: bool) -> None:
-        """Moves the stride to where it is wanted; the weights fit both."""
-        self._stride_first = value
-        first, second = self.conv1.conv, self.conv2.conv
-        stride = (max(first.stride[0], second.stride[0]),) * 2
-        first.stride, second.stride = (stride, (1, 1)) if value else ((1, 1), stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.join(self.conv3, self.conv2(self.conv1(x)), x)
@@ -141,7 +128,7 @@ class Bottleneck(Residual):
 class ResidualNetwork(Backbone):
     """Stem, max pool and four stages: [B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
 
-    first = "stem.0.conv.weight"
+    first_conv = "stem.0.conv.weight"
 
     def __init__(
         self,
@@ -151,14 +138,14 @@ class ResidualNetwork(Backbone):
         block: Callable[[int, int, int, float], nn.Module],
         expansion: int,
     ) -> None:
-        """`block(inputs, width, stride, drop_path)` makes one with `expansion * width` outputs."""
+        """`block(inputs, width, stride, drop_path)` makes a block with `expansion * width` outputs."""
         super().__init__(config)
         if deep:
             widths = (config.channels, 32, 32, 64)
             self.stem = nn.Sequential(*(ConvNorm(widths[i], widths[i + 1], 3, 2 if i == 0 else 1) for i in range(3)))
         else:
             self.stem = nn.Sequential(ConvNorm(config.channels, 64, 7, 2))
-        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.max_pool = nn.MaxPool2d(3, 2, 1)
         rates = iter(drop_path_rates(config.drop_path, sum(depths)))
         levels, inputs = [Level(2, 64)], 64
         self.stages = nn.ModuleList()
@@ -171,17 +158,17 @@ class ResidualNetwork(Backbone):
             levels.append(Level(4 * 2**stage, inputs))
         self.levels, self.width = tuple(levels), inputs
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.stem(images)  # [B, 64, H / 2, W / 2]
-        keep(x)
-        x = self.pool(x)
+        on_level(x)
+        x = self.max_pool(x)
         for stage in self.stages:
             for block in stage.children():
-                x = self.run(block, x)
-            keep(x)
+                x = self.run_block(block, x)
+            on_level(x)
         return x
 
-    def cut(self) -> nn.Module:
+    def pop_last_stage(self) -> nn.Module:
         last = self.stages[-1]
         self.stages, self.levels = self.stages[:-1], self.levels[:-1]
         return nn.Sequential(*last.children())

@@ -7,25 +7,18 @@ Shapes: B batch, N patches, C width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from vertebra.backbones.base import BackboneConfig
-from vertebra.backbones.isotropic import FixedGrid
+from vertebra.backbones.isotropic import FixedGrid, FixedGridConfig
 from vertebra.nn.drop import DropPath
 from vertebra.nn.mlp import Mlp
 from vertebra.weights import Fix, Rename
 from vertebra.weights.card import published
 
-
-@dataclass(frozen=True)
-class Config(BackboneConfig):
-    patch: int  # side in pixels
-    width: int
-    depth: int
+Config = FixedGridConfig
 
 
 class Affine(nn.Module):
@@ -53,7 +46,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = Affine(config.width), Affine(config.width)
         self.tokens = nn.Linear(patches, patches)
         self.channels = Mlp(config.width, 4 * config.width)
-        # The deeper, the smaller: arXiv:2103.17239, section 2.
+        # Smaller for deeper networks: arXiv:2103.17239, section 2.
         deep = config.depth > 24 or config.width > 384  # B24 begins as S36
         scale = 0.1 if config.depth <= 18 else 1e-6 if deep else 1e-5
         self.scale1 = nn.Parameter(torch.full((config.width,), scale))
@@ -135,5 +128,3 @@ _official = (
 )
 
 RULES = {"timm": _timm, "official": _official}
-ResMLP.rules = RULES
-ResMLP.published = WEIGHTS

@@ -42,7 +42,7 @@ class Config(BackboneConfig):
     group_width: int = 64  # channels of each group in the first stage
     deep: bool = False  # the D variant: three 3x3 convolutions as stem, average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
-    stride_first: bool = False  # whether a bottleneck's stride is in its first convolution, as in the first ResNets
+    stride_first: bool = False  # whether a bottleneck's stride is in its first convolution, as in the original ResNets
 
     def __post_init__(self) -> None:
         if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
@@ -64,18 +64,6 @@ class ResNet(ResidualNetwork):
             block = partial(Basic, deep=config.deep, se=config.se)
         expansion = (Bottleneck if config.bottleneck else Basic).expansion
         super().__init__(config, config.depths, config.deep, block, expansion)
-
-    def differing(self, source: str) -> Mapping[str, Any]:
-        # Detectron2's own ResNets come from the first ones, in Caffe; its ResNeXts, those with GroupNorm, and
-        # torchvision's do not.
-        first = source in ("detectron2", "mmdet/caffe") and self.config.bottleneck and self.config.groups == 1
-        first = first and not any(isinstance(module, nn.GroupNorm) for module in self.modules())
-        return {"stride_first": True} if first else {}
-
-    def settle(self, report: weights.Report) -> Mapping[str, Any]:
-        if report.source in ("detectron2", "mmdet/caffe"):
-            report.adapted[self.first] = "from BGR to RGB, normalised as usual"
-        return super().settle(report)
 
 
 MODEL = ResNet
@@ -178,8 +166,8 @@ def _rules(config: Config) -> weights.Rules:
 
 
 def _paddle(config: Config) -> weights.Rules:
-    """PaddleClas's names, without its ResNet-18 and 34: their first block has a convolution in its shortcut, and ours,
-    as everybody else's, has none. ResNet50_vc, whose shortcut has no pool, is not in our family either."""
+    """PaddleClas's names, without its ResNet-18 and 34, whose first block has a convolution in its shortcut, unlike
+    ours and other libraries'. ResNet50_vc, whose shortcut has no pool, is not in the family either."""
     if config.groups == 1 and not config.se:
         return _paddle_resnet(config)
     return (
@@ -226,15 +214,14 @@ def _detectron2(config: Config) -> weights.Rules:
 
 
 def _from_bgr(config: Config) -> Fix:
-    """The first convolution takes BGR less ImageNet's mean, and, but for ResNeXt, in 0..255: made to take what others
-    do."""
+    """The original takes BGR less ImageNet's mean, in 0..255 except for ResNeXt; the fixed one takes normalised RGB."""
 
-    def ours(x: Tensor) -> Tensor:
+    def fixed(x: Tensor) -> Tensor:
         x = x.flip(1)
         deviations = x.new_tensor(Preprocess.std)[:, None, None]
         return x if config.groups > 1 or x.shape[1] != 3 else x * 255 * deviations
 
-    return Fix(r"^stem\.0\.conv\.weight$", ours, "BGR in 0..255 -> RGB, normalised")
+    return Fix(r"^stem\.0\.conv\.weight$", fixed, "from BGR to RGB, normalised as usual")
 
 
 _DETECTRON2 = (
@@ -248,7 +235,7 @@ _DETECTRON2 = (
     Rename(r"^linear\.", "head."),
 )
 
-# The WSL models bear torchvision's names too.
+# The WSL models have torchvision's names too.
 RULES = {
     "timm": _rules,
     "torchvision": _rules,
@@ -260,5 +247,18 @@ RULES = {
     "detectron2/rgb": _DETECTRON2,  # trained from torchvision's weights, with its stride and preprocessing
     "paddle": _paddle,
 }
-ResNet.rules = RULES
-ResNet.published = WEIGHTS
+
+
+def _caffe_stride(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Detectron2's own ResNets come from the original ones, in Caffe; its ResNeXts and those with GroupNorm, which has
+    no running statistics, do not."""
+    normed = any(re.search(r"(^|[._])(norm|gn\d)\.weight$", name) for name in state)
+    grouped = normed and not any(name.endswith("running_mean") for name in state)
+    return {"stride_first": True} if config.bottleneck and config.groups == 1 and not grouped else {}
+
+
+PRESETS: dict[str, Any] = {
+    "detectron2": _caffe_stride,
+    "detectron2/rgb": {},
+    "mmdet/caffe": _caffe_stride,
+}

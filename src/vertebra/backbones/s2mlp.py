@@ -1,4 +1,4 @@
-"""S2-MLP: perceptrons over channels, a quarter of which each are shifted one cell up, down, left or right.
+"""S2-MLP: perceptrons over channels, with quarters of the channels shifted one cell up, down, left and right.
 
 Source: S2-MLP: Spatial-Shift MLP Architecture for Vision, arXiv:2106.07477. There is no code by its authors; the
 expansion ratio of 4 in both sizes is the one that gives the 14.0 and 10.5 billion multiply-adds of its table 1.
@@ -32,7 +32,7 @@ class Config(BackboneConfig):
 class Block(nn.Module):
     """A shifted and a plain perceptron, each after a norm and added to its input: [B, H, W, C] -> same.
 
-    Source: arXiv:2106.07477, equations 4 to 7; cells at the border keep what has no neighbour to come from.
+    Source: arXiv:2106.07477, equations 4 to 7; cells at the border keep their own value.
     """
 
     def __init__(self, width: int, drop_path: float) -> None:
@@ -58,24 +58,24 @@ class Block(nn.Module):
 class S2MLP(Backbone):
     """[B, channels, H, W] -> one map [B, C, H / patch, W / patch]."""
 
-    first = "patches.weight"
+    first_conv = "patches.weight"
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.patches = PatchEmbed(config.channels, config.width, config.patch)
-        self.norm = nn.LayerNorm(config.width)  # of the patches, as section 3.1 has it
+        self.norm = nn.LayerNorm(config.width)  # of the patches: section 3.1
         self.blocks = nn.ModuleList(
             Block(config.width, rate) for rate in drop_path_rates(config.drop_path, config.depth)
         )
         self.levels, self.width = (Level(config.patch, config.width),), config.width
         init_linear(self)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.norm(self.patches(images).permute(0, 2, 3, 1))  # [B, H, W, C]
         for block in self.blocks:
-            x = self.run(block, x)
+            x = self.run_block(block, x)
         x = x.permute(0, 3, 1, 2)
-        keep(x)
+        on_level(x)
         return x
 
     def layers(self) -> list[nn.Module]:
@@ -99,5 +99,3 @@ PUBLISHED = {
 WEIGHTS: dict[str, weights.Weights] = {}
 
 RULES: dict[str, weights.Rules] = {}  # nobody has published checkpoints
-S2MLP.rules = RULES
-S2MLP.published = WEIGHTS

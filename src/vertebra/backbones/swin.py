@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,19 +25,19 @@ from vertebra.weights import Drop, Fix, Join, Rename
 from vertebra.weights.card import published
 from vertebra.weights.paddle import transposed
 
-SHIFTS = ("each", "both", "either", "always")
-"""Along an axis of a single window there is nothing to shift. Windows are shifted along `each` axis of several; along
-both axes if `both` have several, or if `either` has; or `always`."""
+SHIFTS = ("per_axis", "both", "either", "always")
+"""When windows are shifted: `per_axis`, along every axis with more than one window; along both axes if `both` have more
+than one, or if `either` has; or `always`."""
 
 
 @dataclass(frozen=True)
 class Config(BackboneConfig):
-    width: int  # channels of the first stage; they double with each
+    width: int  # channels of the first stage; doubled in each further one
     depths: tuple[int, int, int, int]  # blocks per stage
     heads: tuple[int, int, int, int]  # per stage
     window: int = 7  # M
     absolute: bool = False  # whether a learned position embedding is added to the patches
-    shifts: str = "each"  # where windows are shifted, one of SHIFTS
+    shifts: str = "per_axis"  # when windows are shifted, one of SHIFTS
 
     def __post_init__(self) -> None:
         one_of("shifts", self.shifts, SHIFTS)
@@ -81,7 +81,7 @@ class Block(nn.Module):
         self.drop = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`mask` is what `shift_mask` gives for a map of this size."""
+        """`mask` is that of `shift_mask` for a map of this size."""
         x = x + self.drop(self.attend(self.norm1(x), mask))
         y: Tensor = x + self.drop(self.mlp(self.norm2(x)))
         return y
@@ -128,13 +128,13 @@ class PatchMerging(nn.Module):
 def shifted_axes(height: int, width: int, window: int, shifts: str) -> tuple[bool, bool]:
     """Whether the windows of a map are shifted downwards, and sideways; `shifts` is one of SHIFTS."""
     down, sideways = height > window, width > window
-    if shifts == "each":
+    if shifts == "per_axis":
         return down, sideways
     return ({"both": down and sideways, "either": down or sideways, "always": True}[shifts],) * 2
 
 
 def shift_mask(height: int, width: int, window: int, like: Tensor, axes: tuple[bool, bool] = (True, True)) -> Tensor:
-    """-100 between cells that the shift along `axes` has made neighbours though they are none: [windows, M * M, M * M].
+    """-100 between cells that share a window only by the shift along `axes`, else 0: [windows, M * M, M * M].
 
     Source: arXiv:2103.14030, section 3.2 and figure 4.
     """
@@ -154,20 +154,9 @@ def shift_mask(height: int, width: int, window: int, like: Tensor, axes: tuple[b
 class Swin(Backbone):
     """[B, channels, H, W] -> maps at strides 4, 8, 16, 32."""
 
-    first = "stem.patches.weight"
+    first_conv = "stem.patches.weight"
     embedding_only = ("norm.",)
-    undecayed = ("position", "bias_table")
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "official": {"shifts": "both"},
-        "official/multiscale": {"shifts": "always"},
-        "official/bare": {"shifts": "either"},
-        "timm/0.8": {"shifts": "both"},
-        "transformers": {"shifts": "both"},
-        "transformers/backbone": {"shifts": "always"},
-        "paddle": {"shifts": "both"},
-        "mmdet": {"shifts": "always"},
-        "mmseg": {"shifts": "always"},
-    }
+    no_weight_decay = ("position", "bias_table")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -189,31 +178,20 @@ class Swin(Backbone):
             self.norm = nn.LayerNorm(self.width)
         init_linear(self)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.stem(images)  # [B, H / 4, W / 4, C]
         for i, stage in enumerate(self.stages):
             if i:
-                x = self.run(self.merges[i - 1], x)
+                x = self.run_block(self.merges[i - 1], x)
             size = (x.shape[1], x.shape[2])
             mask = shift_mask(*size, self.config.window, x, shifted_axes(*size, self.config.window, self.config.shifts))
             for block in stage.children():
-                x = self.run(block, x, mask)
-            keep((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
+                x = self.run_block(block, x, mask)
+            on_level((self.norms[i](x) if self.config.level_norms else x).permute(0, 3, 1, 2))
         return x
 
-    def summary(self, x: Tensor) -> Tensor:
+    def pool(self, x: Tensor) -> Tensor:
         return self.norm(x).mean((1, 2))
-
-    def convert(self, state: Mapping[str, Tensor], source: str | None) -> tuple[dict[str, Tensor], dict[str, str], str]:
-        own, left_out, chosen = super().convert(state, source)
-        kept = {name.rpartition(".")[2] for name in state}
-        # The authors' code keeps its masks; the port of it that takes any size makes them for every picture. Without
-        # these tables it may be of either; they agree where a map has several windows each way.
-        if chosen == "official" and "attn_mask" not in kept:
-            chosen = "official/multiscale" if "relative_position_index" in kept else "official/bare"
-        if chosen == "transformers" and any("hidden_states_norms." in name for name in state):
-            chosen = "transformers/backbone"
-        return own, left_out, chosen
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         if name.endswith(".bias_table") and tensor.ndim == 2 and tensor.shape[1] == shape[1]:
@@ -381,5 +359,30 @@ RULES = {
     "mmseg": _mmdet,
     "paddle": _paddle,
 }
-Swin.rules = RULES
-Swin.published = WEIGHTS
+
+
+def _official_shifts(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The authors' code stores its masks; the port of it that takes any size computes them for every image. A file
+    without these tables may be of either; the two agree where a map has several windows along both axes."""
+    buffers = {name.rpartition(".")[2] for name in state}
+    if "attn_mask" in buffers:
+        return {"shifts": "both"}
+    return {"shifts": "always" if "relative_position_index" in buffers else "either"}
+
+
+def _transformers_shifts(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The library's backbones differ from its classifiers."""
+    return {"shifts": "always" if any("hidden_states_norms." in name for name in state) else "both"}
+
+
+PRESETS: dict[str, Any] = {
+    "official": _official_shifts,
+    "official/multiscale": {"shifts": "always"},
+    "official/bare": {"shifts": "either"},
+    "timm/0.8": {"shifts": "both"},
+    "transformers": _transformers_shifts,
+    "transformers/backbone": {"shifts": "always"},
+    "paddle": {"shifts": "both"},
+    "mmdet": {"shifts": "always"},
+    "mmseg": {"shifts": "always"},
+}

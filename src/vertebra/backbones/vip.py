@@ -86,7 +86,7 @@ def fits(config: Config, side: int) -> bool:
 
 
 def nearest_size(config: Config, height: int, width: int) -> tuple[int, int] | None:
-    """The input size nearest to (height, width) that a model of this config can be made for; None if there is none."""
+    """The input size nearest to (height, width) that a model of this config can be built for; None if there is none."""
     sides = [config.patch * side for side in range(1, min(config.widths) + 1) if fits(config, side)]
     best = min(sides, key=lambda side: abs(side - max(height, width)), default=None)
     return None if best is None else (best, best)
@@ -96,7 +96,7 @@ class ViP(Backbone):
     """[B, channels, H, W] -> a map at the patch's stride, and one at twice that where the map is halved."""
 
     any_size = False
-    first = "patches.weight"
+    first_conv = "patches.weight"
     embedding_only = ("norm.",)
 
     def __init__(self, config: Config) -> None:
@@ -133,7 +133,7 @@ class ViP(Backbone):
             self.norm = nn.LayerNorm(self.width)
         init_linear(self)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.patches(images)
         if (grid := (x.shape[2], x.shape[3])) != self.grid:
             check_grid(self, images, grid, self.grid, nearest_size(self.config, images.shape[2], images.shape[3]))
@@ -142,13 +142,13 @@ class ViP(Backbone):
                 x = self.steps[i - 1](x)
             x = x.permute(0, 2, 3, 1)  # [B, H, W, C]
             for block in stage.children():
-                x = self.run(block, x)
+                x = self.run_block(block, x)
             x = x.permute(0, 3, 1, 2)
             if i == len(self.stages) - 1 or i == self.config.halved:
-                keep(x)
+                on_level(x)
         return x
 
-    def summary(self, x: Tensor) -> Tensor:
+    def pool(self, x: Tensor) -> Tensor:
         return self.norm(x.permute(0, 2, 3, 1)).mean((1, 2))
 
     def layers(self) -> list[nn.Module]:
@@ -181,7 +181,7 @@ WEIGHTS: dict[str, weights.Weights] = {}
 
 
 def _official(config: Config) -> weights.Rules:
-    """The authors' network is one list of stages and, where the map or its width changes, the steps between them."""
+    """The authors' network is one list: the stages and, where the map or its width changes, the steps between them."""
     places = []
     for i, width in enumerate(config.widths):
         if i and (config.halved == i - 1 or config.widths[i - 1] != width):
@@ -203,5 +203,3 @@ def _official(config: Config) -> weights.Rules:
 
 
 RULES = {"official": _official}
-ViP.rules = RULES
-ViP.published = WEIGHTS

@@ -8,9 +8,8 @@ Shapes: B batch, N patches, P tokens before them, C width, h x w the grid of pat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from vertebra.errors import VertebraError, one_of
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
+from vertebra.options import training_only
 from vertebra.structures import Level
 from vertebra.weights import Drop, Join, Rename
 from vertebra.weights.card import HALF, published
@@ -34,10 +34,10 @@ class Config(BackboneConfig):
     width: int
     depth: int
     heads: int
-    distilled: bool = False  # a second token, taught by a teacher; each token has a classifier
-    pool: str = "token"  # what `embed` returns: the class `token`, or the `mean` of the patches
+    distilled: bool = False  # a second token, trained on a teacher's labels; each token has a classifier
+    pool: str = "token"  # the embedding: the class `token`, or the `mean` of the patches
     gelu: str = "none"  # its form: `none` (exact) or `tanh`
-    dropout: float = 0.0  # after the position embedding
+    dropout: float = training_only(0.0)  # after the position embedding
     eps: float = 1e-6  # of the layer norms
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class Config(BackboneConfig):
 class Embedding(nn.Module):
     """Patches and tokens with their positions: [B, channels, H, W] -> [B, P + N, C] and the grid (h, w).
 
-    On another grid than the one it was made for, the positions of the patches are resampled.
+    On a grid other than that of `config.image_size`, the positions of the patches are resampled.
     """
 
     def __init__(self, config: Config) -> None:
@@ -103,10 +103,9 @@ class Block(nn.Module):
 class ViT(Backbone):
     """[B, channels, H, W] -> one map [B, C, h, w] at the patch's stride."""
 
-    first = "stem.patches.weight"
+    first_conv = "stem.patches.weight"
     embedding_only = ("norm.",)
-    differences: ClassVar[Mapping[str, Mapping[str, Any]]] = {"transformers": {"eps": 1e-12}}
-    undecayed = ("class_token", "distill_token", "position")
+    no_weight_decay = ("class_token", "distill_token", "position")
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -116,21 +115,21 @@ class ViT(Backbone):
         if config.embedding:
             self.norm = nn.LayerNorm(config.width, config.eps)
         self.levels = (Level(config.patch, config.width),)
-        self.parts = 2 if config.distilled else 1
-        self.width = config.width * self.parts
+        self.num_classifiers = 2 if config.distilled else 1
+        self.width = config.width * self.num_classifiers
         init_linear(self)
 
-    def walk(self, images: Tensor, keep: Callable[[Tensor], object]) -> Tensor:
+    def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x, grid = self.stem(images)
         for block in self.blocks:
-            x = self.run(block, x)
-        keep(grid_map(x[:, self.stem.before :], grid))
+            x = self.run_block(block, x)
+        on_level(grid_map(x[:, self.stem.before :], grid))
         return x
 
-    def summary(self, x: Tensor) -> Tensor:
+    def pool(self, x: Tensor) -> Tensor:
         if self.config.pool == "mean":
             return self.norm(x[:, self.stem.before :].mean(1))
-        return self.norm(x[:, : self.parts]).flatten(1)
+        return self.norm(x[:, : self.num_classifiers]).flatten(1)
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         if name == "stem.position" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:
@@ -374,5 +373,5 @@ RULES = {
     "official": _timm,
     "paddle": _paddle,
 }
-ViT.rules = RULES
-ViT.published = WEIGHTS
+
+PRESETS = {"transformers": {"eps": 1e-12}}

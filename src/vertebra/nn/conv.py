@@ -55,7 +55,7 @@ class ConvNorm(nn.Module):
         bias: bool = False,
         norm: bool = True,
     ) -> None:
-        """`norm` makes a batch norm, which `nn.norm.renorm` may replace; without it the layer has a bias."""
+        """`norm` makes a batch norm, which `nn.norm.replace_norm` may replace; without it the layer has a bias."""
         super().__init__()
         bias = bias or not norm
         # At stride 1 an odd kernel's "same" padding is the symmetric one, which convolution does for free.
@@ -65,8 +65,9 @@ class ConvNorm(nn.Module):
             self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps) if norm else nn.Identity()
         self.activation = activation
-        self.keeps_residual = False  # True forbids the inference form to overwrite it
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.keeps_residual = False  # True forbids the inference form to overwrite `residual`
+        if not self.conv.weight.is_meta:  # where it would take most of the time of building a network
+            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         y = _norm(self.norm, self.conv(x))
@@ -79,7 +80,7 @@ class ConvNorm(nn.Module):
 
 
 def _norm(norm: nn.Module, y: Tensor) -> Tensor:
-    """`norm(y)`, in `y`'s own memory where nothing is recorded: one map less alive, up to a tenth of a forward pass."""
+    """`norm(y)`, in `y`'s memory where nothing is recorded: one map less in memory, up to a tenth of a forward pass."""
     if (
         not isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
         or (norm.training and isinstance(norm, nn.BatchNorm2d))

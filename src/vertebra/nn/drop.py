@@ -16,8 +16,8 @@ class DropPath(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0.0:
             return x
-        keep = x.new_empty([len(x)] + [1] * (x.ndim - 1)).bernoulli_(1.0 - self.rate)
-        return x * keep.div_(1.0 - self.rate)
+        mask = x.new_empty([len(x)] + [1] * (x.ndim - 1)).bernoulli_(1.0 - self.rate)
+        return x * mask.div_(1.0 - self.rate)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

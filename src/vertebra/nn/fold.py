@@ -1,4 +1,4 @@
-"""What inference makes of convolutions and linear layers: weights packed for the CPU, norm and activation fused."""
+"""Inference forms of convolutions and linear layers: weights packed for the CPU, norm and activation fused."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class FoldedLinear(nn.Linear):
 
 
 def _onednn_type(x: Tensor) -> torch.dtype | None:
-    """In what the fused operators, which torch's own compiler calls, compute with this tensor: in float32, or where
-    autocast says so in bfloat16; None if they cannot."""
+    """The type that the fused operators, which torch's own compiler calls, compute this tensor in: float32, or bfloat16
+    under autocast; None if they cannot."""
     ops = torch.ops.mkldnn
     if (
         x.device.type != "cpu"

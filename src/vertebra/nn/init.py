@@ -1,4 +1,4 @@
-"""First values of layers' weights."""
+"""Initial values of layers' weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ before_relu = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="rel
 
 
 def fill(layers: Iterable[nn.Module], weight: Callable[[Tensor], object]) -> None:
-    """Puts first values into the weights of linear layers and convolutions, and zeros into their biases."""
-    for each in layers:
-        layer: Any = each.conv if isinstance(each, ConvNorm) else each
-        weight(layer.weight)
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
+    """Initialises the weights of linear layers and convolutions with `weight`, and their biases with zeros."""
+    for layer in layers:
+        inner: Any = layer.conv if isinstance(layer, ConvNorm) else layer
+        weight(inner.weight)
+        if inner.bias is not None:
+            nn.init.zeros_(inner.bias)

@@ -7,7 +7,7 @@ from vertebra.nn.mlp import LinearGelu
 
 
 class Merge(nn.Module):
-    """The sum of three branches, each weighted per channel by what all three hold: 3 x [B, H, W, C] -> [B, H, W, C].
+    """The sum of three branches, weighted per channel by the means of all three: 3 x [B, H, W, C] -> [B, H, W, C].
 
     Source: Vision Permutator, arXiv:2106.12368, section 3.2 ("Weighted Permute-MLP"), after ResNeSt, arXiv:2004.08955.
     """

@@ -1,4 +1,4 @@
-"""The multi-layer perceptron of transformers and their kin."""
+"""The multi-layer perceptron of transformers and similar networks."""
 
 from torch import Tensor, nn
 

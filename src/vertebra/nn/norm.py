@@ -1,4 +1,4 @@
-"""One kind of norm in the place of batch norm, throughout a network."""
+"""Replacing batch norm throughout a network by another kind of norm."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torchvision.ops import FrozenBatchNorm2d
 from vertebra.errors import one_of
 
 NORMS = ("batch", "frozen", "sync", "group")
-"""`batch` norm; batch norm `frozen` at the statistics and weights it has; `sync`, over all processes' pictures;
-`group` norm of 32 groups, for batches of a picture or two."""
+"""`batch` norm; batch norm `frozen` at the statistics and weights it has; `sync`, over the images of all processes;
+`group` norm of 32 groups, for batches of one or two images."""
 
 
-def renorm(network: nn.Module, kind: str, eps: float | None = None) -> nn.Module:
-    """Replaces every batch norm inside `network`, in place, by a norm of another kind, with its weights.
+def replace_norm(network: nn.Module, kind: str, eps: float | None = None) -> nn.Module:
+    """Replaces every batch norm inside `network`, in place, by another kind of norm with its weights; returns it.
 
     Args:
         kind: one of NORMS.
-        eps: what frozen norms add to the variance; what they had if None.
+        eps: added to the variance by frozen norms; unchanged if None.
 
     Raises:
         VertebraError: if there is no such kind.
@@ -40,7 +40,7 @@ def renorm(network: nn.Module, kind: str, eps: float | None = None) -> nn.Module
 
 
 def has_norms(network: nn.Module) -> bool:
-    """Whether there is a batch norm in `network`, be it frozen."""
+    """Whether `network` has a batch norm, frozen ones included."""
     return any(isinstance(module, _BatchNorm | FrozenBatchNorm2d) for module in network.modules())
 
 

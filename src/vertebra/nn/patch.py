@@ -1,4 +1,4 @@
-"""Pictures in patches."""
+"""Images in patches."""
 
 import torch
 from torch import Tensor, nn
@@ -36,9 +36,9 @@ def resize_grid(table: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> 
 
 
 def init_linear(model: nn.Module) -> None:
-    """Truncated normal weights of deviation 0.02 and zero biases, as transformers begin (arXiv:2010.11929's code)."""
+    """Truncated normal weights of deviation 0.02 and zero biases, as in transformers (arXiv:2010.11929's code)."""
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and not module.weight.is_meta:
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -7,10 +7,10 @@ from vertebra.nn.conv import ConvNorm
 
 
 class Res2Conv(nn.Module):
-    """3x3 convolutions on `scale` groups in turn, each also seeing the group before: [B, C, H, W] -> [B, C, H', W'].
+    """Hierarchical 3x3 convolutions on `scale` groups of channels: [B, C, H, W] -> [B, C, H / stride, W / stride].
 
-    The last group passes as it is, average-pooled (zeros of the padding counted) in the first block of a stage, whose
-    groups do not see each other either.
+    The output of a group is added to the input of the next. The last group passes unchanged. In the first block of a
+    stage nothing is added, and the last group is average-pooled (zeros of the padding counted).
 
     Source: Res2Net, arXiv:1904.01169, section 3.1 and figure 2b, with the first blocks as in the authors' code.
     """
@@ -27,9 +27,10 @@ class Res2Conv(nn.Module):
         pooled: bool = True,
         count_include_pad: bool = True,
     ) -> None:
-        """`width` is the channels of one group: C = scale * width. Without `apart`, a first block of stride 1 is as any
-        other; without `pooled`, one has its groups apart and passes the last as it is; `count_include_pad` is whether
-        the zeros of the padding count. PaddleClas has neither the first nor the last, MMDetection not the second."""
+        """`width` is the channels of one group: C = scale * width. Without `apart`, a first block of stride 1 is like
+        any other; without `pooled`, a first block of stride 1 does not pool its last group; `count_include_pad` is
+        whether the zeros of the padding count. PaddleClas sets `apart` and `count_include_pad` to False, MMDetection
+        `pooled`."""
         super().__init__()
         self.width, self.first, self.stride = width, first, stride
         self.apart, self.pooled = apart, pooled
@@ -42,6 +43,6 @@ class Res2Conv(nn.Module):
         *groups, last = x.split(self.width, 1)
         outputs: list[Tensor] = []
         for i, conv in enumerate(self.convs):
-            seen = groups[i] if first or i == 0 else groups[i] + outputs[-1]
-            outputs.append(conv(seen))
+            group = groups[i] if first or i == 0 else groups[i] + outputs[-1]
+            outputs.append(conv(group))
         return torch.cat((*outputs, self.pool(last) if pool else last), 1)

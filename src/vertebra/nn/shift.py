@@ -1,4 +1,4 @@
-"""Moving channels by whole cells, which gives 1x1 layers a neighbourhood at no multiply-adds."""
+"""Shifting channels by whole cells, which gives 1x1 layers a neighbourhood without multiply-adds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Shift(nn.Module):
-    """Reads every channel at an offset of its own: [B, C, H, W] -> same.
+    """Reads each channel at its own offset: [B, C, H, W] -> same.
 
     A depthwise convolution with one 1 per channel: exact, in one pass, and fast in channels-last memory.
     """
