@@ -1,5 +1,5 @@
-"""What detection, instance segmentation and keypoints share: proposals, and what is said of regions."""
+"""Heads that detection, instance segmentation and keypoints share: proposals, boxes, masks, keypoints."""
 
-from vertebra.heads.regions import Detections, Samples
+from vertebra.heads.roi import Detections, Samples
 
 __all__ = ["Detections", "Samples"]

@@ -1,4 +1,4 @@
-"""Box heads in a row, each trained on what the one before made better."""
+"""Box heads in sequence, each trained on the boxes that the previous one has refined."""
 
 from __future__ import annotations
 
@@ -9,27 +9,40 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
-from vertebra.heads.box import BoxHead
-from vertebra.heads.regions import Detections, Samples, draw
+from vertebra.heads.box import BoxHead, BoxLoss
+from vertebra.heads.roi import Detections, PostprocessConfig, Samples, Size, sample_rois
 from vertebra.ops.boxes import decode
 from vertebra.structures import Target
 
 IOUS = (0.5, 0.6, 0.7)
-SCALES = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
-WEIGHTS = (1.0, 0.5, 0.25)
+STAGE_WEIGHTS = ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0))
+LOSS_WEIGHTS = (1.0, 0.5, 0.25)
 
-Regions = Callable[[Sequence[Tensor]], Tensor]
+RoIFeatures = Callable[[Sequence[Tensor]], Tensor]
 
 
 class Cascade(nn.ModuleList):
-    """Three box heads with one set of deltas for all classes; the classes' probabilities are averaged.
+    """Three box heads with class-agnostic deltas; the class scores are averaged over the stages.
 
-    Source: Cascade R-CNN, arXiv:1712.00726, section 4; stages' weights in the loss as its authors published them.
+    Source: Cascade R-CNN, arXiv:1712.00726, section 4; loss weights of the stages as its authors published them.
     """
 
-    def __init__(self, trunks: Sequence[Any], classes: int, config: Any) -> None:
-        super().__init__(BoxHead(trunk, classes, config, step=i, agnostic=True) for i, trunk in enumerate(trunks))
-        self.classes, self.config = classes, config
+    def __init__(
+        self,
+        trunks: Sequence[Any],
+        num_classes: int,
+        *,
+        loss: BoxLoss,
+        postprocess: PostprocessConfig,
+        stage_weights: Sequence[Sequence[float]] = STAGE_WEIGHTS,
+        average: str = "probabilities",
+    ) -> None:
+        """`average` says what is averaged: `probabilities` or `logits`."""
+        super().__init__(
+            BoxHead(trunk, num_classes, loss=loss, postprocess=postprocess, weights=weights, class_agnostic=True)
+            for trunk, weights in zip(trunks, stage_weights, strict=True)
+        )
+        self.num_classes, self.average = num_classes, average
 
     @property
     def heads(self) -> list[BoxHead]:
@@ -37,47 +50,49 @@ class Cascade(nn.ModuleList):
         return list(self)  # type: ignore[arg-type]
 
     def forward(
-        self, regions: Regions, proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+        self, roi_features: RoIFeatures, proposals: Sequence[Tensor], sizes: Sequence[Size]
     ) -> list[Detections]:
-        """Detections in pictures of `sizes`; `regions` gives the features of boxes [N_i, 4] of each picture."""
-        boxes, answers = list(proposals), []
+        """Detections in images of (height, width) `sizes`; `roi_features` pools boxes [N_i, 4] of each image."""
+        boxes, stages = list(proposals), []
         for i, head in enumerate(self.heads):
-            logits, deltas = head(regions(boxes))
-            answers.append(logits.float())
+            logits, deltas = head(roi_features(boxes))
+            stages.append(logits.float())
             if i + 1 < len(self.heads):
-                boxes = self._better(head, deltas, boxes, sizes)
-        mean = torch.stack(answers)
-        of_logits = self.config.cascade_mean == "logits"
-        probabilities = mean.mean(0).softmax(1) if of_logits else mean.softmax(2).mean(0)
+                boxes = self._refine(head, deltas, boxes, sizes)
+        logits = torch.stack(stages)
+        by_logits = self.average == "logits"
+        probabilities = logits.mean(0).softmax(1) if by_logits else logits.softmax(2).mean(0)
         return self.heads[-1].detect(probabilities, deltas, boxes, sizes)
 
     def loss(
         self,
-        regions: Regions,
+        roi_features: RoIFeatures,
         proposals: Sequence[Tensor],
         targets: Sequence[Target],
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[Size],
+        *,
+        batch_size: int,
+        positive_fraction: float,
     ) -> tuple[list[list[Samples]], dict[str, Tensor]]:
-        """The regions that each stage learned from, and the weighted terms `classification1`, `box1`, ..."""
-        boxes, drawn = list(proposals), []
+        """The samples of each stage, and the weighted terms `classification1`, `box1`, ..."""
+        boxes, stages = list(proposals), []
         terms: dict[str, Tensor] = {}
-        for i, (head, iou, weight) in enumerate(zip(self.heads, IOUS, WEIGHTS, strict=True)):
-            config = self.config
-            samples = draw(
-                boxes, targets, self.classes, iou=iou, count=config.region_batch or 512, positive=config.region_positive
+        for i, (head, iou, weight) in enumerate(zip(self.heads, IOUS, LOSS_WEIGHTS, strict=True)):
+            samples = sample_rois(
+                boxes, targets, self.num_classes, iou=iou, batch_size=batch_size, positive_fraction=positive_fraction
             )
-            drawn.append(samples)
-            logits, deltas = head(regions([each.boxes for each in samples]))
-            found = head.loss(logits, deltas, samples)
-            terms |= {f"{name}{i + 1}": weight * value for name, value in found.items()}
-            better = self._better(head, deltas.detach(), [each.boxes for each in samples], sizes)
-            # The objects' own boxes are drawn anew in every stage: what was made of them would be too easy.
-            rest = (each[~own.given] for each, own in zip(better, samples, strict=True))
-            boxes = [each[remove_small_boxes(each, 1e-2)] for each in rest]
-        return drawn, terms
+            stages.append(samples)
+            logits, deltas = head(roi_features([s.boxes for s in samples]))
+            losses = head.loss(logits, deltas, samples)
+            terms |= {f"{name}{i + 1}": weight * value for name, value in losses.items()}
+            refined = self._refine(head, deltas.detach(), [s.boxes for s in samples], sizes)
+            # Ground-truth boxes are sampled anew in every stage: refined ones would be too easy.
+            proposed = (box[~s.is_gt] for box, s in zip(refined, samples, strict=True))
+            boxes = [box[remove_small_boxes(box, 1e-2)] for box in proposed]
+        return stages, terms
 
     @staticmethod
-    def _better(head: Any, deltas: Tensor, boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        parts = deltas[:, 0].float().split([len(each) for each in boxes])
-        moved = (decode(part, each, head.scales) for part, each in zip(parts, boxes, strict=True))
-        return [clip_boxes_to_image(each, size) for each, size in zip(moved, sizes, strict=True)]
+    def _refine(head: Any, deltas: Tensor, boxes: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
+        parts = deltas[:, 0].float().split([len(box) for box in boxes])
+        refined = (decode(part, box, head.weights) for part, box in zip(parts, boxes, strict=True))
+        return [clip_boxes_to_image(box, size) for box, size in zip(refined, sizes, strict=True)]

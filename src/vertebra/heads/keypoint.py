@@ -1,4 +1,4 @@
-"""Keypoints of every region."""
+"""Keypoints of every RoI."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from vertebra.heads.regions import Samples
+from vertebra.heads.roi import Samples
 from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
-from vertebra.ops.heatmaps import keypoint_cells
+from vertebra.ops.heatmaps import keypoints_to_cells
 from vertebra.structures import Target
 from vertebra.weights import Rename
 
 
 class KeypointHead(nn.Module):
-    """Regions' features to logits of where each keypoint is: [R, C, 14, 14] -> [R, K, 56, 56].
+    """RoI features to keypoint heatmap logits: [R, C, 14, 14] -> [R, K, 56, 56].
 
     Source: Mask R-CNN, arXiv:1703.06870, section 5.
     """
@@ -34,11 +34,11 @@ class KeypointHead(nn.Module):
         ),
     }
 
-    def __init__(self, channels: int, keypoints: int, *, width: int = 512, convs: int = 8) -> None:
+    def __init__(self, channels: int, num_keypoints: int, *, width: int = 512, num_convs: int = 8) -> None:
         super().__init__()
-        inputs = [channels] + [width] * (convs - 1)
+        inputs = [channels] + [width] * (num_convs - 1)
         self.convs = nn.Sequential(*(ConvNorm(n, width, 3, norm=False) for n in inputs))
-        self.logits = nn.ConvTranspose2d(width, keypoints, 4, 2, 1)
+        self.logits = nn.ConvTranspose2d(width, num_keypoints, 4, 2, 1)
         init.fill([self.logits], init.before_relu)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class KeypointHead(nn.Module):
         return interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
     def loss(self, logits: Tensor, samples: Sequence[Samples], targets: Sequence[Target]) -> dict[str, Tensor]:
-        """The term `keypoint`, of what `forward` gave for the samples' regions of objects: cross-entropy over the cells
-        of the box, for every keypoint that is annotated in it."""
-        boxes, logits = [each.positive for each in samples], logits.float()
-        truth = [target.keypoints[each.objects] for each, target in zip(samples, targets, strict=True)]  # type: ignore[index]
-        cells, inside = keypoint_cells(torch.cat(truth), torch.cat(boxes), logits.shape[-1])
-        if not bool(inside.any()):
+        """The term `keypoint`, of the logits of the positive samples: cross-entropy over the cells of the box, of every
+        keypoint that is labelled in it."""
+        boxes, logits = [s.positive for s in samples], logits.float()
+        keypoints = [target.keypoints[s.indices] for s, target in zip(samples, targets, strict=True)]  # type: ignore[index]
+        cells, valid = keypoints_to_cells(torch.cat(keypoints), torch.cat(boxes), logits.shape[-1])
+        if not bool(valid.any()):
             return {"keypoint": logits.sum() * 0}
-        return {"keypoint": cross_entropy(logits.flatten(2)[inside], cells[inside])}
+        return {"keypoint": cross_entropy(logits.flatten(2)[valid], cells[valid])}

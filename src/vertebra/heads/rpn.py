@@ -3,31 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
+from vertebra.errors import in_range
+from vertebra.heads.anchors import Anchors, flatten_anchors, ratio_major
+from vertebra.heads.roi import Size
 from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
-from vertebra.ops.anchors import pyramid_anchors
-from vertebra.ops.boxes import decode, encode, valid
+from vertebra.ops.boxes import decode, encode, inside_image, split_crowd
 from vertebra.ops.match import IGNORED, match, sample
+from vertebra.ops.nms import nms_top_k
 from vertebra.structures import Level, Target
 from vertebra.weights import Fix, Rename
 
-Size = tuple[int, int]
+MIN_SIZE = 1e-3
+"""Proposals with a side below this, in input pixels, are removed."""
 
 
-def ratio_major(x: Tensor, sides: int, values: int) -> Tensor:
-    """A layer's rows [sides ratios values, ...] as Detectron2 orders anchors, for three ratios, in our order."""
-    return x if sides == 1 else x.unflatten(0, (sides, 3, values)).transpose(0, 1).flatten(0, 2)
+@dataclass(frozen=True)
+class RPNConfig:
+    """Options of the region proposal network."""
+
+    anchors: Anchors = Anchors()
+    """Anchors over the pyramid."""
+    rpn_pre_nms_top_n_train: int = 2000
+    """Top-scoring anchors kept per level before NMS in training."""
+    rpn_pre_nms_top_n_test: int = 1000
+    """Top-scoring anchors kept per level before NMS at test."""
+    rpn_post_nms_top_n_train: int = 2000
+    """Proposals kept per image after NMS in training."""
+    rpn_post_nms_top_n_test: int = 1000
+    """Proposals kept per image after NMS at test."""
+    rpn_nms_threshold: float = 0.7
+    """IoU threshold of non-maximum suppression of proposals."""
+    rpn_num_convs: int = 1
+    """3x3 convolutions before the predictions."""
+    rpn_batch_size: int = 256
+    """Anchors sampled per image for training."""
+    rpn_low_quality_iou: float = 0.0
+    """Each ground-truth box is also matched to the anchors that overlap it most, if by at least this IoU."""
+    rpn_inside_only: bool = False
+    """Train only on anchors that lie inside the image, as in the original Faster R-CNN."""
+    rpn_beta: float = 1 / 9
+    """Where the smooth L1 loss of proposals turns from quadratic to linear; 0 is L1."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            *(f"rpn_{stage}_nms_top_n_{mode}" for stage in ("pre", "post") for mode in ("train", "test")),
+            "rpn_batch_size",
+        ):
+            in_range(name, getattr(self, name), 1)
+        for name in ("rpn_nms_threshold", "rpn_low_quality_iou"):
+            in_range(name, getattr(self, name), 0, 1)
+        for name in ("rpn_num_convs", "rpn_beta"):
+            in_range(name, getattr(self, name), 0)
 
 
 class RPN(nn.Module):
-    """Says of every anchor whether an object is near and where: maps [B, C, h, w] -> boxes [N_i, 4] of each picture.
+    """Objectness and box deltas of every anchor: maps [B, C, h, w] -> proposals [N_i, 4] of each image.
 
     Source: Faster R-CNN, arXiv:1506.01497, section 3.1; over a pyramid, arXiv:1612.03144, section 4.1.
     """
@@ -56,47 +94,49 @@ class RPN(nn.Module):
         ),
     }
 
-    def __init__(self, levels: Sequence[Level], sides: Sequence[Sequence[float]], config: Any) -> None:
+    def __init__(self, levels: Sequence[Level], sides: Sequence[Sequence[float]], config: RPNConfig) -> None:
         """`sides` are the anchors' on each level, in input pixels."""
         super().__init__()
         channels = levels[0].channels
         self.config, self.sides, self.strides = config, sides, [level.stride for level in levels]
-        anchors = len(sides[0]) * len(config.anchor_ratios)
-        self.convs = nn.Sequential(*(ConvNorm(channels, channels, 3, norm=False) for _ in range(config.rpn_convs)))
-        self.objectness = nn.Conv2d(channels, anchors, 1)
-        self.deltas = nn.Conv2d(channels, 4 * anchors, 1)
+        num_anchors = len(sides[0]) * len(config.anchors.ratios)
+        self.convs = nn.Sequential(*(ConvNorm(channels, channels, 3, norm=False) for _ in range(config.rpn_num_convs)))
+        self.objectness = nn.Conv2d(channels, num_anchors, 1)
+        self.deltas = nn.Conv2d(channels, 4 * num_anchors, 1)
         init.fill([*self.convs, self.objectness, self.deltas], init.normal)
 
-    def forward(self, maps: Sequence[Tensor], sizes: Sequence[Size], extent: Size) -> list[Tensor]:
-        """Proposals [N_i, 4], best first, in pictures of `sizes` within an input of (height, width) `extent`."""
+    def forward(self, maps: Sequence[Tensor], sizes: Sequence[Size], input_size: Size) -> list[Tensor]:
+        """Proposals [N_i, 4] by descending score, in images of (height, width) `sizes` within an input of `input_size`.
+
+        In exported programs every image has `rpn_post_nms_top_n_test` of them; empty boxes stand for missing ones.
+        """
         raw = self.raw(maps)
-        return self.propose(raw, self.anchors(raw, extent), sizes)
+        return self.propose(raw, self.grids(raw, input_size), sizes)
 
     def raw(self, maps: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Logits [B, A, h, w] and deltas [B, 4 A, h, w] of each level."""
-        found = [self.convs(x) for x in maps]
-        return [(self.objectness(x), self.deltas(x)) for x in found]
+        features = [self.convs(x) for x in maps]
+        return [(self.objectness(x), self.deltas(x)) for x in features]
 
-    def anchors(self, raw: Sequence[tuple[Tensor, Tensor]], extent: Size) -> list[Tensor]:
-        """[h w A, 4] of each level."""
-        return pyramid_anchors([logits for logits, _ in raw], self.strides, self.sides, extent, self.config)
+    def grids(self, raw: Sequence[tuple[Tensor, Tensor]], input_size: Size) -> list[Tensor]:
+        """Anchors [h w A, 4] of each level."""
+        return self.config.anchors.grids([logits for logits, _ in raw], self.strides, self.sides, input_size)
 
     @torch.no_grad()
     def propose(
         self, raw: Sequence[tuple[Tensor, Tensor]], anchors: Sequence[Tensor], sizes: Sequence[Size]
     ) -> list[Tensor]:
-        """The best boxes after non-maximum suppression on each level: [N_i, 4] of each picture, best first."""
-        config, pyramid = self.config, len(anchors) > 1
+        """The top-scoring boxes after non-maximum suppression on each level: [N_i, 4] of each image."""
+        config = self.config
         if self.training:
-            most, candidates = config.proposals_train, config.candidates_train or (2000 if pyramid else 12000)
+            pre_nms, post_nms = config.rpn_pre_nms_top_n_train, config.rpn_post_nms_top_n_train
         else:
-            most = config.proposals_test or (1000 if pyramid else 300)
-            candidates = config.candidates_test or (1000 if pyramid else 6000)
+            pre_nms, post_nms = config.rpn_pre_nms_top_n_test, config.rpn_post_nms_top_n_test
         logits, boxes, levels = [], [], []
         for i, ((scores, deltas), grid) in enumerate(zip(flat(raw), anchors, strict=True)):
-            top, index = scores.topk(min(candidates, scores.shape[1]))  # [B, k]
-            chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4))
-            decoded = decode(chosen.float().flatten(0, 1), grid[index.flatten()]).view_as(chosen)
+            top, index = scores.topk(min(pre_nms, scores.shape[1]))  # [B, k]
+            selected = deltas.gather(1, index[..., None].expand(-1, -1, 4))
+            decoded = decode(selected.float().flatten(0, 1), grid[index.flatten()]).view_as(selected)
             logits.append(top.float())
             boxes.append(decoded)
             levels.append(torch.full_like(top, i, dtype=torch.int64))
@@ -105,51 +145,50 @@ class RPN(nn.Module):
             torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(levels, 1), sizes, strict=True
         ):
             box = clip_boxes_to_image(box, size)
-            kept = remove_small_boxes(box, 1e-3)
+            if torch.compiler.is_compiling():
+                large = (box[:, 2:] - box[:, :2] >= MIN_SIZE).all(1)
+                score = torch.where(large, score.sigmoid(), -torch.inf)
+                kept, valid = nms_top_k(box, score, level, config.rpn_nms_threshold, post_nms)
+                box = torch.cat((box, box.new_zeros(max(0, post_nms - len(box)), 4)))
+                results.append(box[kept] * valid[:, None])
+                continue
+            kept = remove_small_boxes(box, MIN_SIZE)
             box, score, level = box[kept], score[kept], level[kept]
-            results.append(box[batched_nms(box, score.sigmoid(), level, config.rpn_nms)[:most]])
+            results.append(box[batched_nms(box, score.sigmoid(), level, config.rpn_nms_threshold)[:post_nms]])
         return results
 
     def loss(
-        self, maps: Sequence[Tensor], targets: Sequence[Target], extent: Size
+        self, maps: Sequence[Tensor], targets: Sequence[Target], input_size: Size
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Proposals to go on with, and the terms `objectness` and `rpn_box`."""
+        """Proposals, and the terms `objectness` and `rpn_box`."""
         config, raw = self.config, self.raw(maps)
-        anchors = self.anchors(raw, extent)
-        proposals = self.propose(raw, anchors, [target.size or extent for target in targets])
-        every = torch.cat(anchors)
-        logits, deltas = (torch.cat(each, 1).float() for each in zip(*flat(raw), strict=True))
-        chosen_logits, chosen_labels, chosen_deltas, wanted = [], [], [], []
+        grids = self.grids(raw, input_size)
+        proposals = self.propose(raw, grids, [target.size or input_size for target in targets])
+        anchors = torch.cat(grids)
+        logits, deltas = (torch.cat(parts, 1).float() for parts in zip(*flat(raw), strict=True))
+        sampled_logits, labels, positive_deltas, box_targets = [], [], [], []
         for i, target in enumerate(targets):
             assert target.boxes is not None
-            kept, crowds = valid(target)
-            truth = target.boxes[kept]
-            matches = torch.full((len(every),), IGNORED, device=every.device)
-            used = inside(every, target.size or extent) if config.rpn_inside else slice(None)
-            matches[used] = match(every[used], truth, crowds, high=0.7, low=0.3, nearest=config.rpn_nearest)
-            objects, background = sample(matches, config.rpn_batch, 0.5)
-            index = torch.cat((objects, background))
-            chosen_logits.append(logits[i, index])
-            chosen_labels.append((matches[index] >= 0).float())
-            chosen_deltas.append(deltas[i, objects])
-            wanted.append(encode(truth[matches[objects]], every[objects]))
-        labels = torch.cat(chosen_labels)
-        count = max(1, len(labels))
-        objectness = binary_cross_entropy_with_logits(torch.cat(chosen_logits), labels, reduction="sum") / count
-        box = smooth_l1_loss(torch.cat(chosen_deltas), torch.cat(wanted), beta=config.rpn_beta, reduction="sum") / count
-        return proposals, {"objectness": objectness, "rpn_box": box}
-
-
-def inside(anchors: Tensor, size: Size) -> Tensor:
-    """Which of [N, 4] lie in a picture of (height, width) `size`: [N] bool."""
-    return (anchors[:, :2] >= 0).all(1) & (anchors[:, 2] < size[1]) & (anchors[:, 3] < size[0])
+            instances, crowd_boxes = split_crowd(target)
+            gt_boxes = target.boxes[instances]
+            matches = torch.full((len(anchors),), IGNORED, device=anchors.device)
+            used = inside_image(anchors, target.size or input_size) if config.rpn_inside_only else slice(None)
+            matches[used] = match(
+                anchors[used], gt_boxes, crowd_boxes, high=0.7, low=0.3, low_quality_iou=config.rpn_low_quality_iou
+            )
+            positive, background = sample(matches, config.rpn_batch_size, 0.5)
+            index = torch.cat((positive, background))
+            sampled_logits.append(logits[i, index])
+            labels.append((matches[index] >= 0).float())
+            positive_deltas.append(deltas[i, positive])
+            box_targets.append(encode(gt_boxes[matches[positive]], anchors[positive]))
+        label = torch.cat(labels)
+        count = max(1, len(label))
+        objectness = binary_cross_entropy_with_logits(torch.cat(sampled_logits), label, reduction="sum") / count
+        box = smooth_l1_loss(torch.cat(positive_deltas), torch.cat(box_targets), beta=config.rpn_beta, reduction="sum")
+        return proposals, {"objectness": objectness, "rpn_box": box / count}
 
 
 def flat(raw: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """Logits [B, A, h, w] and deltas [B, 4 A, h, w] in the order of the anchors: [B, h w A] and [B, h w A, 4]."""
-    return [(by_anchor(logits, 1)[..., 0], by_anchor(deltas, 4)) for logits, deltas in raw]
-
-
-def by_anchor(x: Tensor, values: int) -> Tensor:
-    """Answers [B, A values, h, w] in the order of the anchors: [B, h w A, values]."""
-    return x.unflatten(1, (-1, values)).permute(0, 3, 4, 1, 2).flatten(1, 3)
+    return [(flatten_anchors(logits, 1)[..., 0], flatten_anchors(deltas, 4)) for logits, deltas in raw]

@@ -1,8 +1,8 @@
-"""From a backbone's maps to the pyramid that a task wants; described by `levels`, as a backbone is."""
+"""Necks: from a backbone's maps to the pyramid of a task; described by `levels`, as a backbone is."""
 
-from vertebra.necks.fpn import FPN, Coarser
+from vertebra.necks.fpn import FPN, ExtraLevels
+from vertebra.necks.fused_map import FusedMap
 from vertebra.necks.hrfpn import HRFPN
-from vertebra.necks.one_map import OneMap
 from vertebra.necks.simple_pyramid import SimplePyramid
 
-__all__ = ["FPN", "HRFPN", "Coarser", "OneMap", "SimplePyramid"]
+__all__ = ["FPN", "HRFPN", "ExtraLevels", "FusedMap", "SimplePyramid"]

@@ -1,4 +1,4 @@
-"""The feature pyramid network, and the coarser levels that detectors put on top of a pyramid."""
+"""The feature pyramid network, and the extra levels that detectors add on top of a pyramid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from vertebra.weights import Rename
 
 
 class FPN(nn.Module):
-    """Every chosen map brought to one width and summed with what lies above it: list of [B, C_i, h_i, w_i] -> list of
-    [B, channels, h_i, w_i].
+    """Top-down pathway with lateral connections: list of [B, C_i, h_i, w_i] -> list of [B, channels, h_i, w_i].
 
     Source: Feature Pyramid Networks for Object Detection, arXiv:1612.03144, section 3 and figure 3.
     """
@@ -28,7 +27,7 @@ class FPN(nn.Module):
             Rename(r"^backbone\.fpn\.layer_blocks\.(\d)\.(?:0\.)?(?=weight|bias)", r"neck.output.\1.conv."),
             Rename(r"^backbone\.fpn\.inner_blocks\.(\d)\.1\.", r"neck.lateral.\1.norm."),
             Rename(r"^backbone\.fpn\.layer_blocks\.(\d)\.1\.", r"neck.output.\1.norm."),
-            Rename(r"^backbone\.fpn\.extra_blocks\.p([67])\.", lambda m: f"coarser.convs.{int(m[1]) - 6}."),
+            Rename(r"^backbone\.fpn\.extra_blocks\.p([67])\.", lambda m: f"extra.convs.{int(m[1]) - 6}."),
         ),
         "mmdet": (
             Rename(r"^neck\.lateral_convs\.(\d)\.conv\.", r"neck.lateral.\1.conv."),
@@ -41,7 +40,7 @@ class FPN(nn.Module):
             Rename(r"^backbone\.fpn_output(\d)\.norm\.", r"neck.output.\1.norm."),
             Rename(r"^backbone\.fpn_lateral(\d)\.", r"neck.lateral.\1.conv."),
             Rename(r"^backbone\.fpn_output(\d)\.", r"neck.output.\1.conv."),
-            Rename(r"^backbone\.top_block\.p([67])\.", lambda m: f"coarser.convs.{int(m[1]) - 6}."),
+            Rename(r"^backbone\.top_block\.p([67])\.", lambda m: f"extra.convs.{int(m[1]) - 6}."),
         ),
     }
 
@@ -53,57 +52,55 @@ class FPN(nn.Module):
         *,
         norm: bool = False,
     ) -> None:
-        """`levels` are the backbone's, of which those of `strides` are used; `norm` puts one behind every convolution.
+        """`levels` are the backbone's, of which those of `strides` are used; `norm` adds one after every convolution.
 
         Raises:
             VertebraError: if a stride is not among the levels.
         """
         super().__init__()
-        known = [level.stride for level in levels]
-        if missing := [stride for stride in strides if stride not in known]:
-            raise VertebraError(f"the backbone has no map of stride {missing[0]}; its strides are {known}.")
-        self.chosen = [known.index(stride) for stride in strides]
+        available = [level.stride for level in levels]
+        if missing := [stride for stride in strides if stride not in available]:
+            raise VertebraError(f"the backbone has no map of stride {missing[0]}; its strides are {available}.")
+        self.indices = [available.index(stride) for stride in strides]
         plain: Any = {"activation": "none", "norm": norm}
-        self.lateral = nn.ModuleList(ConvNorm(levels[i].channels, channels, 1, **plain) for i in self.chosen)
-        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, **plain) for _ in self.chosen)
+        self.lateral = nn.ModuleList(ConvNorm(levels[i].channels, channels, 1, **plain) for i in self.indices)
+        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, **plain) for _ in self.indices)
         init.fill([*self.lateral, *self.output], init.uniform)
         self.levels = tuple(Level(stride, channels) for stride in strides)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         results: list[Tensor] = []
-        above: Tensor | None = None
-        for i in reversed(range(len(self.chosen))):
-            side = self.lateral[i](maps[self.chosen[i]])
-            above = side if above is None else side + nn.functional.interpolate(above, side.shape[2:], mode="nearest")
-            results.insert(0, self.output[i](above))
+        coarser: Tensor | None = None
+        for i in reversed(range(len(self.indices))):
+            x = self.lateral[i](maps[self.indices[i]])
+            coarser = x if coarser is None else x + nn.functional.interpolate(coarser, x.shape[2:], mode="nearest")
+            results.insert(0, self.output[i](coarser))
         return results
 
 
-class Coarser(nn.Module):
+class ExtraLevels(nn.Module):
     """Adds maps of twice the stride each on top of a pyramid: list of n [B, C, h, w] -> list of n + count.
 
     Source: by subsampling, arXiv:1612.03144, section 4.1; by convolution, RetinaNet, arXiv:1708.02002, footnote 2.
     """
 
-    def __init__(self, levels: Sequence[Level], count: int = 1, *, convolve: int = 0, config: Any = None) -> None:
-        """`convolve` is the channels of the map that `forward` is told to begin with, if maps are made by convolution
-        instead of taking every second cell; `config.extra_relu` then says whether a ReLU stands between."""
+    def __init__(
+        self, levels: Sequence[Level], count: int = 1, *, source_channels: int | None = None, relu: bool = True
+    ) -> None:
+        """`source_channels`, if levels are made by convolution instead of subsampling, are those of the map that the
+        first one is made from; `relu` then says whether a ReLU precedes the further ones."""
         super().__init__()
         last = levels[-1]
-        self.count, self.config = count, config
-        inputs = [convolve] + [last.channels] * (count - 1)
-        self.convs = nn.ModuleList(nn.Conv2d(n, last.channels, 3, 2, 1) for n in inputs) if convolve else None
+        self.count, self.relu = count, relu
+        inputs = [source_channels or 0] + [last.channels] * (count - 1)
+        self.convs = nn.ModuleList(nn.Conv2d(n, last.channels, 3, 2, 1) for n in inputs) if source_channels else None
         added = tuple(Level(last.stride * 2 ** (i + 1), last.channels) for i in range(count))
         self.levels = (*levels, *added)
         init.fill(self.convs or (), init.uniform)
 
-    def forward(self, maps: Sequence[Tensor], start: Tensor | None = None) -> list[Tensor]:
-        results, x = list(maps), maps[-1] if start is None else start
+    def forward(self, maps: Sequence[Tensor], source: Tensor | None = None) -> list[Tensor]:
+        results, x = list(maps), maps[-1] if source is None else source
         for i in range(self.count):
-            x = (
-                x[:, :, ::2, ::2]
-                if self.convs is None
-                else self.convs[i](x.relu() if i and self.config.extra_relu else x)
-            )
+            x = x[:, :, ::2, ::2] if self.convs is None else self.convs[i](x.relu() if i and self.relu else x)
             results.append(x)
         return results

@@ -32,7 +32,7 @@ class SimplePyramid(nn.Module):
     """
 
     def __init__(self, levels: Sequence[Level], channels: int = 256, *, skip: int = 0) -> None:
-        """`levels` are the backbone's; `channels` those of every map made; the `skip` finest maps are left out.
+        """`levels` are the backbone's; `channels` those of the pyramid; the `skip` finest maps are not made.
 
         Raises:
             VertebraError: if the last level's stride cannot be halved down to one of 4 to 7.

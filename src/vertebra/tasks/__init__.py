@@ -1,158 +1,158 @@
-"""Tasks by name. A folder here that has TASK is a task; nothing needs to be registered."""
+"""Tasks and their methods: a model from its task, options and checkpoint. Nothing is registered: see `methods`."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import json
-import pkgutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vertebra import backbones
-from vertebra.errors import VertebraError, check_fields, nearest
-from vertebra.structures import Points, Preprocess
-from vertebra.tasks.base import Metrics, Task, as_tuples
-from vertebra.tasks.foreign import Detector, recognised
-from vertebra.tasks.region import RegionTask
-from vertebra.weights import description, known, read
+from vertebra import options
+from vertebra.errors import VertebraError
+from vertebra.structures import Preprocess
+from vertebra.tasks.base import Metrics, Task
+from vertebra.tasks.loading import Loaded, check_complete, freeze, open_task_checkpoint, read
+from vertebra.tasks.methods import check_options, default_method, find, known_methods, methods, names
+from vertebra.weights import Checkpoint, Report
 
-__all__ = ["Metrics", "Task", "create", "find", "names", "saved_options"]
-
-TRAINING = {"points", "class_weights", "label_smoothing", "dropout", "drop_path"}
-"""Options that depend on the data or on how long is trained; they do not go from a checkpoint to the next run."""
-
-
-def names() -> list[str]:
-    """Every task's word on the command line."""
-    return [info.name for info in pkgutil.iter_modules(__path__) if info.ispkg]
-
-
-def find(name: str) -> Any:
-    """The module of task `name`: TASK is its class, METHODS others by their `method` in Config, which is its options;
-    RECIPE are the settings in which its training differs from the usual. VertebraError if there is none."""
-    if name not in names():
-        raise VertebraError(f"no task is called {name!r}; there are {', '.join(names())}.{nearest(name, names())}")
-    return importlib.import_module(f"{__name__}.{name}")
+__all__ = [
+    "Metrics",
+    "Plan",
+    "Task",
+    "create",
+    "default_method",
+    "find",
+    "known_methods",
+    "methods",
+    "names",
+    "open_task_checkpoint",
+    "plan",
+]
 
 
-def preprocess_of(name: str, backbone: str, where: str | Path | None, source: str | None = None) -> Preprocess:
-    """What task `name` does to pictures before `backbone`, with the mean and deviation that checkpoint `where` was
-    trained with, and the way of resizing of its `source`, as far as they are known."""
-    prepared: Preprocess = find(name).TASK.prepares(_known(backbone, where), backbone)
-    foreign = _foreign(name, backbone, where, source)
-    return foreign.prepares(prepared) if foreign else prepared
+@dataclass
+class Plan:
+    """A model whose options are decided, not yet built."""
 
+    module: Any
+    """The method's module."""
+    config: Any
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    loaded: Loaded | None = None
+    """The checkpoint's tensors and what it says of the options."""
 
-def _foreign(name: str, backbone: str, where: str | Path | None, source: str | None) -> Detector | None:
-    """Another library's detector in a file, where task `name` can be filled from one."""
-    if where is None or not issubclass(find(name).TASK, RegionTask):
-        return None
-    if known(backbones.family(backbone).WEIGHTS, where) or _about(backbone, where) is not None:
-        return None
-    return recognised(read(where)[0], source)
-
-
-def _known(backbone: str, where: str | Path | None) -> Preprocess:
-    """The preprocessing of a checkpoint; else the usual one at the backbone's own input size."""
-    usual = Preprocess(size=backbones.family(backbone).VARIANTS[backbones.public_name(backbone)].image_size)
-    if where is None:
-        return usual
-    if card := known(backbones.family(backbone).WEIGHTS, where):
-        return card.preprocess
-    about = _about(backbone, where) if Path(where).exists() else None
-    return Preprocess.from_dict(about["preprocess"]) if about else usual
+    def build(self, preprocess: Preprocess | None = None) -> Task:
+        """Builds the model and fills it from the checkpoint, if there is one."""
+        task: Task = self.module.MODEL(self.config, self.classes, preprocess or self.preprocess)
+        if self.loaded is not None:
+            state = self.loaded.tensors(task)
+            task.report = task.fill(state, self.loaded.report, partial=True)
+        return task
 
 
 def create(
-    name: str,
+    task: str,
     *,
+    method: str | None = None,
     classes: int | Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | Checkpoint | None = None,
     source: str | None = None,
     **options: Any,
 ) -> Task:
-    """A task's model; `options` are fields of its Config. See `vertebra.create`.
+    """A task's model; `options` are those of the method's Config. See `vertebra.create`."""
+    planned = plan(task, method=method, classes=classes, weights=weights, source=source, **options)
+    return planned.build(preprocess)
 
-    Of another library's detector, and of a checkpoint of ours with the same backbone, the file says which options it
-    is built with, where they are left at their defaults.
+
+def plan(
+    task: str,
+    *,
+    method: str | None = None,
+    classes: int | Sequence[str] | None = None,
+    weights: str | Path | Checkpoint | None = None,
+    source: str | None = None,
+    **given: Any,
+) -> Plan:
+    """Decides the options of a model. The later win: defaults; those of the checkpoint's library; those that the shapes
+    of its tensors show, or that a checkpoint of ours was saved with; `given`.
+
+    Args:
+        task, method, classes, weights, source: as for `vertebra.create`.
+        given: the user's options, by dotted path or as nested mappings.
+
+    Raises:
+        VertebraError: if a name is unknown, or the checkpoint cannot be read or is of another kind of model.
     """
-    module = find(name)
     if source is not None and weights is None:
-        raise VertebraError(f"source={source!r} says whose names weights bear, but no weights are given.")
-    check_fields(name, options, {field.name for field in dataclasses.fields(module.Config)})
-    foreign: Detector | None = None
-    told: dict[str, Any] = {}
+        raise VertebraError(f"source={source!r} names the library of a checkpoint, but no weights are given.")
+    module = find(task, method)
+    check_options(task, module, given)
+    loaded = None
     if weights is not None:
-        usual = vars(module.Config())
-        chosen = {key: value for key, value in options.items() if value != usual[key]}
-        backbone = chosen.get("backbone", usual["backbone"])
-        about = _about(backbone, weights)
-        if about is not None:
-            own = _own(about, name, backbone, chosen)
-            if inner := own.get("backbone_options"):  # joined, not replaced
-                own["backbone_options"] = inner | chosen.pop("backbone_options", {})
-            told = {key: value for key, value in own.items() if key not in chosen and value != usual[key]}
-            options |= told
-        else:
-            foreign = _foreign(name, backbone, weights, source)
-        if foreign is not None:
-            try:
-                says = foreign.options(name)
-            except VertebraError as error:
-                raise VertebraError(f"{weights}: {error}") from error
-            method = chosen.get("method", says["method"])
-            if method != says["method"]:  # most are options of another one
-                shared = {"norm"} if method.endswith("_c4") else {"norm", "neck", "neck_norm", "channels"}
-                says = {key: value for key, value in says.items() if key in shared}
-            options |= says | chosen
-            classes = foreign.classes if classes is None else classes
-    classes = 1000 if classes is None else classes
-    labels = [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
+        backbone, inner = _chosen_backbone(module, given)
+        checkpoint = open_task_checkpoint(weights, backbone)
+        if checkpoint.about is not None and "backbone" not in given:
+            backbone = checkpoint.about["model"].get("backbone")
+        loaded = read(task, method, checkpoint, source, backbone, inner)
+        if loaded.method is not None and method is None:
+            module = find(task, loaded.method)
+            check_options(task, module, given)
+    layers = [] if loaded is None else [loaded.options_for(module)]
+    config = _build(module.Config, *layers, given)
+    if loaded is not None:
+        config = freeze(config, loaded)
+        loaded.note(config, module)
+    if classes is None:
+        classes = 1000 if loaded is None or loaded.num_classes is None else loaded.num_classes
+    labels = tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
     if not labels:
         raise VertebraError("classes is empty; give their number or their names.")
-    config = module.Config(**options)
-    if preprocess is None:
-        preprocess = module.TASK.prepares(_known(config.backbone, weights), config.backbone)
-        if foreign is not None:
-            preprocess = foreign.prepares(preprocess)
-    method = getattr(module, "METHODS", {}).get(getattr(config, "method", ""), module.TASK)
-    task: Task = method(config, labels, preprocess)
-    if weights is not None:
-        task.report = task.load(weights, source=source, partial=True)
-        task.report.adapted |= {key: f"{value}, as the checkpoint has it" for key, value in told.items()}
-    return task
+    known = None if loaded is None else loaded.checkpoint.preprocess
+    preprocess = module.MODEL.default_preprocess(known, config)
+    if loaded is not None and loaded.file is not None:
+        preprocess = dataclasses.replace(preprocess, **loaded.file.preprocess)
+        if module is find(task, loaded.method):
+            trunk: dict[str, Any] = {key: given[key] for key in ("backbone", "backbone_options") if key in given}
+            check_complete(module, loaded, trunk, preprocess)
+    return Plan(module, config, labels, preprocess, loaded)
 
 
-def _about(backbone: str, where: str | Path) -> dict[str, Any] | None:
-    """What a checkpoint of ours says of itself; None of any other. No tensor is read."""
-    if known(backbones.family(backbone).WEIGHTS, where):
-        return None
-    try:
-        about = description(where).get("vertebra")
-    except VertebraError:
-        return None  # loading knows better what to say
-    told: dict[str, Any] | None = json.loads(about) if about else None
-    return told
+def load(task: Task, where: str | Path, *, source: str | None = None, partial: bool = False) -> Report:
+    """Fills a model that exists; see `Task.load`."""
+    config = task.config
+    backbone, inner = getattr(config, "backbone", None), getattr(config, "backbone_options", {})
+    checkpoint = open_task_checkpoint(where, backbone)
+    loaded = read(task.task_name, task.method, checkpoint, source, backbone, inner)
+    module = find(task.task_name, task.method)
+    wanted = {key: value for key, value in loaded.options_for(module).items() if key not in ("norm", "norm_eps")}
+    other = options.differing(config, wanted)
+    if other and not partial:
+        listed = ", ".join(f"{key}={value!r}" for key, value in other.items())
+        raise VertebraError(
+            f"{loaded.report.path}: this checkpoint computes with {listed}: create the model with these options, or "
+            "let vertebra.create(..., weights=...) find them."
+        )
+    if loaded.file is not None and not partial:
+        trunk: dict[str, Any] = {"backbone": config.backbone, "backbone_options": config.backbone_options}
+        check_complete(module, loaded, trunk, task.preprocess)
+    return task.fill(loaded.tensors(task), loaded.report, partial=partial)
 
 
-def saved_options(about: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the model in a checkpoint's description, as they were before JSON."""
-    options = {key: as_tuples(value) for key, value in about["model"].items()}
-    if isinstance(points := options.get("points"), dict):
-        options["points"] = Points.from_dict(points)
-    return options
+def _build(config: type, *layers: Mapping[str, Any]) -> Any:
+    """A config from layers, with the options of the backbone joined instead of replaced."""
+    inner: dict[str, Any] = {}
+    for layer in layers:
+        inner |= layer.get("backbone_options") or {}
+    joined = {"backbone_options": inner} if inner else {}
+    return options.build(config, *layers, joined)
 
 
-def _own(about: Mapping[str, Any], name: str, backbone: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The options by which a checkpoint of ours computes, as far as they concern a model of task `name` with this
-    `backbone` and the options `chosen` for it."""
-    options = saved_options(about)
-    if backbones.public_name(options["backbone"]) != backbones.public_name(backbone):
-        return {}
-    if about["task"] != name or chosen.get("method", options.get("method")) != options.get("method"):
-        return {"backbone_options": options["backbone_options"]}
-    fields = {field.name for field in dataclasses.fields(find(name).Config)}
-    return {key: value for key, value in options.items() if key in fields - TRAINING}
+def _chosen_backbone(module: Any, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The backbone that the user names, or the method's default one, and its options."""
+    usual = {f.name: f.default for f in dataclasses.fields(module.Config)}
+    if "backbone" not in usual:
+        return None, {}
+    return given.get("backbone", usual["backbone"]), dict(given.get("backbone_options") or {})

@@ -1,8 +1,7 @@
-"""The contract that every task keeps."""
+"""The contract of a task."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -10,17 +9,20 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from vertebra import pictures, weights
+from vertebra import backbones, options, weights
 from vertebra.backbones import Backbone
-from vertebra.errors import check_choices
-from vertebra.structures import Frame, Prediction, Preprocess, Target
+from vertebra.errors import VertebraError, check_choices
+from vertebra.images import as_list, frame_of, pad_batch, prepare, read_image
+from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Target
+
+Size = tuple[int, int]
 
 
 class Metrics(Protocol):
-    """What a task is judged by: collects over batches and processes, then answers."""
+    """The metrics of a task: collects over batches and processes, then computes."""
 
-    labels: Mapping[str, str]
-    """What to call each scalar on screens and in reports, the most telling first."""
+    names: Mapping[str, str]
+    """Display name of each scalar, the most important first."""
 
     def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None: ...
 
@@ -29,30 +31,31 @@ class Metrics(Protocol):
         ...
 
     def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
-        """One picture's entry in an evaluation, plain JSON; `error` is how wrong the prediction is, 0 if not at all."""
+        """One image's entry in an evaluation, plain JSON; `error` is 0 for a correct prediction, and larger for a worse
+        one."""
         ...
 
     def reset(self) -> None: ...
 
 
 class Task(nn.Module):
-    """A backbone with a head for one question. Engine, exporter and server know nothing else about it.
+    """A model for one task. Engine, predictor and exporter know nothing else about it.
 
-    A task writes `loss`, `forward`, `infer` and `metrics`; predicting from pictures is the same for all.
+    A method writes `loss`, `forward`, `decode` and `metrics`; prediction from images is the same for all.
     """
 
-    name: ClassVar[str]
-    """The task's folder, and its word on the command line."""
-    best: ClassVar[str]
-    """The metric that picks the best checkpoint; higher is better."""
-    truth: ClassVar[str]
-    """The field of Target that it learns from: `label`, `boxes`, `masks` or `keypoints`."""
-    resizes: ClassVar[tuple[str, ...]] = ("crop", "squash")
-    """The ways of Preprocess.resize that it can do with, the usual one first."""
-
-    backbone: Backbone
+    kind: ClassVar[str]
+    """Kind of its predictions: the name of a file in `kinds/`."""
+    monitor: ClassVar[str]
+    """The metric that selects the best checkpoint; higher is better."""
+    unused_parameters: ClassVar[bool] = False
+    """Whether a training step may leave parameters without a gradient; training on several processes must know."""
+    no_weight_decay: tuple[str, ...] = ()
+    """Last parts of the names of parameters without weight decay, besides biases and norms."""
+    any_size: bool = True
+    """Whether inputs of any size are accepted."""
     report: weights.Report | None = None
-    """What became of the checkpoint that the task was created from, if there was one."""
+    """How the checkpoint was used that the model was created from."""
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__()
@@ -61,74 +64,168 @@ class Task(nn.Module):
         self.classes = tuple(classes)
         self.preprocess = preprocess
 
+    @property
+    def task_name(self) -> str:
+        """The task's folder, and its name on the command line."""
+        return type(self).__module__.split(".")[-2]
+
+    @property
+    def method(self) -> str:
+        """The method's file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def keypoints(self) -> KeypointSchema | None:
+        """The keypoints of every object, if the task predicts any."""
+        return getattr(self.config, "keypoints", None)
+
     @classmethod
-    def prepares(cls, known: Preprocess, backbone: str) -> Preprocess:
-        """What is done to pictures if nothing else is said, where `known` is what the backbone's weights, or the
-        checkpoint, come with."""
-        return known
+    def default_preprocess(cls, known: Preprocess | None, config: Any) -> Preprocess:
+        """The preprocessing unless the user chooses another; `known` is that of the checkpoint."""
+        return known or Preprocess()
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Named terms whose sum is minimised; images [B, C, H, W] float32, normalised, and targets in their pixels."""
         raise NotImplementedError
 
-    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
-        """Predictions for a batch that `pictures.prepare_all` made, each in pixels of its own picture, on the CPU."""
-        raise NotImplementedError
-
-    def metrics(self) -> Metrics:
-        """A fresh collector."""
-        raise NotImplementedError
-
-    def predict(self, images: Any) -> list[Prediction]:
-        """Predictions for pictures, in eval mode and without gradients.
+    def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
+        """Raw predictions: a fixed number of tensors whose shapes do not depend on the data.
 
         Args:
-            images: one picture or a sequence of them: path, PIL image, array [H, W, C], or tensor [C, H, W]
+            images: [B, C, H, W] float32, normalised.
+            sizes: (height, width) of each image without its padding; the whole input if None.
+        """
+        raise NotImplementedError
+
+    def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
+        """Predictions in pixels of the original images, on the CPU, from what `forward` returns."""
+        raise NotImplementedError
+
+    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
+        """Predictions for a batch of prepared images [B, C, H, W] that lie in it as `frames` say."""
+        return self.decode(self(images, [frame.resized for frame in frames]), frames)
+
+    def metrics(self, **options: Any) -> Metrics:
+        """A fresh collector; `options` are those of the task's kind, such as the threshold of a checkpoint."""
+        raise NotImplementedError
+
+    def parameter_layers(self) -> list[nn.Module]:
+        """The trunk, input first, one entry per depth of layer-wise decay; all other parameters are the head's."""
+        return []
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Recompute activations in the backward pass instead of storing them."""
+        if on:
+            raise VertebraError(f"{self.task_name} has no activation checkpointing: leave checkpointing out.")
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Pooled features: [B, C, H, W] -> [B, width]."""
+        raise VertebraError(f"{self.task_name} has no pooled features.")
+
+    def predict(self, images: Any) -> list[Prediction]:
+        """Predictions for images, in eval mode and without gradients.
+
+        Args:
+            images: one image or a sequence of them: path, PIL image, array [H, W, C], or tensor [C, H, W]
                 (uint8, or floats in 0..1). A tensor [B, C, H, W] is a batch of such.
 
         Raises:
             VertebraError: if one cannot be read.
         """
-        many = pictures.listed(images)
-        return self.apply_to(many, self.infer) if many else []
+        arrays = [read_image(image, self.preprocess.channels) for image in as_list(images)]
+        frames = [frame_of((image.shape[1], image.shape[2]), self.preprocess) for image in arrays]
+        groups: dict[Size, list[int]] = {}  # padding must not change a prediction, so shapes are not mixed
+        for i, frame in enumerate(frames):
+            groups.setdefault(frame.resized, []).append(i)
+        predictions: dict[int, Prediction] = {}
+        for indices in groups.values():
+            batch = pad_batch([prepare(arrays[i], self.preprocess) for i in indices], self.preprocess)
+            results = self.evaluated(self.infer, batch, [frames[i] for i in indices])
+            predictions.update(zip(indices, results, strict=True))
+        return [predictions[i] for i in range(len(arrays))]
 
-    def apply_to(self, images: Any, function: Callable[[Tensor, Sequence[Frame]], Any]) -> Any:
-        """`function` of the prepared pictures [B, C, H, W] and their frames, in eval mode and without gradients."""
-        batch, frames = pictures.prepare_all(pictures.listed(images), self.preprocess)
+    def evaluated(self, function: Callable[..., Any], batch: Tensor, *arguments: Any) -> Any:
+        """`function(batch, *arguments)` in eval mode and without gradients, on the model's device."""
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.inference_mode():
-                return function(batch.to(next(self.parameters()).device), frames)
+                return function(batch.to(next(self.parameters()).device), *arguments)
         finally:
             for module, mode in modes.items():
                 module.training = mode
 
+    def fill(self, state: Mapping[str, Tensor], report: weights.Report, *, partial: bool = False) -> weights.Report:
+        """Fills the model from tensors under its own names."""
+        return weights.load(self, state, report, partial=partial)
+
     def load(self, where: str | Path, *, source: str | None = None, partial: bool = False) -> weights.Report:
-        """Fills the task's model from a checkpoint; arguments, report and errors as `Backbone.load`."""
-        state, report = self.backbone.read(where, source)
-        own = self.state_dict()
-        state = {k if k in own or k.startswith("head.") else f"backbone.{k}": v for k, v in state.items()}
+        """Fills the model from a checkpoint that computes with the model's options.
 
-        def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
-            return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
+        Args:
+            where: a published checkpoint by name, a file, a folder or a Hub name; see `vertebra.weights.read`.
+            source: whose names the tensors have; found out if None.
+            partial: whether tensors that do not fit are listed instead of being an error.
 
-        weights.load(self, state, report, adapt=adapt, partial=partial)
-        if changed := self.backbone.settle(report):
-            options = {**self.config.backbone_options, **changed}
-            self.config = dataclasses.replace(self.config, backbone_options=options)
-        return report
+        Returns:
+            The report of the tensors that were used, left out and newly initialised.
+
+        Raises:
+            VertebraError: if the file cannot be read, does not fit, or wants other options than the model has.
+        """
+        from vertebra import tasks  # which imports this module
+
+        return tasks.load(self, where, source=source, partial=partial)
 
     def describe(self) -> Mapping[str, Any]:
-        """Everything besides the weights that `vertebra.load` needs to build the task again; plain JSON."""
+        """Everything besides the weights that `vertebra.load` needs to build the model again; plain JSON."""
         return {
-            "task": self.name,
-            "model": dataclasses.asdict(self.config),
+            "task": self.task_name,
+            "method": self.method,
+            "model": options.plain(self.config),
             "classes": list(self.classes),
-            "preprocess": dataclasses.asdict(self.preprocess),
+            "preprocess": options.plain(self.preprocess),
         }
 
 
-def as_tuples(value: Any) -> Any:
-    """Lists as the tuples that they were before JSON."""
-    return tuple(as_tuples(each) for each in value) if isinstance(value, list) else value
+class BackboneTask(Task):
+    """A task whose trunk is a backbone, `self.backbone`; `config` has `backbone` and `backbone_options`."""
+
+    backbone: Backbone
+
+    @property
+    def any_size(self) -> bool:  # type: ignore[override]
+        return self.backbone.any_size
+
+    @property
+    def no_weight_decay(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self.backbone.no_weight_decay
+
+    @classmethod
+    def default_preprocess(cls, known: Preprocess | None, config: Any) -> Preprocess:
+        """The checkpoint's preprocessing, else the usual one at the backbone's own input size."""
+        variants = backbones.family(config.backbone).VARIANTS
+        return known or Preprocess(size=variants[backbones.public_name(config.backbone)].image_size)
+
+    def parameter_layers(self) -> list[nn.Module]:
+        return self.backbone.layers()
+
+    def checkpoint_activations(self, on: bool) -> None:
+        self.backbone.checkpointing = on
+
+    def embed(self, images: Tensor) -> Tensor:
+        return self.backbone.embed(images)
+
+    def place(self, backbone_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors under the backbone's own names, those of its classifier under `head.`, as named in this model."""
+        own = self.state_dict().keys()
+        return {
+            name if name in own or name.startswith("head.") else f"backbone.{name}": tensor
+            for name, tensor in backbone_state.items()
+        }
+
+    def fill(self, state: Mapping[str, Tensor], report: weights.Report, *, partial: bool = False) -> weights.Report:
+        def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+            return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
+
+        return weights.load(self, state, report, adapt=adapt, partial=partial)

@@ -1,200 +1,320 @@
-"""Detectors that first propose regions, then say what is in them."""
+"""Two-stage detectors: region proposals, then classification and box regression of RoIs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
 from vertebra.errors import VertebraError, in_range
-from vertebra.heads.box import BoxHead
-from vertebra.heads.cascade import SCALES, Cascade
-from vertebra.heads.regions import Detections, LinearTrunk, Mean, Samples, draw
-from vertebra.heads.rpn import RPN
-from vertebra.necks import Coarser, OneMap
-from vertebra.nn.norm import renorm
-from vertebra.ops.roi import pool_regions
-from vertebra.structures import Level, Preprocess, Target
-from vertebra.tasks.region import RegionConfig, RegionTask, Size
+from vertebra.heads.box import BoxHead, BoxLoss
+from vertebra.heads.cascade import STAGE_WEIGHTS, Cascade
+from vertebra.heads.roi import (
+    AveragePool,
+    Detections,
+    LinearTrunk,
+    RoIAlign,
+    Samples,
+    sample_rois,
+    spread,
+    to_slots,
+)
+from vertebra.heads.rpn import RPN, RPNConfig
+from vertebra.necks import ExtraLevels, FusedMap
+from vertebra.nn.norm import replace_norm
+from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
+from vertebra.tasks.base import Size
+from vertebra.tasks.detector import Detector, DetectorConfig, PyramidConfig, input_size, target_sizes, to_prediction
 
 
 @dataclass(frozen=True)
-class TwoStageConfig(RegionConfig):
-    """Options of detectors that first propose regions."""
+class TwoStageConfig(RPNConfig, DetectorConfig):
+    """Options of two-stage detectors."""
 
-    proposals_train: int = 2000
-    """Most regions of a picture that the proposal network gives in training."""
-    proposals_test: int | None = None
-    """The same in use; 1000 if not given, and 300 on a single map (C4)."""
-    candidates_train: int | None = None
-    """Likeliest answers of each level that go on to non-maximum suppression in training; 2000 if not given, and 12000
-    on a single map (C4)."""
-    rpn_convs: int = 1
-    """Convolutions before the proposal network's answers."""
-    rpn_nms: float = 0.7
-    """Of two proposals that overlap by more (IoU), the less probable is left out."""
-    rpn_batch: int = 256
-    """Anchors of a picture that the proposal network learns from."""
-    rpn_nearest: float = 0.0
-    """Least IoU by which an object's nearest anchors are its own though they overlap by less than 0.7."""
-    rpn_inside: bool = False
-    """Whether the proposal network learns only from anchors that lie inside the picture, as the first did."""
-    rpn_beta: float = 1 / 9
-    """Where the smooth L1 loss of proposals turns from square to straight; 0 is L1."""
-    region_batch: int | None = None
-    """Proposals of a picture that the heads learn from; 512 if not given, and 64 on a single map (C4)."""
-    region_positive: float = 0.25
-    """Largest share of objects among them."""
-    box_loss: Literal["smooth_l1", "giou", "diou", "ciou"] = "smooth_l1"
-    """Of boxes: smooth L1 of their deltas, or one less their overlap (generalised, distance or complete IoU)."""
-    box_beta: float = 1 / 9
-    """Where the smooth L1 loss of boxes turns from square to straight; 0 is L1. The papers have 1, torchvision 1/9."""
+    roi_align: RoIAlign = RoIAlign()
+    """RoIAlign."""
+    roi_batch_size: int = 512
+    """RoIs sampled per image for training."""
+    roi_positive_fraction: float = 0.25
+    """Largest fraction of positives among them."""
+    box_loss: BoxLoss = BoxLoss()
+    """Loss of box regression."""
+
+    def __post_init__(self) -> None:
+        RPNConfig.__post_init__(self)
+        DetectorConfig.__post_init__(self)
+        in_range("roi_batch_size", self.roi_batch_size, 1)
+        in_range("roi_positive_fraction", self.roi_positive_fraction, 0, 1)
+
+
+@dataclass(frozen=True)
+class FPNConfig(TwoStageConfig, PyramidConfig):
+    """Options of two-stage detectors over a feature pyramid."""
+
     box_head: Literal["2fc", "4conv1fc"] = "2fc"
-    """Two linear layers, or four convolutions and one; the C4 forms have the backbone's last stage instead."""
+    """Layers of the box head: two linear, or four convolutions and one linear."""
     box_width: int = 1024
-    """Width of those linear layers."""
-    cascade_mean: Literal["probabilities", "logits"] = "probabilities"
-    """What a cascade averages over its stages; MMDetection's checkpoints want `logits`."""
-    cascade_scales: tuple[tuple[float, ...], ...] = SCALES
-    """One over the usual deviation of the deltas dx, dy, dw, dh, of each stage of a cascade."""
-    roi_sampling: int = 2
-    """Points per cell and axis in RoIAlign; 0 takes as many as there are feature cells."""
-    roi_aligned: bool = True
-    """Whether RoIAlign samples the middle of cells; torchvision's checkpoints want False."""
+    """Width of the linear layers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("proposals_train", "proposals_test", "candidates_train", "rpn_batch", "region_batch", "box_width"):
-            in_range(name, getattr(self, name), 1)
-        for name in ("rpn_nms", "rpn_nearest", "region_positive"):
-            in_range(name, getattr(self, name), 0, 1)
-        if [len(stage) for stage in self.cascade_scales] != [4] * 3 or min(map(min, self.cascade_scales)) <= 0:
+        in_range("box_width", self.box_width, 1)
+
+
+@dataclass(frozen=True)
+class CascadeConfig(FPNConfig):
+    """Options of cascades."""
+
+    average: Literal["probabilities", "logits"] = "probabilities"
+    """What is averaged over the stages; MMDetection averages logits."""
+    stage_weights: tuple[tuple[float, ...], ...] = STAGE_WEIGHTS
+    """One over the standard deviation of the deltas dx, dy, dw, dh, of each stage."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if [len(stage) for stage in self.stage_weights] != [4] * 3 or min(map(min, self.stage_weights)) <= 0:
             raise VertebraError(
-                f"cascade_scales is {self.cascade_scales}; four numbers above 0 for each of three stages are expected."
+                f"stage_weights is {self.stage_weights}; four numbers above 0 for each of three stages are expected."
             )
-        for name in ("rpn_convs", "rpn_beta", "box_beta", "roi_sampling"):
-            in_range(name, getattr(self, name), 0)
 
 
-class TwoStage(RegionTask):
-    """A backbone, a pyramid (or one map: the C4 forms), and proposals of where objects are.
+@dataclass(frozen=True)
+class C4Config(TwoStageConfig):
+    """Options of two-stage detectors over a single map (C4)."""
 
-    Methods whose name ends in `_c4` run the backbone's last stage on every region. Families that cannot spare a stage
-    join their maps into one, and have three bottleneck blocks for the regions.
+    rpn_pre_nms_top_n_train: int = 12000
+    """Top-scoring anchors kept before NMS in training."""
+    rpn_pre_nms_top_n_test: int = 6000
+    """Top-scoring anchors kept before NMS at test."""
+    rpn_post_nms_top_n_test: int = 300
+    """Proposals kept per image after NMS at test."""
+    roi_batch_size: int = 64
+    """RoIs sampled per image for training."""
+    channels: int = 256
+    """Over backbones whose last stage cannot be taken off, the fused map has four times as many channels, and the
+    stage that replaces it eight times."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("channels", self.channels, 1)
+
+
+class TwoStage(Detector):
+    """A region proposal network, and a box head on RoI features.
+
+    The form of the detector (`FPNForm`, `CascadeForm`, `C4Form`) builds `rpn`, `box` and the feature maps. Further
+    heads add tensors to the raw predictions: `extra_raw`, `extra_loss`, `decode_extra`.
+    """
+
+    rpn: RPN
+    box: BoxHead | Cascade
+    roi_channels: int
+    """Channels of the RoI features."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps that proposals are made from."""
+        raise NotImplementedError
+
+    def roi_features(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+        """Features of boxes [N_i, 4] of each image: [sum of N_i, C, size, size]."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
+        """Boxes [B, K, 4] in input pixels, scores [B, K] by descending score, labels [B, K] and counts [B] of the slots
+        that hold a detection, K = max_detections; then the tensors of further heads, [B, K, ...]."""
+        image_sizes = self.image_sizes(images, sizes)
+        maps = self.features(images)
+        proposals = self.rpn(maps, image_sizes, input_size(images))
+        detections = self.detect(maps, proposals, image_sizes)
+        slots = to_slots(detections, self.config.max_detections)
+        return (*slots, *self.extra_raw(maps, detections))
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """L = L_objectness + L_rpn_box + L_classification + L_box (+ L_mask or L_keypoint); a cascade has the last ones
+        of every stage."""
+        sizes = target_sizes(images, targets)
+        maps = self.features(images)
+        proposals, terms = self.rpn.loss(maps, targets, input_size(images))
+        stages, box_terms = self.box_loss(maps, proposals, targets, sizes)
+        return terms | box_terms | self.extra_loss(maps, stages, targets)
+
+    def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
+        boxes, scores, labels, counts, *extra = raw
+        predictions = []
+        for i, frame in enumerate(frames):
+            count = int(counts[i])
+            box = boxes[i, :count]
+            prediction, factor = to_prediction(box, scores[i, :count], labels[i, :count], frame)
+            self.decode_extra(prediction, [tensor[i, :count] for tensor in extra], box, factor)
+            predictions.append(prediction)
+        return predictions
+
+    def detect(self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]) -> list[Detections]:
+        """Detections from the proposals [N_i, 4] of each image."""
+        if isinstance(self.box, Cascade):
+            return self.box(lambda boxes: self.roi_features(maps, boxes, 7), proposals, sizes)
+        logits, deltas = self.box(self.roi_features(maps, proposals, 7))
+        return self.box.detect(logits.float().softmax(1), deltas, proposals, sizes)
+
+    def box_loss(
+        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], sizes: Sequence[Size]
+    ) -> tuple[list[list[Samples]], dict[str, Tensor]]:
+        """The samples of each stage (one, except in a cascade), and the terms of the box heads."""
+        sampling = {
+            "batch_size": self.config.roi_batch_size,
+            "positive_fraction": self.config.roi_positive_fraction,
+        }
+        if isinstance(self.box, Cascade):
+            return self.box.loss(lambda boxes: self.roi_features(maps, boxes, 7), proposals, targets, sizes, **sampling)
+        samples = sample_rois(proposals, targets, len(self.classes), iou=0.5, **sampling)
+        logits, deltas = self.box(self.roi_features(maps, [s.boxes for s in samples], 7))
+        return [samples], self.box.loss(logits, deltas, samples)
+
+    def extra_raw(self, maps: Sequence[Tensor], detections: Sequence[Detections]) -> list[Tensor]:
+        """Raw predictions of further heads for the detections: [B, K, ...] each."""
+        return []
+
+    def extra_loss(
+        self, maps: Sequence[Tensor], stages: Sequence[Sequence[Samples]], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Terms of further heads, from the samples of each stage."""
+        return {}
+
+    def decode_extra(self, prediction: Prediction, extra: Sequence[Tensor], boxes: Tensor, factor: Tensor) -> None:
+        """Adds to one image's prediction; `boxes` [N, 4] are in input pixels, times `factor` [4] in the image's."""
+
+
+class FPNForm(TwoStage):
+    """A two-stage detector over a feature pyramid.
+
+    Source: arXiv:1612.03144, sections 4.1 and 4.2.
     """
 
     def __init__(
-        self, config: Any, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
+        self, config: FPNConfig, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
     ) -> None:
+        """`backbone` is one that exists already, to be shared; without it `config` says which to build."""
         super().__init__(config, classes, preprocess)
         self.backbone = self.make_backbone(backbone)
-        scale = config.anchor_scale
-        self.one: OneMap | None = None
-        self.region_levels: tuple[Level, ...]
-        if config.method.endswith("_c4"):
-            outputs = self.backbone.levels[-1].channels
-            self.stage = self.backbone.cut()
-            if self.stage is None:
-                outputs = 8 * config.channels
-                self.one = OneMap(self.backbone.levels, 4 * config.channels)
-                kind = self.backbone_norm  # nothing has been counted yet that could be frozen
-                self.stage = renorm(_stage(self.one.levels[0].channels, outputs), "batch" if kind == "frozen" else kind)
-            else:
-                self.cut = f"stages.{len(self.backbone.stages)}."  # type: ignore[arg-type]
-            level = self.backbone.levels[-1] if self.one is None else self.one.levels[0]
-            self.region_levels, self.region_channels = (level,), outputs
-            self.rpn = RPN([level], [[scale * level.stride / 4 * 2**i for i in range(5)]], config)
-        else:
-            self.neck = self.make_neck(self.backbone.levels)
-            self.region_levels = self.neck.levels[:4]
-            self.region_channels = config.channels
-            self.coarser = Coarser(self.neck.levels, 5 - len(self.neck.levels))
-            self.rpn = RPN(self.coarser.levels, [[scale * level.stride] for level in self.coarser.levels], config)
-        cascade = config.method.startswith("cascade")
-        self.box: BoxHead | Cascade = (
-            Cascade([self.trunk() for _ in range(3)], len(classes), config)
-            if cascade
-            else BoxHead(self.trunk(), len(classes), config)
-        )
+        self.neck = self.make_neck(self.backbone.levels)
+        self.roi_levels: tuple[Level, ...] = self.neck.levels[:4]
+        self.roi_channels = config.neck.channels
+        self.extra = ExtraLevels(self.neck.levels, 5 - len(self.neck.levels))
+        scale = config.anchors.scale
+        self.rpn = RPN(self.extra.levels, [[scale * level.stride] for level in self.extra.levels], config)
+        self.box = self.make_box()
+        self.add_heads()
+        self.replace_norms()
 
-    def needless(self) -> set[str]:
+    def make_box(self) -> BoxHead | Cascade:
+        """The box head."""
         config = self.config
-        without = {"extra_levels", "extra_relu", "clip_late", "loss_per_picture"}  # RetinaNet's
-        if not config.method.startswith("cascade"):
-            without |= {"cascade_mean", "cascade_scales", "mask_stages"}
-        if config.method.endswith("_c4"):
-            without |= {"box_head", "box_width", "neck", "neck_norm", "head_norm"}
-        return without
+        return BoxHead(self.trunk(), len(self.classes), loss=config.box_loss, postprocess=config)
 
-    def features(self, images: Tensor) -> list[Tensor]:
-        """The maps that proposals are made of; regions are read from as many of them as `region_levels` has."""
-        maps = self.backbone(images)
-        if self.stage is None:
-            return self.coarser(self.neck(maps))
-        return [maps[-1] if self.one is None else self.one(maps)]
-
-    def regions(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
-        """Features of boxes [N_i, 4] of each picture: [sum of N_i, C, size, size]; the C4 forms' are always 7 x 7."""
-        strides = [level.stride for level in self.region_levels]
-        options = {"sampling": self.config.roi_sampling, "aligned": self.config.roi_aligned}
-        if self.stage is None:
-            return pool_regions(maps[: len(strides)], strides, boxes, size, **options)
-        x: Tensor = self.stage(pool_regions(maps, strides, boxes, 14, **options))
-        return x
+    def add_heads(self) -> None:
+        """Builds further heads."""
 
     def trunk(self) -> nn.Module:
-        """What reads a region's features for the box head."""
+        """The layers of a box head before its predictions."""
         config = self.config
-        if self.stage is not None:
-            return Mean(self.region_channels)
         convs, linears = (4, 1) if config.box_head == "4conv1fc" else (0, 2)
         norm = config.head_norm != "none"
-        return LinearTrunk(self.region_channels, 7, config.box_width, convs=convs, linears=linears, norm=norm)
+        return LinearTrunk(self.roi_channels, 7, config.box_width, num_convs=convs, num_linears=linears, norm=norm)
 
-    def find(self, maps: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size]) -> list[Detections]:
-        """What the box head, or the cascade of them, makes of the proposals [N_i, 4] of each picture."""
-        if isinstance(self.box, Cascade):
-            return self.box(lambda boxes: self.regions(maps, boxes, 7), proposals, sizes)
-        logits, deltas = self.box(self.regions(maps, proposals, 7))
-        return self.box.detect(logits.float().softmax(1), deltas, proposals, sizes)
+    def features(self, images: Tensor) -> list[Tensor]:
+        return self.extra(self.neck(self.backbone(images)))
 
-    def learn(
-        self, maps: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], sizes: Sequence[Size]
-    ) -> tuple[list[list[Samples]], dict[str, Tensor]]:
-        """The regions drawn for each stage (one, but in a cascade), and the terms of the loss."""
-        if isinstance(self.box, Cascade):
-            return self.box.loss(lambda boxes: self.regions(maps, boxes, 7), proposals, targets, sizes)
-        count = self.config.region_batch or (512 if self.stage is None else 64)
-        samples = draw(
-            proposals, targets, len(self.classes), iou=0.5, count=count, positive=self.config.region_positive
+    def roi_features(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+        return self.config.roi_align.pool(maps[: len(self.roi_levels)], self.roi_levels, boxes, size)
+
+
+class CascadeForm(FPNForm):
+    """Three box heads in sequence.
+
+    Source: Cascade R-CNN, arXiv:1712.00726.
+    """
+
+    def make_box(self) -> Cascade:
+        config = self.config
+        return Cascade(
+            [self.trunk() for _ in range(3)],
+            len(self.classes),
+            loss=config.box_loss,
+            postprocess=config,
+            stage_weights=config.stage_weights,
+            average=config.average,
         )
-        logits, deltas = self.box(self.regions(maps, [each.boxes for each in samples], 7))
-        return [samples], self.box.loss(logits, deltas, samples)
-
-    def differing(self, source: str) -> Mapping[str, Any]:
-        known = dict(super().differing(source))
-        if source in ("detectron2", "mmdet") and self.stage is not None:
-            known |= {"proposals_train": 2000, "proposals_test": 1000, "region_batch": 512}
-        if source == "detectron2" and isinstance(self.box, Cascade):
-            known |= {"proposals_train": 2000}
-        if source == "mmdet" and isinstance(self.box, Cascade):
-            # Its configs round the deviations: 0.033 and 0.067.
-            last = (1 / 0.033, 1 / 0.033, 1 / 0.067, 1 / 0.067)
-            known |= {"proposals_train": 2000, "rpn_inside": True}
-            known |= {
-                "cascade_mean": "logits",
-                "cascade_scales": (*SCALES[:2], last),
-                "rpn_beta": 1 / 9,
-                "box_beta": 1.0,
-            }
-        return known
 
 
-def _stage(inputs: int, outputs: int) -> nn.Sequential:
+class C4Form(TwoStage):
+    """A two-stage detector over a single map, which runs the backbone's last stage on every RoI.
+
+    Families whose last stage cannot be taken off fuse their maps into one, and run three new bottleneck blocks on the
+    RoIs.
+
+    Source: arXiv:1506.01497; Mask R-CNN, arXiv:1703.06870, section 3 ("ResNet-50-C4").
+    """
+
+    needs_norms: ClassVar[bool] = False  # the stage that is built has norms
+
+    def __init__(
+        self, config: C4Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
+    ) -> None:
+        """`backbone` is one that exists already; without it `config` says which to build."""
+        super().__init__(config, classes, preprocess)
+        self.backbone = self.make_backbone(backbone)
+        self.roi_channels = self.backbone.levels[-1].channels
+        stage = self.backbone.pop_last_stage()
+        self.fused: FusedMap | None = None
+        self.stage_prefix = ""
+        if stage is None:
+            self.roi_channels = 8 * config.channels
+            self.fused = FusedMap(self.backbone.levels, 4 * config.channels)
+            # A new stage has no statistics that could be frozen.
+            norm = "batch" if self.backbone_norm == "frozen" else self.backbone_norm
+            stage = replace_norm(_bottlenecks(self.fused.levels[0].channels, self.roi_channels), norm)
+        else:
+            self.stage_prefix = f"backbone.stages.{len(self.backbone.stages)}."  # type: ignore[arg-type]
+        self.stage = stage
+        self.roi_level = self.backbone.levels[-1] if self.fused is None else self.fused.levels[0]
+        side = config.anchors.scale * self.roi_level.stride / 4
+        self.rpn = RPN([self.roi_level], [[side * 2**i for i in range(5)]], config)
+        self.box = BoxHead(AveragePool(self.roi_channels), len(classes), loss=config.box_loss, postprocess=config)
+        self.add_heads()
+
+    def add_heads(self) -> None:
+        """Builds further heads."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        maps = self.backbone(images)
+        return [maps[-1] if self.fused is None else self.fused(maps)]
+
+    def roi_features(self, maps: Sequence[Tensor], boxes: Sequence[Tensor], size: int) -> Tensor:
+        """Always 7 x 7: the last stage halves 14 x 14."""
+        x: Tensor = self.stage(self.config.roi_align.pool(maps, [self.roi_level], boxes, 14))
+        return x
+
+    def rearranged(self, state: Any) -> dict[str, Tensor]:
+        prefix = self.stage_prefix
+        if not prefix:
+            return dict(state)
+        return {
+            f"stage.{name.removeprefix(prefix)}" if name.startswith(prefix) else name: tensor
+            for name, tensor in state.items()
+        }
+
+
+def _bottlenecks(inputs: int, outputs: int) -> nn.Sequential:
     """Three bottleneck blocks, as ResNet-50's last stage: [R, inputs, h, w] -> [R, outputs, h / 2, w / 2]."""
     width = outputs // 4
     return nn.Sequential(Bottleneck(inputs, width, 2), Bottleneck(outputs, width), Bottleneck(outputs, width))
+
+
+def stack_raw(parts: Sequence[Tensor], num_slots: int) -> Tensor:
+    """Raw predictions [N_i, ...] of each image as [B, K, ...]; in exported programs every N_i is K."""
+    return torch.stack(list(parts)) if torch.compiler.is_compiling() else spread(parts, num_slots)

@@ -1,8 +1,3 @@
-"""Classification: one answer for the whole picture."""
+"""Classification: one class for the whole image."""
 
-from vertebra.tasks.classification.task import Classification, Config
-
-TASK = Classification
-RECIPE: dict[str, object] = {}
-
-__all__ = ["RECIPE", "TASK", "Classification", "Config"]
+DEFAULT = "linear"

@@ -2,72 +2,179 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor
 
 from vertebra.backbones import Backbone
-from vertebra.heads.dense import DenseHead
-from vertebra.heads.regions import Detections
-from vertebra.necks import Coarser
-from vertebra.structures import Preprocess, Target
-from vertebra.tasks.detection.config import Config
-from vertebra.tasks.region import RegionConfig, RegionTask, Size, extent, valid_sizes
-from vertebra.tasks.two_stage import TwoStageConfig
+from vertebra.errors import check_choices, in_range
+from vertebra.heads.anchors import Anchors
+from vertebra.heads.box import BoxLoss
+from vertebra.heads.dense import DenseHead, detect_dense
+from vertebra.necks import ExtraLevels
+from vertebra.structures import Frame, Prediction, Preprocess, Target
+from vertebra.tasks.base import Size
+from vertebra.tasks.detector import RECIPE, Detector, PyramidConfig, input_size, to_prediction
+from vertebra.tasks.detector_sources import (
+    BACKBONES,
+    PREPROCESS,
+    detector_rules,
+    detectron2_table,
+    frozen_norm_options,
+    number_levels,
+    pyramid_options,
+)
+from vertebra.tasks.sources import Source, Tensors
 
 
-class RetinaNet(RegionTask):
-    """[B, C, H, W] -> the boxes of each picture, from every anchor of a pyramid at once.
+@dataclass(frozen=True)
+class ExtraLevelOptions:
+    """The two coarsest levels."""
+
+    source: Literal["backbone", "pyramid"] = "backbone"
+    """Map that they are convolved from: the backbone's last or, as in torchvision's first checkpoints and over
+    single-scale backbones, the pyramid's."""
+    relu: bool = True
+    """Apply a ReLU between them; MMDetection has none."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclass(frozen=True)
+class Config(PyramidConfig):
+    """The detector and its training loss. Defaults are those of the paper."""
+
+    anchors: Anchors = Anchors(scale=4.0)
+    """Anchors over the pyramid; each has three sizes, from `scale` up to the next octave."""
+    box_loss: BoxLoss = BoxLoss()
+    """Loss of box regression."""
+    pre_nms_top_n: int = 1000
+    """Top-scoring predictions kept per level before NMS."""
+    extra_levels: ExtraLevelOptions = ExtraLevelOptions()
+    """The two coarsest levels."""
+    clip_after_nms: bool = False
+    """Clip boxes to the image only after non-maximum suppression, as Detectron2 does."""
+    loss_per_image: bool = False
+    """Normalise the loss by each image's own number of positive anchors, as torchvision does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("pre_nms_top_n", self.pre_nms_top_n, 1)
+
+
+class RetinaNet(Detector):
+    """[B, C, H, W] -> boxes of each image, from all anchors of a pyramid at once.
 
     Source: arXiv:1708.02002.
     """
 
-    name = "detection"
-
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
     ) -> None:
+        """`backbone` is one that exists already, to be shared; without it `config` says which to build."""
         super().__init__(config, classes, preprocess)
         self.backbone = self.make_backbone(backbone)
         self.neck = self.make_neck(self.backbone.levels, (8, 16, 32))
-        self.first = [level.stride >= 8 for level in self.neck.levels].index(True)  # other pyramids have a finer one
+        self.first = [level.stride >= 8 for level in self.neck.levels].index(True)  # some pyramids have a finer level
         levels = self.neck.levels[self.first : self.first + 3]
-        # The map of a backbone of one scale is finer than the pyramid's coarsest.
+        # The map of a single-scale backbone is finer than the pyramid's coarsest.
         same = self.backbone.levels[-1].stride == levels[-1].stride
-        self.from_backbone = config.extra_levels == "backbone" and same
-        start = (self.backbone.levels if self.from_backbone else levels)[-1].channels
-        self.coarser = Coarser(levels, 2, convolve=start, config=config)
-        sides = [
-            [config.anchor_scale / 2 * level.stride * 2 ** (i / 3) for i in range(3)] for level in self.coarser.levels
-        ]
-        self.dense = DenseHead(self.coarser.levels, sides, len(classes), config)
-        self.finish()
-
-    def needless(self) -> set[str]:
-        used = {"box_loss", "box_beta", *(f.name for f in dataclasses.fields(RegionConfig))}
-        return {f.name for f in dataclasses.fields(TwoStageConfig)} - used
+        self.from_backbone = config.extra_levels.source == "backbone" and same
+        channels = (self.backbone.levels if self.from_backbone else levels)[-1].channels
+        self.extra = ExtraLevels(levels, 2, source_channels=channels, relu=config.extra_levels.relu)
+        scale = config.anchors.scale
+        sides = [[scale * level.stride * 2 ** (i / 3) for i in range(3)] for level in self.extra.levels]
+        self.dense = DenseHead(
+            self.extra.levels,
+            sides,
+            len(classes),
+            anchors=config.anchors,
+            box_loss=config.box_loss,
+            norm=config.head_norm != "none",
+            loss_per_image=config.loss_per_image,
+        )
+        self.replace_norms()
 
     def features(self, images: Tensor) -> list[Tensor]:
+        """The five maps of the pyramid."""
         maps = self.backbone(images)
         pyramid = self.neck(maps)[self.first : self.first + 3]
-        return self.coarser(pyramid, maps[-1] if self.from_backbone else pyramid[-1])
+        return self.extra(pyramid, maps[-1] if self.from_backbone else pyramid[-1])
 
-    def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> list[Detections]:
+    def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
+        """Of each of the five levels, logits [B, A num_classes, h, w], deltas [B, 4 A, h, w] and anchors [h w A, 4] in
+        input pixels: fifteen tensors, level by level."""
         raw = self.dense(self.features(images))
-        return self.dense.detect(raw, valid_sizes(images, sizes), extent(images))
+        grids = self.dense.grids(raw, input_size(images))
+        return tuple(x for (logits, deltas), grid in zip(raw, grids, strict=True) for x in (logits, deltas, grid))
+
+    def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
+        predictions = []
+        for i, frame in enumerate(frames):
+            levels = [(logits[i], deltas[i], grid) for logits, deltas, grid in zip(*[iter(raw)] * 3, strict=True)]
+            detections = detect_dense(
+                levels,
+                frame.resized,
+                self.config,
+                pre_nms_top_n=self.config.pre_nms_top_n,
+                clip_after_nms=self.config.clip_after_nms,
+            )
+            predictions.append(to_prediction(detections.boxes, detections.scores, detections.labels, frame)[0])
+        return predictions
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """L = L_classification + L_box."""
-        return self.dense.loss(self.dense(self.features(images)), targets, extent(images))
+        return self.dense.loss(self.dense(self.features(images)), targets, input_size(images))
 
-    def differing(self, source: str) -> Mapping[str, Any]:
-        own: dict[str, Mapping[str, Any]] = {
-            "torchvision": {"least_side": 0.0, "box_beta": 0.0, "loss_per_picture": True, "detections": 300},
-            "detectron2": {"clip_late": True},
-            "mmdet": {"least_side": 1e-6, "extra_relu": False},
-        }
-        if self.config.head_norm != "none":  # torchvision's second version
-            own["torchvision"] = {**own["torchvision"], "box_loss": "giou"}
-        return {**super().differing(source), **own.get(source, {})}
+
+def _options(tensors: Tensors) -> dict[str, Any]:
+    options = pyramid_options(tensors) | frozen_norm_options(tensors)
+    first = tensors.head_state.get("extra.convs.0.weight")
+    if first is not None:
+        options["extra_levels.source"] = "pyramid" if first.shape[1] == first.shape[0] else "backbone"
+    if tensors.library == "torchvision" and options["head_norm"] != "none":  # its second version
+        options["box_loss.name"] = "giou"
+    return options
+
+
+def _num_classes(tensors: Tensors) -> int | None:
+    anchors, width = tensors.width("dense.deltas.bias"), tensors.width("dense.classify.bias")
+    return None if anchors is None or width is None else width // (anchors // 4)
+
+
+def _source(library: str, mark: str, preset: dict[str, Any]) -> Source:
+    return Source(
+        marks=(mark,),
+        without=(r"centerness|ctrness",),  # the heads of FCOS and ATSS are named alike
+        backbone=BACKBONES[library],
+        rules=detector_rules(library, DenseHead),
+        finish=number_levels,
+        preset={"anchors.offset": 0.0, "box_loss.beta": 0.0} | preset,
+        options=_options,
+        num_classes=_num_classes,
+        preprocess=PREPROCESS[library],
+        table=detectron2_table if library == "detectron2" else lambda _: None,
+    )
+
+
+MODEL = RetinaNet
+SOURCES = {
+    "torchvision": _source(
+        "torchvision",
+        r"^head\.classification_head\.",
+        {
+            "anchors.rounded": True,
+            "anchors.inferred_strides": True,
+            "min_box_size": 0.0,
+            "loss_per_image": True,
+            "max_detections": 300,
+        },
+    ),
+    "detectron2": _source("detectron2", r"^head\.cls_subnet\.", {"min_box_size": 1e-6, "clip_after_nms": True}),
+    "mmdet": _source("mmdet", r"^bbox_head\.retina_cls\.", {"min_box_size": 1e-6, "extra_levels.relu": False}),
+}
+
+__all__ = ["MODEL", "RECIPE", "SOURCES", "Config", "RetinaNet"]

@@ -1,8 +1,3 @@
-"""Keypoints: a box for every object, and where in it its keypoints are."""
+"""Keypoints: a box for every object, and the location of its keypoints."""
 
-from vertebra.tasks.keypoints.keypoint_rcnn import Config, KeypointRCNN
-from vertebra.tasks.region import RECIPE
-
-TASK = KeypointRCNN
-
-__all__ = ["RECIPE", "TASK", "Config", "KeypointRCNN"]
+DEFAULT = "keypoint_rcnn"

@@ -1,4 +1,4 @@
-"""One map from all of a pyramid."""
+"""One feature map fused from all levels of a backbone."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from vertebra.nn.conv import ConvNorm
 from vertebra.structures import Level
 
 
-class OneMap(nn.Module):
-    """Maps brought to one size, joined and reduced: list of [B, C_i, h_i, w_i] -> [B, channels, h, w], of stride 16 or
-    the nearest below it that there is.
+class FusedMap(nn.Module):
+    """Maps resized to one size, concatenated and reduced: list of [B, C_i, h_i, w_i] -> [B, channels, h, w], of stride
+    16 or the next smaller stride of the backbone.
 
-    It stands where ResNets have the map of their last stage but one, in families that have no stage to spare. Joining
-    maps of every scale is HRNetV2's way (arXiv:1908.07919, section 3.4).
+    It replaces the C4 map in families whose last stage cannot be taken off. Concatenating maps of every scale is
+    HRNetV2's way (arXiv:1908.07919, section 3.4).
     """
 
     def __init__(self, levels: Sequence[Level], channels: int) -> None:
-        """`levels` are the backbone's, of which those of a stride of 4 and more are used."""
+        """`levels` are the backbone's; those of stride 4 and more are used."""
         super().__init__()
         self.used = [i for i, level in enumerate(levels) if level.stride >= 4]
         fine = [i for i in self.used if levels[i].stride <= 16]
-        self.base = fine[-1] if fine else self.used[0]  # the map whose size all take
+        self.base = fine[-1] if fine else self.used[0]  # the map whose size all are resized to
         self.grow = 1 if fine else levels[self.base].stride // 16
         self.reduce = ConvNorm(sum(levels[i].channels for i in self.used), channels, norm=False)
         init.fill([self.reduce], init.before_relu)
@@ -34,11 +34,11 @@ class OneMap(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         height, width = (side * self.grow for side in maps[self.base].shape[2:])
-        alike = [
+        resized = [
             adaptive_avg_pool2d(maps[i], (height, width))
             if i < self.base
             else interpolate(maps[i], (height, width), mode="bilinear", align_corners=False)
             for i in self.used
         ]
-        joined: Tensor = self.reduce(torch.cat(alike, 1))
-        return joined
+        fused: Tensor = self.reduce(torch.cat(resized, 1))
+        return fused

@@ -12,26 +12,27 @@ from torch import Tensor, nn
 from vertebra import backbones
 from vertebra.errors import VertebraError, in_range
 from vertebra.metrics.classification import ClassificationMetrics
+from vertebra.options import training_only
 from vertebra.structures import Frame, Prediction, Preprocess, Target
-from vertebra.tasks.base import Task
+from vertebra.tasks.base import BackboneTask, Size
 
 
 @dataclass(frozen=True)
 class Config:
-    """The model, and the loss it is trained with."""
+    """The model and its training loss."""
 
     backbone: str = "resnet50"
     """Public name of the backbone; `vertebra models` lists them."""
     backbone_options: dict[str, Any] = field(default_factory=dict)
-    """Fields of the backbone's own Config to replace, such as `{pool: mean}` of a ViT."""
-    drop_path: float = 0.0
+    """Fields of the backbone's Config to replace, such as `{pool: mean}` of a ViT."""
+    drop_path: float = training_only(0.0)
     """Stochastic depth rate of the last block; it rises linearly from 0 at the first."""
-    dropout: float = 0.0
+    dropout: float = training_only(0.0)
     """Dropout rate before the classifier."""
-    label_smoothing: float = 0.0
-    """Share of each label that is spread over all classes, in 0..1."""
-    class_weights: tuple[float, ...] | None = None
-    """Factor on the loss of each class, in the order of the classes."""
+    label_smoothing: float = training_only(0.0)
+    """Label smoothing, in 0..1."""
+    class_weights: tuple[float, ...] | None = training_only(None)
+    """Weight of each class in the loss, in the order of the classes."""
 
     def __post_init__(self) -> None:
         for name in ("drop_path", "dropout", "label_smoothing"):
@@ -39,40 +40,39 @@ class Config:
 
 
 class MeanHead(nn.ModuleList):
-    """A classifier for each equal part of the embedding, and the mean of their logits: [B, width] -> [B, classes].
+    """A classifier for each equal part of the embedding, and the mean of their logits: [B, width] -> [B, num_classes].
 
     Source: DeiT, arXiv:2012.12877, section 4 ("classification with our approach: joint classifiers").
     """
 
-    def __init__(self, width: int, classes: int, parts: int) -> None:
-        super().__init__(nn.Linear(width // parts, classes) for _ in range(parts))
+    def __init__(self, width: int, num_classes: int, num_parts: int) -> None:
+        super().__init__(nn.Linear(width // num_parts, num_classes) for _ in range(num_parts))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.each(x).mean(1)
+        return self.logits(x).mean(1)
 
-    def each(self, x: Tensor) -> Tensor:
-        """The logits of every part: [B, width] -> [B, parts, classes]."""
+    def logits(self, x: Tensor) -> Tensor:
+        """The logits of every part: [B, width] -> [B, parts, num_classes]."""
         return torch.stack([layer(part) for layer, part in zip(self, x.chunk(len(self), 1), strict=True)], 1)
 
 
-class Classification(Task):
-    """[B, C, H, W] -> logits [B, classes]."""
+class LinearClassifier(BackboneTask):
+    """[B, C, H, W] -> logits [B, num_classes]."""
 
-    name = "classification"
-    best = "top1"
-    truth = "label"
+    kind = "category"
+    monitor = "top1"
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None
     ) -> None:
-        """`backbone` is one that exists already, to be shared; without it `config` says which to make."""
+        """`backbone` is one that exists already, to be shared; without it `config` says which to build."""
         super().__init__(config, classes, preprocess)
         common = {"channels": preprocess.channels, "drop_path": config.drop_path, "image_size": preprocess.size}
         self.backbone = backbone or backbones.create(
             config.backbone, embedding=True, **{**common, **config.backbone_options}
         )
         self.dropout = nn.Dropout(config.dropout)
-        width, parts = self.backbone.width, self.backbone.parts
+        width, parts = self.backbone.width, self.backbone.num_classifiers
         self.head: nn.Module = (
             nn.Linear(width, len(self.classes)) if parts == 1 else MeanHead(width, len(self.classes), parts)
         )
@@ -82,28 +82,29 @@ class Classification(Task):
                 nn.init.zeros_(layer.bias)
         weights = config.class_weights
         if weights is not None and len(weights) != len(self.classes):
-            raise VertebraError(f"{len(weights)} class weights were given for {len(self.classes)} classes.")
+            raise VertebraError(f"{len(weights)} class weights for {len(self.classes)} classes.")
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.class_weights: Tensor | None
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.dropout(self.backbone.embed(images)))
-        return logits
+    def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
+        return (self.head(self.dropout(self.backbone.embed(images))),)
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Cross-entropy with hard labels or, after mixup and its like, soft ones."""
-        labels = torch.stack([t.label for t in targets if t.label is not None])  # [B] or [B, classes]
+        """Cross-entropy with hard labels or, after mixup and CutMix, soft ones."""
+        labels = torch.stack([t.label for t in targets if t.label is not None])  # [B] or [B, num_classes]
+        (logits,) = self(images)
         value = nn.functional.cross_entropy(
-            self(images), labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing
+            logits, labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing
         )
         return {"classification": value}
 
-    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
-        return [Prediction(probabilities=p) for p in self(images).float().softmax(1).cpu()]
+    def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
+        return [Prediction(probabilities=p) for p in raw[0].float().softmax(1).cpu()]
 
-    def embed(self, images: Any) -> Tensor:
-        """The pooled features of pictures, as `predict` takes them: -> [B, width]."""
-        return self.apply_to(images, lambda batch, _: self.backbone.embed(batch))
+    def metrics(self, **options: Any) -> ClassificationMetrics:
+        return ClassificationMetrics(len(self.classes), **options)
 
-    def metrics(self) -> ClassificationMetrics:
-        return ClassificationMetrics(len(self.classes))
+
+MODEL = LinearClassifier
+RECIPE: dict[str, Any] = {}
+SOURCES: dict[str, Any] = {}

@@ -1,0 +1,92 @@
+"""Tasks and methods by name. A folder of `tasks` is a task, a file in it that has MODEL is a method."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+from collections.abc import Mapping
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from vertebra import options
+from vertebra.errors import VertebraError, nearest, one_of
+
+_TASKS = __name__.rpartition(".")[0]
+
+
+def names() -> list[str]:
+    """Every task, by the name of its folder."""
+    return [info.name for info in pkgutil.iter_modules(importlib.import_module(_TASKS).__path__) if info.ispkg]
+
+
+def _package(task: str) -> ModuleType:
+    one_of("task", task, names())
+    return importlib.import_module(f"{_TASKS}.{task}")
+
+
+@cache
+def _methods(path: tuple[str, ...], package: str) -> tuple[str, ...]:
+    modules = (info.name for info in pkgutil.iter_modules(path))
+    return tuple(name for name in modules if hasattr(importlib.import_module(f"{package}.{name}"), "MODEL"))
+
+
+def methods(task: str) -> list[str]:
+    """The methods of a task, the default one first.
+
+    Raises:
+        VertebraError: if there is no such task.
+    """
+    package = _package(task)
+    return sorted(_methods(tuple(package.__path__), package.__name__), key=lambda name: name != default_method(task))
+
+
+def default_method(task: str) -> str:
+    """The method of a task that is used if none is named: DEFAULT of its package, or its only one."""
+    package = _package(task)
+    return getattr(package, "DEFAULT", None) or _methods(tuple(package.__path__), package.__name__)[0]
+
+
+def find(task: str, method: str | None = None) -> Any:
+    """The module of a method: MODEL is its class, Config its options, RECIPE the training settings in which it differs
+    from the usual, SOURCES the libraries whose checkpoints it reads.
+
+    Raises:
+        VertebraError: if there is no such task or method.
+    """
+    package = _package(task)
+    method = method or default_method(task)
+    known = methods(task)
+    if method not in known:
+        raise VertebraError(f"{task} has no method {method!r}; there are {', '.join(known)}.{nearest(method, known)}")
+    return importlib.import_module(f"{package.__name__}.{method}")
+
+
+def known_methods() -> list[dict[str, Any]]:
+    """Task, method, source and the libraries whose checkpoints it reads, of every method."""
+    rows = []
+    for task in names():
+        for method in methods(task):
+            module = find(task, method)
+            papers = list(dict.fromkeys(re.findall(r"arXiv:\d+\.\d+", module.MODEL.__doc__ or "")))
+            rows.append({"task": task, "method": method, "source": papers, "reads": sorted(module.SOURCES)})
+    return rows
+
+
+def check_options(task: str, module: Any, given: Mapping[str, Any]) -> None:
+    """Raises if an option is not of this method; names the method that has it, or the nearest option."""
+    known = options.names(module.Config)
+    own = module.__name__.rpartition(".")[2]
+    for key in given:
+        head = key.partition(".")[0]
+        if head in {field.name for field in dataclasses.fields(module.Config)}:
+            continue
+        others = [m for m in methods(task) if head in {f.name for f in dataclasses.fields(find(task, m).Config)}]
+        if others:
+            raise VertebraError(
+                f"{own} has no option {key!r}, which is one of {', '.join(others)}: leave it out, or choose another "
+                "method."
+            )
+        raise VertebraError(f"{own} has no option {key!r}; there are {', '.join(known)}.{nearest(key, known)}")
