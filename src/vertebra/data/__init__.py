@@ -1,6 +1,6 @@
-"""Pictures and what is true of them: readers, the built-in shapes, augmentation, batches."""
+"""Images and their ground truth: formats, the built-in shapes, augmentation, batches."""
 
 from vertebra.data.catalogue import Catalogue, Sample
-from vertebra.data.readers import open_data
+from vertebra.data.reading import open_data
 
 __all__ = ["Catalogue", "Sample", "open_data"]

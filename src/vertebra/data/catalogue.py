@@ -1,186 +1,193 @@
-"""What a data set holds: its pictures by split, what is true of them, and what the classes are called."""
+"""What a dataset holds: its images by split, their ground truth, and the names of the classes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vertebra import pictures
+from vertebra.data.segments import Segment, crop
 from vertebra.errors import VertebraError, nearest
-from vertebra.structures import Points, Target
+from vertebra.images import image_size
+from vertebra.structures import KeypointSchema, Masks, Target
 
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""Every split, and the folder names and CSV words that mean it."""
-WANTS = ("label", "boxes", "masks", "keypoints")
-"""The fields of Target that a task can learn from."""
-
-Segment = list[list[float]] | dict[str, Any] | Path | Tensor
-"""How a data set writes one mask: polygons x1, y1, x2, y2, ... in pixels; COCO's run-length encoding, as lists or
-compressed; a picture file whose pixels other than 0 are the mask; or [H, W] bool."""
+"""Every split, and the folder names and CSV values that stand for it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture, by path or as pixels [C, H, W] uint8, and what is true of it."""
+    """One image, by path or as pixels [C, H, W] uint8, and its ground truth."""
 
-    picture: Path | Tensor
+    image: Path | Tensor
     target: Target
-    """Everything but the masks, in pixels of the picture as it is read, upright."""
+    """Everything but the masks, in pixels of the image as it is read, upright."""
     segments: tuple[Segment, ...] = ()
-    """The mask of each instance, where masks are wanted and the data set has them; decoded by `truth`."""
-    numbers: tuple[int, ...] = ()
-    """The number of each instance in the data set's own file: COCO's own, or which object or line it is, from 1."""
+    """The mask of each instance as the dataset writes it, where masks are needed and there are any; decoded by
+    `load_target`."""
+    annotation_ids: tuple[int, ...] = ()
+    """The number of each instance in the dataset's own file: COCO's id, or the object's or line's number, from 1."""
 
     @property
     def label(self) -> int:
-        """Class of the whole picture."""
+        """Class of the whole image."""
         assert self.target.label is not None
         return int(self.target.label)
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in pixels; the picture's file is looked into if the data set does not tell.
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels; read from the image file's header if the dataset does not give it. None where
+        only reading the image tells it.
 
         Raises:
-            BrokenPicture: if that cannot be read.
+            UnreadableImage: if the header cannot be read.
         """
         if self.target.size is not None:
             return self.target.size
-        if isinstance(self.picture, Path):
-            return pictures.measure(self.picture)
-        return self.picture.shape[-2], self.picture.shape[-1]
+        if isinstance(self.image, Path):
+            return image_size(self.image)
+        return self.image.shape[-2], self.image.shape[-1]
 
     def where(self, i: int) -> str:
-        """Instance number `i` in words, for sentences."""
-        name = f"annotation {self.numbers[i]}" if i < len(self.numbers) else f"object {i + 1}"
+        """Names instance `i` in messages."""
+        name = f"annotation {self.annotation_ids[i]}" if i < len(self.annotation_ids) else f"object {i + 1}"
         return f"{self.target.path}, {name}"
 
-    def truth(self, size: tuple[int, int], *, pieces: bool = False) -> Target:
-        """The target with its masks decoded, for a picture that was read and is of (height, width) `size`.
+    def load_target(self, size: tuple[int, int]) -> Target:
+        """The target with its masks decoded, for the image of (height, width) `size` as it was read.
 
-        The masks are [N, H, W], or with `pieces` a Masks: those of a large picture's thousand objects would not fit.
-
-        Where the data set has masks and no boxes, the boxes and areas are the masks', and masks without a pixel are
-        left out.
+        Where the dataset has masks and no boxes, boxes and areas are computed from the masks, and masks without a
+        pixel are dropped.
 
         Raises:
-            VertebraError: if the picture or a mask is of another size than annotated, or a mask cannot be decoded.
+            VertebraError: if the image or a mask is of another size than annotated, or a mask cannot be decoded.
         """
-        known = self.target.size
-        if known is not None and known != tuple(size):
-            turned = ", perhaps because its EXIF tag turns it" if known == (size[1], size[0]) else ""
+        annotated = self.target.size
+        if annotated is not None and annotated != tuple(size):
+            turned = ", perhaps because its EXIF tag turns it" if annotated == (size[1], size[0]) else ""
             raise VertebraError(
-                f"{self.target.path}: the picture is {size[0]} x {size[1]} pixels, its annotations are for "
-                f"{known[0]} x {known[1]} (height x width){turned}."
+                f"{self.target.path}: the image is {size[0]} x {size[1]} pixels, its annotations are for "
+                f"{annotated[0]} x {annotated[1]} (height x width){turned}."
             )
         target = replace(self.target, size=size)
         if not self.segments:
-            none = target.labels is not None and not len(target.labels)
-            return replace(target, masks=torch.zeros(0, *size, dtype=torch.bool)) if none else target
-        from vertebra.data import runs, segments
-
-        found = [segments.cut(segment, size, self.where(i)) for i, segment in enumerate(self.segments)]
+            if target.masks is None and target.labels is not None and not len(target.labels):
+                return replace(target, masks=Masks(size))
+            return target
+        crops = [crop(segment, size, self.where(i)) for i, segment in enumerate(self.segments)]
+        masks = Masks(size, [(x, y) for x, y, _ in crops], [mask for _, _, mask in crops])
         if target.boxes is None:
-            kept = [i for i, (_, _, mask) in enumerate(found) if mask.any()]
-            found = [found[i] for i in kept]
-            boxes = [(x, y, x + mask.shape[1], y + mask.shape[0]) for x, y, mask in found]
+            kept = [i for i, mask in enumerate(masks.crops) if mask.any()]
+            masks = masks.take(kept)
             target = replace(
                 target,
-                boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-                areas=torch.tensor([float(mask.sum()) for _, _, mask in found]),
+                boxes=masks.boxes(),
+                areas=masks.areas(),
                 labels=None if target.labels is None else target.labels[kept],
                 crowd=None if target.crowd is None else target.crowd[kept],
             )
-        return replace(target, masks=runs.apart(found, size) if pieces else runs.whole(found, size))
+        return replace(target, masks=masks)
 
 
 @dataclass
 class Catalogue:
-    """A data set that is known but not yet read."""
+    """A dataset that is listed but not yet read."""
 
     path: str
-    kind: str
-    """`folder`, `csv`, `idx`, `coco`, `voc`, `yolo`, `masks` or `shapes`."""
+    format: str
+    """Name of its file in data/formats."""
     classes: tuple[str, ...]
     splits: dict[str, list[Sample]]
     notes: list[str] = field(default_factory=list)
-    """What a user should know: how it was split, what was passed over."""
-    broken: list[str] = field(default_factory=list)
-    """One sentence per annotation that is left out because it is wrong, naming file and id."""
+    """What a user should know: how the data was split, what was ignored."""
+    problems: list[str] = field(default_factory=list)
+    """One sentence per annotation or image that is skipped because it is wrong, naming file and id."""
     has: frozenset[str] = frozenset({"label"})
-    """Which fields of Target the data tells: `label`, `boxes`, `masks`, `keypoints`, `semantic`."""
+    """Fields of Target that the data can fill: `label`, `boxes`, `masks`, `keypoints`, `semantic`."""
     category_ids: tuple[int, ...] = ()
-    """The number of each class in the data set's own files, which may have gaps; 1, 2, ... if empty."""
-    points: Points | None = None
-    """The keypoints, where the data has any."""
+    """The number of each class in the dataset's own files, which may have gaps; 1, 2, ... if empty."""
+    keypoints: KeypointSchema | None = None
+    """The keypoints of each object, where the data has any."""
 
     def split(self, name: str) -> list[Sample]:
         """The samples of a split; VertebraError if it is not there or empty."""
         if not self.splits.get(name):
-            have = ", ".join(f"{k} ({len(v)})" for k, v in self.splits.items())
-            raise VertebraError(f"{self.path} has no pictures in its {name} split; it has {have}.")
+            sizes = ", ".join(f"{split} ({len(samples)})" for split, samples in self.splits.items())
+            raise VertebraError(f"{self.path} has no images in its {name} split; it has {sizes}.")
         return self.splits[name]
 
-    def left_out(self, *, strict: bool) -> list[str]:
-        """What is wrong with the data set's own files, a sentence each; VertebraError with the first if `strict`."""
-        if strict and self.broken:
-            raise VertebraError(f"{self.broken[0]} (--strict lets nothing be left out)")
-        return self.broken
+    def skipped(self, *, strict: bool) -> list[str]:
+        """The problems of the dataset's own files; VertebraError with the first if `strict`."""
+        if strict and self.problems:
+            raise VertebraError(f"{self.problems[0]} (--strict lets nothing be skipped)")
+        return self.problems
 
-    def counts(self, name: str) -> list[int]:
-        """Pictures per class of a split, or instances where there are boxes, in the order of the classes."""
+    def counts(self, name: str, labels_of: Callable[[Target], Tensor]) -> list[int]:
+        """How often each class occurs in a split, in the order of the classes.
+
+        Args:
+            name: of the split; one that is not there counts as empty.
+            labels_of: the classes [N] or [] int64 to count in a target.
+        """
         count: Counter[int] = Counter()
         for sample in self.splits.get(name, []):
-            labels = sample.target.labels if "boxes" in self.has else sample.target.label
-            assert labels is not None
-            count.update(labels.reshape(-1).tolist())
+            count.update(labels_of(sample.target).reshape(-1).tolist())
         return [count[i] for i in range(len(self.classes))]
 
 
-def restrict(samples: Iterable[Sample], own: tuple[str, ...], wanted: tuple[str, ...]) -> list[Sample]:
-    """The samples with labels renumbered from the classes `own` to the classes `wanted`.
+def describe_fields(names: Iterable[str]) -> str:
+    """Fields of Target in words, such as `boxes and masks`, in their order in Target."""
+    chosen = set(names)
+    words = {"label": "classes of whole images", "semantic": "label maps"}
+    return " and ".join(words.get(entry.name, entry.name) for entry in fields(Target) if entry.name in chosen)
+
+
+def map_classes(samples: Iterable[Sample], classes: tuple[str, ...], model_classes: tuple[str, ...]) -> list[Sample]:
+    """The samples with labels renumbered from the data's `classes` to the model's.
 
     Raises:
-        VertebraError: if a class of the data is not among the wanted ones.
+        VertebraError: if a class of the data is not one of the model's.
     """
-    if own == wanted:
+    if classes == model_classes:
         return list(samples)
-    for name in own:
-        if name not in wanted:
-            raise VertebraError(f"the data has a class {name!r} that the model does not know.{nearest(name, wanted)}")
-    numbers = torch.tensor([wanted.index(name) for name in own])
+    for name in classes:
+        if name not in model_classes:
+            raise VertebraError(
+                f"the data has a class {name!r} that the model does not know.{nearest(name, model_classes)}"
+            )
+    numbers = torch.tensor([model_classes.index(name) for name in classes])
     return [
         replace(
-            s,
+            sample,
             target=replace(
-                s.target, label=_renumbered(s.target.label, numbers), labels=_renumbered(s.target.labels, numbers)
+                sample.target,
+                label=_renumber(sample.target.label, numbers),
+                labels=_renumber(sample.target.labels, numbers),
             ),
         )
-        for s in samples
+        for sample in samples
     ]
 
 
-def same_points(catalogue: Catalogue, wanted: Points) -> None:
-    """Raises if the data's keypoints are others than the `wanted`, or in another order; numbers stand for any name."""
-    assert catalogue.points is not None
-    own = catalogue.points.names
-    unnamed = any(names == tuple(map(str, range(len(names)))) for names in (own, wanted.names))
-    if len(own) != len(wanted.names) or (own != wanted.names and not unnamed):
+def check_keypoints(catalogue: Catalogue, schema: KeypointSchema) -> None:
+    """Raises if the data's keypoints differ from the model's `schema` in name or order; a number matches any name."""
+    assert catalogue.keypoints is not None
+    names = catalogue.keypoints.names
+    unnamed = any(listed == tuple(map(str, range(len(listed)))) for listed in (names, schema.names))
+    if len(names) != len(schema.names) or (names != schema.names and not unnamed):
         raise VertebraError(
-            f"{catalogue.path} has the keypoints {', '.join(own)}; the model has {', '.join(wanted.names)}, "
+            f"{catalogue.path} has the keypoints {', '.join(names)}; the model has {', '.join(schema.names)}, "
             "and they must be the same in the same order."
         )
 
 
-def _renumbered(labels: Tensor | None, numbers: Tensor) -> Tensor | None:
+def _renumber(labels: Tensor | None, numbers: Tensor) -> Tensor | None:
     return None if labels is None else numbers[labels]

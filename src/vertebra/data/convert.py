@@ -1,25 +1,25 @@
-"""A data set from one format to another."""
+"""A dataset from one format to another."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from vertebra import pictures
-from vertebra.data import coco, instance_masks, readers, segments, shapes, voc, yolo
-from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.data import reading
+from vertebra.data.catalogue import Catalogue, Sample, describe_fields
+from vertebra.data.formats import writable
 from vertebra.errors import VertebraError, one_of
 from vertebra.files import expanded
-
-FORMATS = {"coco": coco, "voc": voc, "yolo": yolo, "masks": instance_masks}
+from vertebra.images import image_size
+from vertebra.ops import rle
 
 
 def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple[Catalogue, list[str]]:
-    """Writes the objects of a data set in the format `to`, with its own splits and its pictures byte for byte.
+    """Writes the objects of a dataset in the format `to`, with its own splits and its image files byte for byte.
 
     Args:
         path: as for `open_data`.
-        to: `coco`, `voc`, `yolo` or `masks`.
+        to: name of a format that can be written: `coco`, `voc`, `yolo` or `masks`.
         save: a folder that is empty or not there.
         seed: of the built-in shapes.
 
@@ -27,37 +27,38 @@ def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple
         What was written, and what the format cannot hold.
 
     Raises:
-        VertebraError: if the data has no objects, no masks for `masks`, or the folder is in use.
+        VertebraError: if the data lacks what the format needs, such as masks for `masks`, or the folder is in use.
     """
-    one_of("to", to, FORMATS)
+    writers = writable()
+    one_of("to", to, writers)
     folder = expanded(save)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VertebraError(f"{folder} is in use; --save takes a folder that is empty or not there.")
-    catalogue = shapes.objects("all", seed) if str(path) == "shapes" else readers.read(path, want=None)
-    if "boxes" not in catalogue.has:
-        raise VertebraError(
-            f"{catalogue.path} has classes of whole pictures but no boxes; what is converted are objects in pictures."
-        )
-    if to == "masks" and "masks" not in catalogue.has:
-        raise VertebraError(f"{catalogue.path} has boxes but no masks: convert it to coco, voc or yolo.")
+    catalogue = reading.read(path, seed=seed)
+    if missing := writers[to].NEEDS - catalogue.has:
+        lacks = f"{catalogue.path} has {describe_fields(catalogue.has)} but no {describe_fields(missing)}"
+        *others, last = [name for name, module in writers.items() if catalogue.has >= module.NEEDS] or [""]
+        if last:
+            raise VertebraError(f"{lacks}: convert it to {', '.join(others)}{' or ' if others else ''}{last}.")
+        raise VertebraError(f"{lacks}; {', '.join(writers)} hold objects in images.")
     catalogue.splits = {
-        split: [whole for sample in samples if (whole := _whole(sample, catalogue))]
+        split: [complete for sample in samples if (complete := _complete(sample, catalogue))]
         for split, samples in catalogue.splits.items()
     }
-    return catalogue, FORMATS[to].write(catalogue, folder)
+    return catalogue, writers[to].write(catalogue, folder)
 
 
-def _whole(sample: Sample, catalogue: Catalogue) -> Sample | None:
+def _complete(sample: Sample, catalogue: Catalogue) -> Sample | None:
     """The sample with its size, and with boxes even if these come from the masks; None if it cannot be read."""
-    if not isinstance(sample.picture, Path):
+    if not isinstance(sample.image, Path):
         return sample
     try:
-        size = pictures.measure(sample.picture)
+        size = image_size(sample.image)
         if sample.target.size == size:
             return sample
-        target = sample.truth(size, pieces=True)
+        target = sample.load_target(size)
     except VertebraError as error:
-        catalogue.broken.append(f"{str(error).removesuffix('.')}; {sample.picture} is left out.")
+        catalogue.problems.append(f"{str(error).removesuffix('.')}; {sample.image} is skipped.")
         return None
-    masks = [] if target.masks is None else [segments.encode(target.masks[i]) for i in range(len(target.masks))]
-    return Sample(sample.picture, replace(target, masks=None), tuple(masks))
+    segments = () if target.masks is None else tuple(rle.encode(target.masks))
+    return Sample(sample.image, replace(target, masks=None), segments)

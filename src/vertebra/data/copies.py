@@ -1,4 +1,4 @@
-"""Pictures put into another folder, byte for byte and each under a name of its own."""
+"""Copies of image files in another folder, byte for byte and each under a name of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Copies:
     """Fills one folder; of two files with one name, the second gets a number.
 
     Args:
-        folder: where they go; made with the first.
-        stems: whether names must differ without their endings too, because other files are named after them.
+        folder: where they go; created with the first.
+        stems: whether names must differ without their suffixes too, because other files are named after them.
     """
 
     def __init__(self, folder: Path, *, stems: bool = False) -> None:
@@ -23,19 +23,19 @@ class Copies:
         self.taken: set[str] = set()
         self.count = 0
 
-    def add(self, picture: Path | Tensor) -> Path:
-        """Copies a file, or writes pixels [C, H, W] uint8 as PNG; returns where."""
+    def add(self, image: Path | Tensor) -> Path:
+        """Copies a file, or writes pixels [C, H, W] uint8 as PNG; returns the new path."""
         self.count += 1
-        wanted = Path(picture.name) if isinstance(picture, Path) else Path(f"{self.count:06}.png")
-        name, number = wanted, 1
+        preferred = Path(image.name) if isinstance(image, Path) else Path(f"{self.count:06}.png")
+        name, number = preferred, 1
         while (name.stem if self.stems else name.name).lower() in self.taken:
             number += 1
-            name = Path(f"{wanted.stem}-{number}{wanted.suffix}")
+            name = Path(f"{preferred.stem}-{number}{preferred.suffix}")
         self.taken.add((name.stem if self.stems else name.name).lower())
         self.folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(picture, Path):
-            shutil.copyfile(picture, self.folder / name)
+        if isinstance(image, Path):
+            shutil.copyfile(image, self.folder / name)
         else:
-            array = picture.permute(1, 2, 0).squeeze(-1).numpy()
+            array = image.permute(1, 2, 0).squeeze(-1).numpy()
             Image.fromarray(array).save(self.folder / name)
         return self.folder / name

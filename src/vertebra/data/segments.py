@@ -1,68 +1,83 @@
-"""Masks as data sets write them, polygons, COCO's run lengths, pictures: reading them and writing them."""
+"""Masks as datasets write them, polygons, COCO's RLE or image files: checking, decoding and encoding."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as rle
 from PIL import ImageOps
 from torch import Tensor
 
-from vertebra import pictures
-from vertebra.data import runs
 from vertebra.errors import VertebraError, first_line
+from vertebra.images import MAX_PIXELS, UnreadableImage, open_image
+from vertebra.ops import rle
 
-if TYPE_CHECKING:
-    from vertebra.data.catalogue import Segment
+Segment = list[list[float]] | dict[str, Any] | Path | Tensor
+"""One mask as a dataset writes it: polygons x1, y1, x2, y2, ... in pixels; COCO's RLE, as lists or compressed; an
+image file whose nonzero pixels are the mask; or [H, W] bool."""
 
 
 def decode(segment: Segment, size: tuple[int, int], where: str) -> Tensor:
-    """One mask, [H, W] bool, for a picture of (height, width) `size`; `where` names it in errors.
+    """One mask [H, W] bool of an image of (height, width) `size`; `where` names it in errors.
 
     Raises:
         VertebraError: if it is of another size, or cannot be decoded.
     """
-    if isinstance(segment, Path):
-        where, values = str(segment), _pixels(segment)
-        mask = torch.from_numpy((values if values.ndim == 2 else values.any(-1)) != 0)
-    elif isinstance(segment, Tensor):
-        mask = segment
-    else:
-        return runs.whole([cut(segment, size, where)], size)[0]
-    _check(mask.shape, size, where)
+    if isinstance(segment, Path | Tensor):
+        return _whole(segment, size, where)
+    x, y, inner = crop(segment, size, where)
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
     return mask
 
 
-def cut(segment: Segment, size: tuple[int, int], where: str) -> runs.Piece:
-    """One mask in the rectangle that holds it; arguments and errors as `decode`."""
+def crop(segment: Segment, size: tuple[int, int], where: str) -> tuple[int, int, Tensor]:
+    """One mask cropped to its pixels: x and y of the crop's top left pixel, and the crop [h, w] bool.
+
+    Arguments and errors as for `decode`.
+    """
     if isinstance(segment, Path | Tensor):
-        return runs.tight(0, 0, decode(segment, size, where).numpy())
+        return rle.crop_to_pixels(0, 0, _whole(segment, size, where).numpy())
     try:
-        own = tuple(segment["size"]) if isinstance(segment, dict) else size
-        piece = runs.cut(segment, own)
+        annotated = tuple(segment["size"]) if isinstance(segment, dict) else size
+        cropped = rle.decode(segment, annotated)
     except (ValueError, TypeError, KeyError, IndexError, RuntimeError, MemoryError) as error:
         raise VertebraError(f"{where}: a mask cannot be decoded ({first_line(error)}).") from error
-    _check(own, size, where)
-    return piece
+    _check(annotated, size, where)
+    return cropped
 
 
-def _check(own: Sequence[int], size: tuple[int, int], where: str) -> None:
-    if tuple(own) != tuple(size):
+def encode(segment: Segment, size: tuple[int, int], where: str) -> rle.RunLengths:
+    """A mask of any form as compressed RLE; arguments and errors as for `decode`."""
+    x, y, mask = crop(segment, size, where)
+    return rle.encode_mask(mask, (x, y), size)
+
+
+def _whole(segment: Path | Tensor, size: tuple[int, int], where: str) -> Tensor:
+    if isinstance(segment, Path):
+        where, values = str(segment), _pixels(segment)
+        segment = torch.from_numpy((values if values.ndim == 2 else values.any(-1)) != 0)
+    _check(segment.shape, size, where)
+    return segment
+
+
+def _check(annotated: Sequence[int], size: tuple[int, int], where: str) -> None:
+    if tuple(annotated) != tuple(size):
         raise VertebraError(
-            f"{where}: a mask of {own[0]} x {own[1]} pixels lies on a picture of {size[0]} x {size[1]} "
+            f"{where}: a mask of {annotated[0]} x {annotated[1]} pixels lies on an image of {size[0]} x {size[1]} "
             "(height x width)."
         )
 
 
 def fault(segment: Any, size: tuple[int, int]) -> str:
-    """What is wrong with a COCO segmentation on a picture of (height, width) `size`, told without decoding it.
+    """What is wrong with a COCO segmentation of an image of (height, width) `size`, without decoding it.
 
-    Polygons of fewer than three points are no fault beside one of more.
+    Polygons of fewer than three points are accepted beside one of three or more.
 
     Returns:
         Words such as `its polygon has 2 points, three or more make an area`, or nothing.
@@ -80,11 +95,11 @@ def fault(segment: Any, size: tuple[int, int]) -> str:
 def _fault_of_runs(segment: dict[str, Any], size: tuple[int, int]) -> str:
     height, width = segment.get("size", (0, 0))
     if (height, width) != tuple(size):
-        return f"its mask is {height} x {width} pixels, the picture {size[0]} x {size[1]} (height x width)"
+        return f"its mask is {height} x {width} pixels, the image {size[0]} x {size[1]} (height x width)"
     counts = segment.get("counts")
     if isinstance(counts, str):
         try:
-            counts = runs.unpack(counts).tolist()
+            counts = rle.unpack(counts).tolist()
         except ValueError:
             return "its run lengths are not in COCO's compressed form"
     if not isinstance(counts, list):
@@ -92,7 +107,7 @@ def _fault_of_runs(segment: dict[str, Any], size: tuple[int, int]) -> str:
     if any(not isinstance(count, int) or count < 0 for count in counts):
         return "its run lengths are not all whole numbers"
     if sum(counts) != height * width:
-        return f"its run lengths add up to {sum(counts)} pixels, not to the picture's {height * width}"
+        return f"its run lengths add up to {sum(counts)} pixels, not to the image's {height * width}"
     return ""
 
 
@@ -105,30 +120,30 @@ def _fault_of_polygons(segment: list[list[float]], size: tuple[int, int]) -> str
         # Far points would be drawn, for nothing and at great cost.
         for values, side in ((polygon[::2], size[1]), (polygon[1::2], size[0])):
             if values and (min(values) < -side or max(values) > 2 * side):
-                return (
-                    f"a polygon of it reaches further beyond the picture ({size[1]} x {size[0]} pixels) than its side"
-                )
+                return f"a polygon of it reaches further beyond the image ({size[1]} x {size[0]} pixels) than its side"
     if segment and all(len(polygon) < 6 for polygon in segment):
         return f"its polygon has {max(len(p) for p in segment) // 2} points, three or more make an area"
     return ""
 
 
-def extent(mask: Tensor) -> tuple[int, int, int, int]:
-    """The box around a mask's pixels, [H, W] bool with one at least: x1, y1, x2, y2, end exclusive."""
-    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+@dataclass(frozen=True)
+class MapInstance:
+    """One instance of an instance map."""
+
+    number: int
+    """The value of its pixels."""
+    segment: rle.RunLengths
+    box: tuple[int, int, int, int]
+    """x1, y1, x2, y2 in pixels, end exclusive."""
+    area: int
+    """Pixels."""
 
 
-def encode(mask: Tensor) -> dict[str, Any]:
-    """[H, W] bool -> COCO's compressed run lengths, as JSON holds them."""
-    return _as_json(rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8))))
-
-
-def numbered(path: Path) -> tuple[tuple[int, int], list[tuple[int, Segment, tuple[int, int, int, int], int]]]:
-    """The instances in a picture file whose pixels hold their numbers, 0 being none.
+def read_instance_map(path: Path) -> tuple[tuple[int, int], list[MapInstance]]:
+    """The instances of an image file whose pixels hold instance numbers, 0 for none.
 
     Returns:
-        (height, width), and of each instance its number, mask, box x1, y1, x2, y2 (end exclusive) and pixels.
+        (height, width), and the instances by their numbers.
 
     Raises:
         VertebraError: if the file cannot be read, or has colours instead of numbers.
@@ -137,22 +152,20 @@ def numbered(path: Path) -> tuple[tuple[int, int], list[tuple[int, Segment, tupl
     if values.ndim != 2:
         raise VertebraError(f"{path}: its pixels are colours; the number of an instance is one grey value.")
     height, width = values.shape
-    flat = values.T.reshape(-1)  # column by column, as run lengths go
+    flat = values.T.reshape(-1)  # column by column, as RLE does
     order = np.argsort(flat, kind="stable")
     numbers, starts = np.unique(flat[order], return_index=True)
-    found: list[tuple[int, Segment, tuple[int, int, int, int], int]] = []
+    instances = []
     for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
         if number == 0:
             continue
         ends = np.flatnonzero(np.diff(places) > 1)
         first, last = places[np.r_[0, ends + 1]], places[np.r_[ends, len(places) - 1]] + 1
-        borders = np.stack([first, last], 1).reshape(-1)
-        counts = np.diff(np.r_[0, borders, height * width]).tolist()
-        segment = _as_json(rle.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+        segment = rle.encode_edges(np.stack([first, last], 1).reshape(-1), (height, width))
         columns, rows = places // height, places % height
         box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-        found.append((int(number), segment, box, len(places)))
-    return (height, width), found
+        instances.append(MapInstance(int(number), segment, box, len(places)))
+    return (height, width), instances
 
 
 def outline(mask: Tensor) -> list[float]:
@@ -169,7 +182,7 @@ def outline(mask: Tensor) -> list[float]:
     return [float(value) for point in points[:-1] for value in point]
 
 
-def area(polygon: Sequence[float]) -> float:
+def polygon_area(polygon: Sequence[float]) -> float:
     """Square pixels inside a polygon x1, y1, x2, y2, ..., whichever way around."""
     x, y = np.asarray(polygon, np.float64).reshape(-1, 2).T
     return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
@@ -209,15 +222,10 @@ def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
 
 def _pixels(path: Path) -> np.ndarray:
     """A mask file's values as they are, numbers of a palette's colours included: [H, W], or [H, W, C] colours."""
-    with pictures.opened(path) as image:
-        if image.width * image.height > pictures.MAX_PIXELS:
-            raise pictures.BrokenPicture(f"more than {pictures.MAX_PIXELS:,} pixels, the most that is decoded.")
+    with open_image(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels, the most that is decoded.")
         image = ImageOps.exif_transpose(image)
         if image.mode in ("RGBA", "LA"):  # transparency says nothing
             image = image.convert(image.mode[:-1])
         return np.array(image)
-
-
-def _as_json(encoded: dict[str, Any]) -> dict[str, Any]:
-    counts = encoded["counts"]
-    return {"size": list(encoded["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}

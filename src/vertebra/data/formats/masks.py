@@ -1,13 +1,14 @@
-"""Folders with a mask for each object, in picture files.
+"""Folders with a mask for each object, in image files.
 
 Three forms, each also within folders of splits (`train/`, `val/`, `test/`):
 
-- `NAME/images/` with one picture and `NAME/masks/` with one file per object, of one class;
+- `NAME/images/` with one image and `NAME/masks/` with one file per object, of one class;
 - `images/NAME.jpg` and `masks/CLASS/NAME_1.png`, `NAME_2.png`, ..., one file per object;
-- `images/NAME.jpg` and `masks/NAME.png`, whose pixels hold the number of their object, 0 for none, of one class.
+- `images/NAME.jpg` and `masks/NAME.png`, an instance map: its pixels hold the number of their object, 0 for none; of
+  one class.
 
-In a file per object, every pixel other than 0 belongs to it. Such a mask is read when it is needed, and its box is the
-one around its pixels. Files of numbers are read when the data is opened: the objects in them have to be counted.
+In a file per object, every nonzero pixel belongs to it. Such a mask is read when it is needed, and its box is its
+bounding box. Instance maps are read when the data is opened: the objects in them have to be counted.
 """
 
 from __future__ import annotations
@@ -18,34 +19,38 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from vertebra import pictures
 from vertebra.data import segments
+from vertebra.data.annotations import Annotation, Gatherer, split_folders
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
-from vertebra.data.instances import Annotation, Gatherer, split_folders
+from vertebra.data.formats import ReadOptions
 from vertebra.errors import VertebraError
+from vertebra.images import SUFFIXES, image_size
 from vertebra.structures import Target
 
-ONE = "object"
-"""What the class is called where nothing names it."""
+PRIORITY = 60
+FIELDS = frozenset({"boxes", "labels", "masks", "crowd", "areas"})
+NEEDS = frozenset({"masks"})
+UNNAMED = "object"
+"""Name of the class where nothing names it."""
 
 
 def recognise(path: Path) -> bool:
     """Whether a folder, or the folders of splits in it, are of one of the three forms."""
-    return _holds(path) or bool(split_folders(path, _holds))
+    return path.is_dir() and (_holds(path) or bool(split_folders(path, _holds)))
 
 
-def read(path: Path, want: str | None) -> Catalogue:
-    """Masks in picture files, in one of the three forms.
+def read(path: Path, options: ReadOptions) -> Catalogue:
+    """Masks in image files, in one of the three forms.
 
     Raises:
         VertebraError: if the folders are of none of the forms.
     """
     folders = {"train": path} if _holds(path) else split_folders(path, _holds)
     folders = {split: folders[split] for split in SPLITS if split in folders}
-    gatherer = Gatherer(want)
+    gatherer = Gatherer(options.fields)
     named = {name: None for folder in folders.values() for name in _class_folders(folder)}
-    classes = tuple(sorted(named)) or (ONE,)
+    classes = tuple(sorted(named)) or (UNNAMED,)
     splits = {split: _samples(folder, classes, gatherer) for split, folder in folders.items()}
     return gatherer.catalogue(path, "masks", classes, splits)
 
@@ -60,11 +65,11 @@ def _is_pair(folder: Path) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    words = {word for known in SPLITS.values() for word in known}
+    split_names = {alias for aliases in SPLITS.values() for alias in aliases}
     return [
         below
         for below in sorted(folder.iterdir())
-        if below.is_dir() and not below.name.startswith(".") and below.name.lower() not in words
+        if below.is_dir() and not below.name.startswith(".") and below.name.lower() not in split_names
     ]
 
 
@@ -75,45 +80,45 @@ def _class_folders(folder: Path) -> list[str]:
 
 def _samples(folder: Path, classes: tuple[str, ...], gatherer: Gatherer) -> list[Sample]:
     if not _is_pair(folder):
-        return _of_own_folders(folder, gatherer)
+        return _from_image_folders(folder, gatherer)
     if any(p.is_dir() for p in (folder / "images").iterdir()):
         raise VertebraError(
-            f"{folder / 'images'} holds folders; the pictures lie in it themselves, and splits are folders above: "
+            f"{folder / 'images'} holds folders; images lie directly in it, and splits are folders above: "
             "train/images, train/masks, val/images, val/masks."
         )
     images: dict[str, Path] = {}
-    for picture in _files(folder / "images"):
-        if images.setdefault(picture.stem, picture) != picture:
-            gatherer.broken.append(f"{picture} is left out: {images[picture.stem].name} has the same name for masks.")
+    for image in _files(folder / "images"):
+        if images.setdefault(image.stem, image) != image:
+            gatherer.problems.append(f"{image} is skipped: {images[image.stem].name} has the same name for masks.")
     if _class_folders(folder):
         if loose := _files(folder / "masks"):
             raise VertebraError(
-                f"{folder / 'masks'} holds folders of classes and also loose files, {loose[0].name} for one; "
+                f"{folder / 'masks'} holds folders of classes and also loose files such as {loose[0].name}; "
                 "it takes either masks/CLASS/NAME_1.png or masks/NAME.png."
             )
-        return _of_class_folders(folder, images, classes, gatherer)
-    return _of_numbers(folder, images, gatherer)
+        return _from_class_folders(folder, images, classes, gatherer)
+    return _from_instance_maps(folder, images, gatherer)
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in pictures.SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
-def _of_own_folders(folder: Path, gatherer: Gatherer) -> list[Sample]:
+def _from_image_folders(folder: Path, gatherer: Gatherer) -> list[Sample]:
     samples = []
-    for own in _subfolders(folder):
-        images = _files(own / "images") if (own / "images").is_dir() else []
-        if len(images) != 1 or not (own / "masks").is_dir():
-            wrong = f"{len(images)} pictures in images/" if len(images) != 1 else "no masks/"
-            gatherer.broken.append(
-                f"{own} is left out: it has {wrong}; one picture and a folder of masks are expected."
+    for below in _subfolders(folder):
+        images = _files(below / "images") if (below / "images").is_dir() else []
+        if len(images) != 1 or not (below / "masks").is_dir():
+            wrong = f"{len(images)} images in images/" if len(images) != 1 else "no masks/"
+            gatherer.problems.append(
+                f"{below} is skipped: it has {wrong}; one image and a folder of masks are expected."
             )
             continue
-        samples.append(_sample(images[0], [(mask, 0) for mask in _files(own / "masks")], gatherer))
+        samples.append(_sample(images[0], [(mask, 0) for mask in _files(below / "masks")], gatherer))
     return samples
 
 
-def _of_class_folders(
+def _from_class_folders(
     folder: Path, images: dict[str, Path], classes: tuple[str, ...], gatherer: Gatherer
 ) -> list[Sample]:
     masks: dict[str, list[tuple[Path, int]]] = {name: [] for name in images}
@@ -123,57 +128,57 @@ def _of_class_folders(
             if owner in images:
                 masks[owner].append((mask, classes.index(name)))
             else:
-                gatherer.broken.append(
-                    f"{mask} is left out: no picture in {folder / 'images'} is called {mask.stem!r} up to its last '_'."
+                gatherer.problems.append(
+                    f"{mask} is skipped: no image in {folder / 'images'} is called {mask.stem!r} up to its last '_'."
                 )
-    return [_sample(picture, masks[name], gatherer) for name, picture in images.items()]
+    return [_sample(image, masks[name], gatherer) for name, image in images.items()]
 
 
-def _sample(picture: Path, masks: list[tuple[Path, int]], gatherer: Gatherer) -> Sample:
-    """Boxes and areas stay open until the masks are read."""
+def _sample(image: Path, masks: list[tuple[Path, int]], gatherer: Gatherer) -> Sample:
+    """A sample without boxes and areas, which are computed when the masks are read."""
     gatherer.has.add("masks")
     gatherer.objects += len(masks)
     labels = torch.tensor([label for _, label in masks], dtype=torch.int64)
-    target = Target(labels=labels, crowd=torch.zeros(len(masks), dtype=torch.bool), path=str(picture))
+    target = Target(labels=labels, crowd=torch.zeros(len(masks), dtype=torch.bool), path=str(image))
     if not masks:
         target.boxes, target.areas = torch.zeros(0, 4), torch.zeros(0)
-    return Sample(picture, target, tuple(mask for mask, _ in masks))
+    return Sample(image, target, tuple(mask for mask, _ in masks))
 
 
-def _of_numbers(folder: Path, images: dict[str, Path], gatherer: Gatherer) -> list[Sample]:
+def _from_instance_maps(folder: Path, images: dict[str, Path], gatherer: Gatherer) -> list[Sample]:
     masks = {mask.stem: mask for mask in _files(folder / "masks")}
     if not masks.keys() & images.keys():
         raise VertebraError(
-            f"no file in {folder / 'masks'} is called as a picture in {folder / 'images'}; masks are masks/NAME.png "
+            f"no file in {folder / 'masks'} is called as an image in {folder / 'images'}; masks are masks/NAME.png "
             "with a number for each object, or masks/CLASS/NAME_1.png with a file for each."
         )
-    gatherer.broken += [
-        f"{masks[name]} is left out: no picture in {folder / 'images'} is called {name!r}."
+    gatherer.problems += [
+        f"{masks[name]} is skipped: no image in {folder / 'images'} is called {name!r}."
         for name in sorted(masks.keys() - images.keys())
     ]
     samples = []
-    for name, picture in images.items():
+    for name, image in images.items():
         if name not in masks:
-            gatherer.broken.append(f"{picture} is left out: {folder / 'masks'} has no file called {name!r} for it.")
+            gatherer.problems.append(f"{image} is skipped: {folder / 'masks'} has no file called {name!r} for it.")
             continue
         try:
-            size = pictures.measure(picture)
-            own, objects = segments.numbered(masks[name])
+            size = image_size(image)
+            map_size, instances = segments.read_instance_map(masks[name])
         except VertebraError as error:
-            gatherer.broken.append(f"{str(error).removesuffix('.')}; {picture} is left out.")
+            gatherer.problems.append(f"{str(error).removesuffix('.')}; {image} is skipped.")
             continue
-        if own != size:
-            gatherer.broken.append(
-                f"{picture} is left out: its masks are {own[0]} x {own[1]} pixels, it is {size[0]} x {size[1]} "
+        if map_size != size:
+            gatherer.problems.append(
+                f"{image} is skipped: its masks are {map_size[0]} x {map_size[1]} pixels, it is {size[0]} x {size[1]} "
                 "(height x width)."
             )
             continue
         annotations = [
-            Annotation(f"{masks[name]}, object {number}", 0, box, segment, area=pixels, number=number)
-            for number, segment, box, pixels in objects
+            Annotation(f"{masks[name]}, object {x.number}", 0, x.box, x.segment, area=x.area, id=x.number)
+            for x in instances
         ]
         gatherer.has.add("masks")
-        samples.append(gatherer.sample(picture, size, annotations))
+        samples.append(gatherer.sample(image, size, annotations))
     return samples
 
 
@@ -194,7 +199,7 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
         for name in catalogue.classes:
             (folder / split / "masks" / name).mkdir(parents=True, exist_ok=True)
         copies = Copies(folder / split / "images", stems=True)
-        stems = [copies.add(sample.picture).stem for sample in samples]
+        stems = [copies.add(sample.image).stem for sample in samples]
         taken = set(stems)
         for sample, stem in zip(samples, stems, strict=True):
             target = sample.target
@@ -208,11 +213,11 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
                 if not mask.any():
                     empty += 1
                     continue
-                # A mask that was called as another picture would be taken for that one's.
+                # A mask with the name of another image would be read as that one's.
                 number = next(n for n in itertools.count(i, len(target.labels)) if f"{stem}_{n}" not in taken)
                 pixels = Image.fromarray(mask.numpy())
                 pixels.save(folder / split / "masks" / catalogue.classes[label] / f"{stem}_{number}.png")
     lost = [f"{crowds} crowd regions"] if crowds else []
     lost += [f"{empty} objects without a pixel in their mask"] if empty else []
     lost += ["keypoints"] if "keypoints" in catalogue.has else []
-    return lost + (["boxes other than around the masks", "ids"] if catalogue.kind == "coco" else [])
+    return lost + (["boxes other than around the masks", "ids"] if catalogue.format == "coco" else [])

@@ -1,7 +1,7 @@
-"""Pascal VOC's XML: boxes, one file per picture.
+"""Pascal VOC's XML: boxes, one file per image.
 
 VOC counts pixels from 1 and its boxes include their last pixel, so a box here is xmin - 1, ymin - 1, xmax, ymax.
-`difficult` objects are treated as crowd: neither learned from nor counted as missed.
+`difficult` objects are treated as crowd: ignored in training and evaluation.
 """
 
 from __future__ import annotations
@@ -10,53 +10,57 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from vertebra import pictures
+from vertebra.data.annotations import Annotation, Gatherer, Listing, split_folders
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
-from vertebra.data.instances import Annotation, Gatherer, Listing, split_folders
+from vertebra.data.formats import ReadOptions
 from vertebra.errors import VertebraError
 from vertebra.files import read_text
+from vertebra.images import SUFFIXES, UnreadableImage, image_size
 
+PRIORITY = 50
+FIELDS = frozenset({"boxes", "labels", "crowd", "areas"})
+NEEDS = frozenset({"boxes"})
 LISTS = Path("ImageSets", "Main")
 PLACES = ("JPEGImages", "images", "Images")
-"""Where the pictures lie, if not beside their XML."""
+"""Folders of the images, if they are not beside their XML."""
 
 
 def recognise(path: Path) -> bool:
     """Whether a folder holds XML in `Annotations/`, in itself or in the folders of splits."""
-    return _holds(path) or bool(split_folders(path, _holds))
+    return path.is_dir() and (_holds(path) or bool(split_folders(path, _holds)))
 
 
-def read(path: Path, want: str | None) -> Catalogue:
-    """A VOC folder (`Annotations/`, `JPEGImages/`, maybe `ImageSets/Main/SPLIT.txt`), or XML beside the pictures.
+def read(path: Path, options: ReadOptions) -> Catalogue:
+    """A VOC folder (`Annotations/`, `JPEGImages/`, maybe `ImageSets/Main/SPLIT.txt`), or XML beside the images.
 
-    Classes are the names that occur, in alphabetical order. A picture is the one with the XML file's name, or else
-    the one that the file names.
+    Classes are the names that occur, in alphabetical order. The image of an XML file has the same name, or else the
+    one that the file states.
 
     Raises:
         VertebraError: if a file is damaged or lacks what every VOC file has.
     """
     notes: list[str] = []
-    gatherer = Gatherer(want)
+    gatherer = Gatherer(options.fields)
     listing = Listing()
     folders = {"train": path} if _holds(path) else split_folders(path, _holds)
     files: dict[str, list[Path]] = {}
     for split, folder in folders.items():
         files |= _files(folder, split, listing, gatherer, notes)
     files = {split: files[split] for split in SPLITS if split in files}
-    trees = {file: _parsed(file) for found in files.values() for file in found}
+    trees = {file: _parsed(file) for files_of_split in files.values() for file in files_of_split}
     classes = tuple(sorted({_name(file, i, o) for file, tree in trees.items() for i, o in _objects(tree)}))
     index = {name: i for i, name in enumerate(classes)}
     splits: dict[str, list[Sample]] = {split: [] for split in files}
-    for split, found in files.items():
-        for file in found:
+    for split, files_of_split in files.items():
+        for file in files_of_split:
             try:
-                picture = _picture(file, trees[file], listing)
-                size = _size(file, trees[file]) or pictures.measure(picture)
-            except pictures.BrokenPicture as error:
-                gatherer.broken.append(f"{file} is left out: {error}")
+                image = _image(file, trees[file], listing)
+                size = _size(file, trees[file]) or image_size(image)
+            except UnreadableImage as error:
+                gatherer.problems.append(f"{file} is skipped: {error}")
                 continue
-            splits[split].append(gatherer.sample(picture, size, _annotations(file, trees[file], index)))
+            splits[split].append(gatherer.sample(image, size, _annotations(file, trees[file], index)))
     return gatherer.catalogue(path, "voc", classes, splits, notes)
 
 
@@ -65,7 +69,7 @@ def _holds(folder: Path) -> bool:
 
 
 def _files(folder: Path, split: str, listing: Listing, gatherer: Gatherer, notes: list[str]) -> dict[str, list[Path]]:
-    """The XML files of each split that the lists of a folder tell of; all are of `split` without lists."""
+    """The XML files of each split, by the lists in a folder; without lists, all are of `split`."""
     places = (folder / "Annotations", folder / "annotations", folder)
     place = next(p for p in places if any(name.endswith(".xml") for name in listing.names(p)))
     every = sorted(place / name for name in listing.names(place) if name.endswith(".xml"))
@@ -80,16 +84,16 @@ def _files(folder: Path, split: str, listing: Listing, gatherer: Gatherer, notes
         for line, text in enumerate(read_text(path).splitlines(), 1):
             if not text.strip():
                 continue
-            names = (text.strip(), text.split()[0])  # some lists say behind the name whether a class is there
+            names = (text.strip(), text.split()[0])  # in some lists a number follows the name
             file = next((f for n in names if str(f := place / f"{n}.xml") in listing), None)
             if file:
                 files[name].append(file)
             else:
                 file = place / f"{names[0]}.xml"
-                gatherer.broken.append(f"{path}, line {line} is left out: {file} is not there.")
-    if rest := set(every) - {file for found in files.values() for file in found}:
-        notes.append(f"passed over, in no list of {folder / LISTS}: {len(rest)} XML files, {min(rest)} for one")
-    return {name: found for name, found in files.items() if found}
+                gatherer.problems.append(f"{path}, line {line} is skipped: {file} is not there.")
+    if rest := set(every) - {file for listed in files.values() for file in listed}:
+        notes.append(f"ignored, in no list of {folder / LISTS}: {len(rest)} XML files, {min(rest)} for one")
+    return {name: listed for name, listed in files.items() if listed}
 
 
 def _parsed(file: Path) -> ElementTree.Element:
@@ -98,7 +102,7 @@ def _parsed(file: Path) -> ElementTree.Element:
     except ElementTree.ParseError as error:
         line, _ = error.position
         raise VertebraError(f"{file}, line {line}: not valid XML ({error}); the file may be cut short.") from error
-    except (ValueError, LookupError) as error:  # an encoding that is none
+    except (ValueError, LookupError) as error:  # an unknown encoding
         raise VertebraError(f"{file} is not valid XML ({error}).") from error
     if root.tag != "annotation":
         raise VertebraError(f"{file} is not a VOC annotation: its root is <{root.tag}>, not <annotation>.")
@@ -116,21 +120,21 @@ def _name(file: Path, number: int, element: ElementTree.Element) -> str:
     return name
 
 
-def _picture(file: Path, root: ElementTree.Element, listing: Listing) -> Path:
+def _image(file: Path, root: ElementTree.Element, listing: Listing) -> Path:
     top = file.parent.parent
     folders = [top / place for place in PLACES] if file.parent.name.lower() == "annotations" else []
     folders.append(file.parent)
-    written = Path((root.findtext("filename") or "").strip().replace("\\", "/")).name
+    stated = Path((root.findtext("filename") or "").strip().replace("\\", "/")).name
     for folder in folders:
-        names = [f"{file.stem}{ending}" for suffix in pictures.SUFFIXES for ending in (suffix, suffix.upper())]
-        for name in [*names, written]:
+        names = [f"{file.stem}{ending}" for suffix in SUFFIXES for ending in (suffix, suffix.upper())]
+        for name in [*names, stated]:
             if name and name in listing.names(folder):
                 return folder / name
-    raise pictures.BrokenPicture(f"{folders[0] / (written or file.stem)} is not there.")
+    raise UnreadableImage(f"{folders[0] / (stated or file.stem)} is not there.")
 
 
 def _size(file: Path, root: ElementTree.Element) -> tuple[int, int] | None:
-    """(height, width) as the file tells it; None if it does not, or with zeros as some tools write."""
+    """(height, width) as the file states it; None if it does not, or states zeros as some tools do."""
     try:
         size = (int(root.findtext("size/height") or 0), int(root.findtext("size/width") or 0))
     except ValueError as error:
@@ -153,7 +157,7 @@ def _annotations(file: Path, root: ElementTree.Element, index: dict[str, int]) -
                 raise VertebraError(f"{where}: its <{key}> is {text.strip()!r}, a number is expected.") from error
         crowd = (element.findtext("difficult") or "0").strip() == "1"
         box = [box[0] - 1, box[1] - 1, box[2], box[3]]
-        yield Annotation(where, index[name], box, crowd=crowd, number=number)
+        yield Annotation(where, index[name], box, crowd=crowd, id=number)
 
 
 def write(catalogue: Catalogue, folder: Path) -> list[str]:
@@ -168,24 +172,30 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
     for split, samples in catalogue.splits.items():
         names = []
         for sample in samples:
-            picture = copies.add(sample.picture)
-            names.append(picture.stem)
-            tree = ElementTree.ElementTree(_tree(sample, picture.name, catalogue.classes))
+            image = copies.add(sample.image)
+            names.append(image.stem)
+            tree = ElementTree.ElementTree(_tree(sample, image.name, catalogue.classes))
             ElementTree.indent(tree)
-            tree.write(folder / "Annotations" / f"{picture.stem}.xml", encoding="utf-8")
+            tree.write(folder / "Annotations" / f"{image.stem}.xml", encoding="utf-8")
         (folder / LISTS / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    counts = [sum(numbers) for numbers in zip(*(catalogue.counts(split) for split in catalogue.splits), strict=True)]
-    unused = [name for name, count in zip(catalogue.classes, counts, strict=True) if not count]
+    used = {label for samples in catalogue.splits.values() for sample in samples for label in _labels(sample)}
+    unused = [name for i, name in enumerate(catalogue.classes) if i not in used]
     lost: list[str] = [word for word in ("masks", "keypoints") if word in catalogue.has]
-    lost += ["areas", "ids"] if catalogue.kind == "coco" else []
+    lost += ["areas", "ids"] if catalogue.format == "coco" else []
     return lost + ([f"the classes without an object ({', '.join(unused)})"] if unused else [])
+
+
+def _labels(sample: Sample) -> list[int]:
+    assert sample.target.labels is not None
+    labels: list[int] = sample.target.labels.tolist()
+    return labels
 
 
 def _tree(sample: Sample, name: str, classes: tuple[str, ...]) -> ElementTree.Element:
     target = sample.target
     assert target.boxes is not None
-    assert target.labels is not None
     assert target.size is not None
+    labels = _labels(sample)
     root = ElementTree.Element("annotation")
 
     def add(to: ElementTree.Element, tag: str, text: object = "") -> ElementTree.Element:
@@ -199,8 +209,8 @@ def _tree(sample: Sample, name: str, classes: tuple[str, ...]) -> ElementTree.El
     add(size, "width", target.size[1])
     add(size, "height", target.size[0])
     add(size, "depth", 3)
-    crowd = target.crowd.tolist() if target.crowd is not None else [False] * len(target.labels)
-    for box, label, difficult in zip(target.boxes.tolist(), target.labels.tolist(), crowd, strict=True):
+    crowd = target.crowd.tolist() if target.crowd is not None else [False] * len(labels)
+    for box, label, difficult in zip(target.boxes.tolist(), labels, crowd, strict=True):
         element = add(root, "object")
         add(element, "name", classes[label])
         add(element, "difficult", int(difficult))

@@ -1,0 +1,315 @@
+"""What the formats of objects share: annotations to samples, and a sentence for each annotation that is wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vertebra.data import segments
+from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.segments import Segment
+from vertebra.errors import VertebraError
+from vertebra.structures import COCO_PERSON, KeypointSchema, Target
+
+MIN_SIDE = 0.01
+"""Pixels; a box with a shorter side is an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One object as a dataset's file describes it, with nothing checked but its class."""
+
+    where: str
+    """The file and the object's number or line, for messages."""
+    label: int
+    """Index of its class."""
+    box: Sequence[float]
+    """x1, y1, x2, y2 in pixels, end exclusive."""
+    segment: Segment | None = None
+    keypoints: Sequence[float] | None = None
+    """x, y, visibility of each keypoint in turn."""
+    crowd: bool = False
+    area: float | None = None
+    """As annotated; if None the mask's, or else the box's."""
+    id: int | None = None
+    """In its file: COCO's id, or the object's or line's number, from 1."""
+
+
+class Gatherer:
+    """Makes samples from annotations, checks every annotation, and records those that it skips.
+
+    Args:
+        fields: the fields of Target to fill; None for all. With `masks`, annotations without a mask are skipped.
+        keypoints: the keypoints that each object has, if the dataset has any.
+    """
+
+    def __init__(self, fields: frozenset[str] | None, keypoints: KeypointSchema | None = None) -> None:
+        self.fields = fields
+        self.keypoints = keypoints
+        self.problems: list[str] = []
+        self.maskless: list[str] = []
+        self.has: set[str] = {"boxes"}
+        self.objects = 0
+        self.crowds = 0
+        self.clipped = 0
+
+    def sample(
+        self, image: Path, size: tuple[int, int], annotations: Iterable[Annotation], id: int | None = None
+    ) -> Sample:
+        """The sample of an image of (height, width) `size`, with every annotation that is valid."""
+        valid: list[Annotation] = []
+        boxes: list[list[float]] = []
+        for annotation in annotations:
+            fault = self._fault(annotation, size)
+            if fault:
+                self.problems.append(f"{annotation.where} is skipped: {fault}.")
+                continue
+            if annotation.segment:
+                self.has.add("masks")
+            if annotation.keypoints:
+                self.has.add("keypoints")
+            self.crowds += annotation.crowd
+            self.objects += not annotation.crowd
+            if not annotation.segment:
+                self.maskless.append(annotation.where)
+                if self._requires("masks"):
+                    continue
+            valid.append(annotation)
+            boxes.append(self._clip(annotation.box, size))
+        areas = [
+            self._area(annotation, box, size) if annotation.area is None else annotation.area
+            for annotation, box in zip(valid, boxes, strict=True)
+        ]
+        target = Target(
+            boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+            labels=torch.tensor([annotation.label for annotation in valid], dtype=torch.int64),
+            crowd=torch.tensor([annotation.crowd for annotation in valid], dtype=torch.bool),
+            areas=torch.tensor(areas, dtype=torch.float32),
+            size=size,
+            id=id,
+            path=str(image),
+        )
+        if self.keypoints and self._fills("keypoints"):
+            count = len(self.keypoints.names)
+            absent = [0.0] * (3 * count)
+            keypoints = [annotation.keypoints or absent for annotation in valid]
+            target.keypoints = torch.tensor(keypoints, dtype=torch.float32).reshape(-1, count, 3)
+        segments_of: tuple[Segment, ...] = ()
+        if self._fills("masks"):
+            segments_of = tuple(_usable(annotation.segment) for annotation in valid)
+        ids = tuple(annotation.id for annotation in valid if annotation.id is not None)
+        return Sample(image, target, segments_of, ids)
+
+    def catalogue(
+        self,
+        path: Path,
+        format: str,
+        classes: tuple[str, ...],
+        splits: dict[str, list[Sample]],
+        notes: Sequence[str] = (),
+        category_ids: tuple[int, ...] = (),
+    ) -> Catalogue:
+        """The samples as the catalogue of a dataset.
+
+        Raises:
+            VertebraError: if it has no images, or no object in any.
+        """
+        if not any(splits.values()):
+            raise VertebraError(f"{path} has no images.{_first(self.problems)}")
+        if not self.objects and self.crowds:
+            raise VertebraError(
+                f"{path}: all its {self.crowds} objects are marked as crowd (COCO's iscrowd, VOC's difficult), which "
+                "is ignored in training and evaluation. CVAT marks every painted mask so: set iscrowd to 0, or export "
+                "polygons."
+            )
+        if not self.objects:
+            raise VertebraError(f"{path} has images but not one object.{_first(self.problems)}")
+        notes = list(notes)
+        if self.crowds > self.objects:
+            notes.append(
+                f"{self.crowds} of {self.crowds + self.objects} objects are marked as crowd (iscrowd, difficult): "
+                "they are ignored in training and evaluation"
+            )
+        schema = self.keypoints if self._requires("keypoints") else None
+        if schema and schema.flip_indices in ((), tuple(range(len(schema.names)))):
+            notes.append(
+                "no keypoint name says left or right: in horizontally flipped images each keypoint keeps its index; "
+                "where that is wrong, train with --augment.flip=0"
+            )
+        if self.clipped:
+            notes.append(f"boxes clipped to their image, which they left by more than a pixel: {self.clipped}")
+        if "masks" in self.has and self.maskless:
+            if self._requires("masks"):
+                self.problems += [f"{where} is skipped: it has a box but no mask." for where in self.maskless]
+            else:
+                notes.append(f"objects without a mask: {len(self.maskless)}, {self.maskless[0]} for one")
+        if "masks" not in self.has:  # a segment for each object or none at all
+            splits = {split: [replace(sample, segments=()) for sample in samples] for split, samples in splits.items()}
+        return Catalogue(
+            str(path),
+            format,
+            classes,
+            splits,
+            notes,
+            self.problems,
+            frozenset(self.has),
+            category_ids,
+            self.keypoints if "keypoints" in self.has else None,
+        )
+
+    def _fills(self, field: str) -> bool:
+        return self.fields is None or field in self.fields
+
+    def _requires(self, field: str) -> bool:
+        return self.fields is not None and field in self.fields
+
+    def _fault(self, annotation: Annotation, size: tuple[int, int]) -> str:
+        try:
+            x1, y1, x2, y2 = annotation.box
+            finite = math.isfinite(x1 + y1 + x2 + y2)
+        except (TypeError, ValueError):
+            return f"its box is {annotation.box}, not four numbers"
+        height, width = size
+        if not finite:
+            return "its box has a number that is not finite"
+        if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
+            return f"its box is {x2 - x1:g} x {y2 - y1:g} pixels (width x height)"
+        if min(x2, width) - max(x1, 0) < MIN_SIDE or min(y2, height) - max(y1, 0) < MIN_SIDE:
+            return f"its box from {x1:g}, {y1:g} to {x2:g}, {y2:g} is outside the image ({width} x {height} pixels)"
+        if annotation.area is not None and not _is_size(annotation.area):
+            return f"its area is {annotation.area}"
+        if annotation.segment and (fault := segments.fault(annotation.segment, size)):
+            return fault
+        if annotation.keypoints and self.keypoints:
+            return _fault_of_keypoints(annotation.keypoints, len(self.keypoints.names))
+        return ""
+
+    def _area(self, annotation: Annotation, box: Sequence[float], size: tuple[int, int]) -> float:
+        segment = _usable(annotation.segment)
+        if segment and isinstance(segment, list | dict):
+            return float(segments.crop(segment, size, annotation.where)[2].sum())
+        return (box[2] - box[0]) * (box[3] - box[1])
+
+    def _clip(self, box: Sequence[float], size: tuple[int, int]) -> list[float]:
+        x1, y1, x2, y2 = box
+        height, width = size
+        self.clipped += max(-x1, -y1, x2 - width, y2 - height) > 1
+        return [max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)]
+
+
+def _first(sentences: Sequence[str]) -> str:
+    return f" The first of {len(sentences)} problems: {sentences[0]}" if sentences else ""
+
+
+def _usable(segment: Segment | None) -> Segment:
+    """Without polygons of one or two points, which COCO's own tools take for boxes; [] for no mask."""
+    if isinstance(segment, list):
+        return [polygon for polygon in segment if len(polygon) >= 6]
+    return [] if segment is None else segment
+
+
+def _fault_of_keypoints(keypoints: Sequence[float], count: int) -> str:
+    try:
+        if len(keypoints) != 3 * count:
+            return f"its keypoints are {len(keypoints)} numbers, not three for each of {count}"
+        if not math.isfinite(sum(keypoints)):
+            return "one of its keypoints is not a finite number"
+        if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
+            return "the visibility of one of its keypoints is not 0 (not labelled), 1 (occluded) or 2 (visible)"
+    except TypeError:
+        return "its keypoints are not a list of numbers"
+    return ""
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
+class Listing:
+    """The files that exist, by one listing per folder: asking for each of 100,000 files takes minutes."""
+
+    def __init__(self) -> None:
+        self.folders: dict[str, frozenset[str]] = {}
+
+    def __contains__(self, path: str | Path) -> bool:
+        folder, name = os.path.split(path)
+        return name in self.names(folder)
+
+    def names(self, folder: str | Path) -> frozenset[str]:
+        """The names of everything in a folder; none if it is not there."""
+        folder = str(folder) or "."
+        if folder not in self.folders:
+            self.folders[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+        return self.folders[folder]
+
+
+def split_of(name: str) -> str:
+    """The split in a file's or folder's name, such as `val` in `instances_val2017`; or nothing."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((split for split, aliases in SPLITS.items() for word in words if word in aliases), "")
+
+
+def split_folders(path: Path, holds_data: Callable[[Path], bool]) -> dict[str, Path]:
+    """The folders in `path` that are named after a split and for which `holds_data` is true."""
+    split_names = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
+    return {
+        split_names[folder.name.lower()]: folder
+        for folder in sorted(path.iterdir())
+        if folder.name.lower() in split_names and folder.is_dir() and holds_data(folder)
+    }
+
+
+def mirror_indices(names: Sequence[str]) -> tuple[int, ...]:
+    """Index that each keypoint takes in the mirror image: `left_eye` that of `right_eye`; its own without a
+    counterpart."""
+    places = {name.lower(): i for i, name in enumerate(names)}
+    other = {"left": "right", "right": "left", "l": "r", "r": "l"}
+    side = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")  # also l_eye, eye.R
+    mirrored = [side.sub(lambda match: other[match[0]], name.lower()) for name in names]
+    return tuple(places.get(name, i) for i, name in enumerate(mirrored))
+
+
+def check_flip_indices(flip_indices: Any, count: int, where: str) -> tuple[int, ...]:
+    """The index that each of `count` keypoints takes in the mirror image, as a dataset states it (YOLO's flip_idx).
+
+    Raises:
+        VertebraError: if it does not name each index once, or flipping twice does not give the identity.
+    """
+    if not isinstance(flip_indices, list) or sorted(map(repr, flip_indices)) != sorted(map(repr, range(count))):
+        raise VertebraError(f"{where}: flip_idx is {flip_indices!r}, each of 0 to {count - 1} once is expected.")
+    if wrong := [i for i in range(count) if flip_indices[flip_indices[i]] != i]:
+        i, j = wrong[0], flip_indices[wrong[0]]
+        raise VertebraError(f"{where}: flip_idx makes {i} {j} in the mirror, but {j} {flip_indices[j]}.")
+    return tuple(flip_indices)
+
+
+def named_keypoints(names: Sequence[str], where: str) -> KeypointSchema:
+    """The schema of keypoints that have names alone; COCO's of a person if the names are its.
+
+    Raises:
+        VertebraError: if two have the same name.
+    """
+    if tuple(names) == COCO_PERSON.names:
+        return COCO_PERSON
+    lower = [name.lower() for name in names]
+    if twice := [name for name in names if lower.count(name.lower()) > 1]:
+        raise VertebraError(f"{where}: two keypoints are called {twice[0]!r}.")
+    return KeypointSchema(tuple(names), flip_indices=mirror_indices(names))
+
+
+def unnamed_keypoints(count: int, flip_indices: tuple[int, ...] | None, notes: list[str]) -> KeypointSchema:
+    """The schema of keypoints without names; 17 are taken for COCO's of a person, unless they flip otherwise."""
+    if count == len(COCO_PERSON.names) and flip_indices in (None, COCO_PERSON.flip_indices):
+        notes.append(
+            "17 keypoints without names are taken for COCO's of a person (nose, left_eye, ...); if they are others, "
+            "name them in the data"
+        )
+        return COCO_PERSON
+    return KeypointSchema(tuple(str(i) for i in range(count)))

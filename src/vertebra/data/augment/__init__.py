@@ -1,0 +1,16 @@
+"""Augmentation: one file per way of augmenting, each with a dataclass of options and the transform that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from vertebra.data.geometry import Example
+from vertebra.structures import Target
+
+Transform = Callable[[Example, Callable[[], Example]], tuple[Tensor, Target]]
+"""Makes of an example the network's input [C, h, w] float32, normalised, and the target in pixels of it. The second
+argument draws another example of the dataset with torch's random numbers."""
+BatchTransform = Callable[[Tensor, list[Target]], tuple[Tensor, list[Target]]]
+"""Changes a batch as a whole: images [B, C, H, W] and their targets."""

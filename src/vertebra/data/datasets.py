@@ -1,0 +1,289 @@
+"""A user's own torch Datasets of (image, Target) as data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.geometry import IGNORED, ROWS, Example
+from vertebra.errors import VertebraError, first_line, one_of
+from vertebra.images import UnreadableImage, read_image
+from vertebra.structures import KeypointSchema, Masks, Target
+
+SHAPES = {"boxes": (4,), "labels": (), "keypoints": (-1, 3), "crowd": (), "areas": ()}
+"""Shape of one row of each field of ROWS; -1 is any number."""
+
+
+def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] | None = None) -> Catalogue:
+    """Lists the items of a Dataset without reading them, except the first.
+
+    An item is (image, Target). The image is a PIL image, an array [H, W] or [H, W, C], or a tensor [C, H, W], of uint8,
+    uint16 or floats in 0..1. The Target's masks are `Masks` or [N, H, W] bool; boxes and areas that are missing are
+    computed from them.
+
+    Class names are the Dataset's attribute `classes`. Without it every item is read once, and the classes are named by
+    their numbers. Keypoint names are its attribute `keypoints`, a KeypointSchema, or else numbers.
+
+    Args:
+        data: a Dataset with a length, which is the train split, or one for each of `train`, `val` and `test`.
+        fields: the fields of Target that are needed; None for all. Masks are converted only if they are.
+
+    Raises:
+        VertebraError: if a Dataset has no length or no items, or an item is not (image, Target) as described; the
+            sentence gives its index.
+    """
+    datasets = dict(data) if isinstance(data, Mapping) else {"train": data}
+    if not datasets:
+        raise VertebraError("data is an empty mapping; it needs a Dataset for each split, such as train and val.")
+    readers = [Items(split, dataset, fields) for split, dataset in datasets.items()]
+    splits: dict[str, list[Sample]] = {
+        reader.split: [ItemSample.of(reader, i) for i in range(len(reader))] for reader in readers
+    }
+    first = next(_targets(readers))
+    has = {name for name in ("label", "boxes", "masks", "keypoints", "semantic") if getattr(first, name) is not None}
+    keypoints = None
+    if first.keypoints is not None:
+        keypoints = _attribute(readers[0].dataset, "keypoints")
+        if not isinstance(keypoints, KeypointSchema):
+            keypoints = KeypointSchema(tuple(map(str, range(first.keypoints.shape[1]))))
+    classes = _attribute(readers[0].dataset, "classes")
+    if classes is None:
+        classes = range(1 + max(map(_largest_class, _targets(readers))))
+    catalogue = Catalogue(
+        type(readers[0].dataset).__name__,
+        "dataset",
+        tuple(map(str, classes)),
+        splits,
+        has=frozenset(has),
+        keypoints=keypoints,
+    )
+    for reader in readers:
+        reader.classes = catalogue.classes
+    return catalogue
+
+
+class Items:
+    """Reads and checks the items of one split."""
+
+    def __init__(self, split: str, dataset: Dataset, fields: Collection[str] | None) -> None:
+        one_of("split", split, SPLITS)
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise VertebraError(
+                f"the {split} split is {_a(dataset)} without a length or without items by index; data is a path or a "
+                "map-style torch Dataset of (image, Target)."
+            )
+        if not len(dataset):
+            raise VertebraError(f"the {split} split, {_a(dataset)}, has no items.")
+        self.split = split
+        self.dataset = dataset
+        self.fields = fields
+        self.classes: tuple[str, ...] = ()  # those that labels are checked against, once they are known
+        self.last: tuple[int, Tensor, Target] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> Tensor:
+        """The image of an item, which is read anew, because a Dataset may augment at random."""
+        self.last = (index, *self.read(index))
+        return self.last[1]
+
+    def target(self, index: int) -> Target:
+        """The target of an item: if it is the item read last, the one that belongs to that image."""
+        if self.last is None or self.last[0] != index:
+            self.last = (index, *self.read(index))
+        return self.last[2]
+
+    def read(self, index: int) -> tuple[Tensor, Target]:
+        """Image [C, H, W] uint8 and target of an item.
+
+        Raises:
+            UnreadableImage: if the Dataset raises OSError, as for a file that cannot be decoded.
+            VertebraError: if it raises something else, or the item is not as it should be.
+        """
+        where = f"item {index} of the {self.split} split"
+        try:
+            item: Any = self.dataset[index]
+        except OSError as error:
+            raise UnreadableImage(f"{where}: cannot be read ({first_line(error)}).") from error
+        except Exception as error:  # a user's code can raise anything
+            raise VertebraError(f"{where}: {type(error).__name__}: {first_line(error)}") from error
+        if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], Target)):
+            types = ", ".join(type(part).__name__ for part in item) if isinstance(item, tuple | list) else ""
+            raise VertebraError(
+                f"{where} is {f'({types})' if types else _a(item)}; it must be (image, Target), with a Target of "
+                "vertebra.structures, such as Target(label=torch.tensor(3))."
+            )
+        try:
+            image = read_image(item[0], _channels(item[0]))
+            return image, self._checked(item[1], (image.shape[-2], image.shape[-1]))
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{where}: {error}") from error
+        except VertebraError as error:
+            raise VertebraError(f"{where}: {error}") from error
+
+    def _checked(self, target: Target, size: tuple[int, int]) -> Target:
+        """The target in the form in which samples carry it; VertebraError if a field is not as described."""
+        target = replace(target, size=size)
+        if self.fields is not None and "masks" not in self.fields and target.boxes is not None:
+            target.masks = None
+        if target.masks is not None:
+            target = _with_masks(target, target.masks, size)
+        count = None if target.boxes is None else len(target.boxes)
+        for name in ROWS:
+            rows = getattr(target, name)
+            if rows is not None:
+                count = len(rows) if count is None else count
+                _check_shape(name, rows, (count, *SHAPES[name]))
+        if target.masks is not None and len(target.masks) != count:
+            raise VertebraError(f"it has {len(target.masks)} masks and {count} boxes.")
+        if target.boxes is not None:
+            if target.labels is None:
+                raise VertebraError("it has boxes without labels, the class of each.")
+            sides = target.boxes[:, 2:] - target.boxes[:, :2]
+            if not bool((sides > 0).all()):  # also where a side is not a number
+                index = int((sides > 0).all(1).logical_not().nonzero()[0])
+                raise VertebraError(f"box {index} is {target.boxes[index].tolist()}; x1 < x2 and y1 < y2 must hold.")
+            target.boxes = target.boxes.float()
+            target.crowd = torch.zeros(len(sides), dtype=torch.bool) if target.crowd is None else target.crowd.bool()
+            target.areas = sides.prod(1).float() if target.areas is None else target.areas.float()
+        if target.keypoints is not None:
+            target.keypoints = target.keypoints.float()
+        if target.semantic is not None:
+            _check_shape("semantic", target.semantic, size)
+        for name in ("label", "labels", "semantic"):
+            values = getattr(target, name)
+            if values is not None and (name != "label" or values.ndim == 0):
+                if values.is_floating_point() or values.dtype == torch.bool:
+                    raise VertebraError(f"its {name} is {values.dtype}; classes are int64.")
+                setattr(target, name, values.long())
+        last = _largest_class(target)
+        if self.classes and last >= len(self.classes):
+            raise VertebraError(
+                f"its class {last} is not among the {len(self.classes)} classes, 0 to {len(self.classes) - 1}."
+            )
+        return target
+
+
+class ItemSample(Sample):
+    """An item of a user's Dataset. Each access to `image` reads the item anew; `target` is the one read with it."""
+
+    _items: Items
+    _index: int
+
+    def __new__(cls, *fields: Any, **named: Any) -> Sample:  # type: ignore[misc]
+        """An ordinary Sample, so that `dataclasses.replace` works; `of` makes those of items."""
+        return Sample(*fields, **named)
+
+    @classmethod
+    def of(cls, items: Items, index: int) -> ItemSample:
+        """The sample of item `index`."""
+        sample: ItemSample = object.__new__(cls)
+        sample.__dict__.update(_items=items, _index=index, segments=(), annotation_ids=())
+        return sample
+
+    @property
+    def image(self) -> Tensor:
+        return self._items.image(self._index)
+
+    @property
+    def target(self) -> Target:
+        return self._items.target(self._index)
+
+    @property
+    def size(self) -> None:
+        """Not known without reading the item."""
+        return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ItemSample.of, (self._items, self._index)
+
+
+def _targets(readers: Sequence[Items]) -> Iterator[Target]:
+    """The targets of all readable items; the error of the first item if none can be read."""
+    first_error = None
+    count = 0
+    for reader in readers:
+        for index in range(len(reader)):
+            try:
+                yield reader.read(index)[1]
+                count += 1
+            except UnreadableImage as error:
+                first_error = first_error or error
+    if first_error is not None and not count:
+        raise first_error
+
+
+def _with_masks(target: Target, masks: Any, size: tuple[int, int]) -> Target:
+    """The target with its masks as Masks; where it has no boxes, with theirs, and without instances of no pixel."""
+    if isinstance(masks, Tensor):
+        if masks.ndim != 3 or masks.dtype != torch.bool:
+            raise VertebraError(
+                f"its masks are {list(masks.shape)} {masks.dtype}; they must be [N, H, W] bool, or Masks."
+            )
+        masks = Masks.from_dense(masks) if len(masks) else Masks((masks.shape[1], masks.shape[2]))
+    if not isinstance(masks, Masks):
+        raise VertebraError(f"its masks are {_a(masks)}; they must be an [N, H, W] bool tensor, or Masks.")
+    if masks.size != size:
+        raise VertebraError(
+            f"its masks are for {masks.size[0]} x {masks.size[1]} pixels, the image has {size[0]} x {size[1]}."
+        )
+    areas = masks.areas() if target.areas is None else target.areas
+    if target.boxes is not None:
+        return replace(target, masks=masks, areas=areas)
+    if target.labels is None or len(target.labels) != len(masks):
+        raise VertebraError(f"it has {len(masks)} masks; labels must hold the class of each.")
+    cropped = Masks(size)
+    for (x, y), mask in zip(masks.corners, masks.crops, strict=True):
+        cropped.append(x, y, mask)
+    target = replace(target, boxes=cropped.boxes(), areas=areas, masks=cropped)
+    return Example(torch.empty(0, *size), target).take(masks.areas() > 0).target
+
+
+def _check_shape(name: str, values: Any, shape: tuple[int, ...]) -> None:
+    """Raises if a field is not a tensor of that shape, in which -1 is any number."""
+    if not isinstance(values, Tensor):
+        raise VertebraError(f"its {name} is {_a(values)}; it must be a tensor.")
+    if len(values.shape) != len(shape) or any(b not in (-1, a) for a, b in zip(values.shape, shape)):
+        expected = ", ".join("K" if side == -1 else str(side) for side in shape)
+        raise VertebraError(f"its {name} is {list(values.shape)}; it must be [{expected}].")
+
+
+def _channels(image: Any) -> int:
+    """Channels to read an image with: its own, save transparency and palettes of files."""
+    if isinstance(image, Image.Image):
+        return 1 if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I") else 3
+    if isinstance(image, np.ndarray):
+        return image.shape[2] if image.ndim == 3 else 1
+    return len(image) if isinstance(image, Tensor) and image.ndim == 3 else 3
+
+
+def _largest_class(target: Target) -> int:
+    """The largest class number in a target, -1 if there is none."""
+    if target.label is not None and target.label.ndim == 1:
+        return len(target.label) - 1
+    values = [value.reshape(-1) for value in (target.label, target.labels) if value is not None]
+    if not values and target.semantic is not None:
+        values = [target.semantic[target.semantic != IGNORED]]
+    return max((int(value.max()) for value in values if value.numel()), default=-1)
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """An attribute of a Dataset, or of the one that it is a part of, as torch's Subset is; None if neither has it."""
+    while not hasattr(dataset, name) and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return getattr(dataset, name, None)
+
+
+def _a(value: Any) -> str:
+    """The type of a value with its article."""
+    name = type(value).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
