@@ -1,4 +1,4 @@
-"""How good a classifier is: a thin face over torchmetrics."""
+"""Metrics of classification: a thin face over torchmetrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vertebra.structures import Prediction, Target
 
 
 class _NegativeLogLikelihood(Metric):
-    """Mean of -log p(truth), in nats."""
+    """Mean of -log p(target class), in nats."""
 
     total: Tensor
     count: Tensor
@@ -25,8 +25,8 @@ class _NegativeLogLikelihood(Metric):
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        truth = probabilities[torch.arange(len(labels), device=labels.device), labels]
-        self.total -= truth.float().clamp(min=1e-12).log().sum()  # no float64: Apple's devices have none
+        target = probabilities[torch.arange(len(labels), device=labels.device), labels]
+        self.total -= target.float().clamp(min=1e-12).log().sum()  # no float64: Apple's devices have none
         self.count += len(labels)
 
     def compute(self) -> Tensor:
@@ -34,9 +34,9 @@ class _NegativeLogLikelihood(Metric):
 
 
 class ClassificationMetrics(MetricCollection):
-    """Top-1, top-5, likelihood, calibration and the confusion matrix over a data set, and over processes."""
+    """Top-1, top-5, likelihood, calibration and the confusion matrix, over a data set and over processes."""
 
-    labels: Mapping[str, str] = {
+    names: Mapping[str, str] = {
         "top1": "top-1 accuracy",
         "top5": "top-5 accuracy",
         "balanced_accuracy": "balanced accuracy",
@@ -45,14 +45,14 @@ class ClassificationMetrics(MetricCollection):
         "calibration_error": "calibration error",
     }
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, num_classes: int) -> None:
         super().__init__(
             {
-                "top1": MulticlassAccuracy(classes, average="micro"),
-                "top5": MulticlassAccuracy(classes, average="micro", top_k=min(5, classes)),
+                "top1": MulticlassAccuracy(num_classes, average="micro"),
+                "top5": MulticlassAccuracy(num_classes, average="micro", top_k=min(5, num_classes)),
                 "loss": _NegativeLogLikelihood(),
-                "calibration_error": MulticlassCalibrationError(classes, n_bins=15, norm="l1"),
-                "confusion": MulticlassConfusionMatrix(classes),
+                "calibration_error": MulticlassCalibrationError(num_classes, n_bins=15, norm="l1"),
+                "confusion": MulticlassConfusionMatrix(num_classes),
             },
             compute_groups=False,
         )
@@ -65,18 +65,18 @@ class ClassificationMetrics(MetricCollection):
 
     def compute(self) -> dict[str, Any]:
         """top1, top5 and calibration_error (expected, 15 bins) in 0..1; loss in nats; macro means over the classes
-        that occur; `confusion` [classes, classes] counts, a row per true class; `per_class` lists of 0..1."""
+        that occur; `confusion` [classes, classes] counts, a row per target class; `per_class` lists of 0..1."""
         values = super().compute()
         confusion = values.pop("confusion").cpu().double()  # [classes, classes]
         hits, support, predicted = confusion.diag(), confusion.sum(1), confusion.sum(0)
         recall = hits / support.clamp(min=1)
         precision = hits / predicted.clamp(min=1)
         f1 = 2 * hits / (support + predicted).clamp(min=1)
-        seen = support > 0
+        occurring = support > 0
         return {
             **{name: float(value) for name, value in values.items()},
-            "balanced_accuracy": float(recall[seen].mean()),
-            "f1": float(f1[seen].mean()),
+            "balanced_accuracy": float(recall[occurring].mean()),
+            "f1": float(f1[occurring].mean()),
             "confusion": confusion.long().tolist(),
             "per_class": {
                 "precision": precision.tolist(),
@@ -87,15 +87,16 @@ class ClassificationMetrics(MetricCollection):
         }
 
     def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
-        """Class indices `truth` and `answer`, the probability of both, and as error what the truth lacks to 1."""
+        """Class indices `target` and `prediction` with their probabilities; as `error`, 1 - the target's probability
+        where the prediction is wrong."""
         assert prediction.probabilities is not None
         assert target.label is not None
-        (answer, probability), truth = prediction.top(1)[0], int(target.label)
-        given = float(prediction.probabilities[truth])
+        (predicted, probability), label = prediction.top(1)[0], int(target.label)
+        target_probability = float(prediction.probabilities[label])
         return {
-            "truth": truth,
-            "answer": answer,
+            "target": label,
+            "prediction": predicted,
             "probability": probability,
-            "truth_probability": given,
-            "error": 1 - given if answer != truth else 0.0,
+            "target_probability": target_probability,
+            "error": 1 - target_probability if predicted != label else 0.0,
         }
