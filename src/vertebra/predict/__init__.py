@@ -1,4 +1,4 @@
-"""Prediction: a checkpoint and pictures in, Predictions out, and files that hold them."""
+"""Prediction: a checkpoint and images to Predictions, and the files that hold them."""
 
 from vertebra.predict.predictor import Predictor
 

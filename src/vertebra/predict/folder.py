@@ -1,9 +1,7 @@
-"""A folder of answers: pictures and films with what is said of them drawn in, and tables of it."""
+"""A folder of predictions: images and videos with the predictions drawn in, and the files of the task's kind."""
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
@@ -14,133 +12,107 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vertebra import pictures
 from vertebra.errors import VertebraError
 from vertebra.files import expanded, held, replacing
+from vertebra.images import read_image
 from vertebra.predict import video
 from vertebra.predict.predictor import Predictor
-from vertebra.predict.results import Numbers, Results
 from vertebra.structures import Prediction
-from vertebra.viz.draw import answered
 
 
-class Folder:
-    """Takes answers one by one, in the order of the files; a context, at whose end the tables are there."""
+class PredictionFolder:
+    """Takes predictions one by one, in the order of the files. A context manager; tables are complete when it exits."""
 
     def __init__(
-        self, folder: str | Path, files: Sequence[Path], predictor: Predictor, numbers: Numbers, count: int = 3
+        self, folder: str | Path, files: Sequence[Path], predictor: Predictor, *, ids: Any = None, top: int = 3
     ) -> None:
         """
         Args:
-            files: all that are asked about.
-            numbers: those of pictures and classes in predictions.json, where objects are found.
-            count: classes per picture, where pictures are classified.
+            files: all images and videos to predict on.
+            ids: the dataset's ids of images and classes, for kinds that write such; 1, 2, ... if None.
+            top: classes written per image, for kinds that rank classes.
 
         Raises:
-            VertebraError: if a file would be overwritten.
+            VertebraError: if an input file would be overwritten.
         """
-        self.folder, self.files, self.predictor, self.count = expanded(folder), files, predictor, count
+        self.folder, self.files, self.predictor, self.top = expanded(folder), files, predictor, top
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.names = list(_names(files))
-        own = {file.resolve() for file in files}
+        self.names = list(_unique_names(files))
+        inputs = {file.resolve() for file in files}
         for name in self.names:
-            if (self.folder / name).resolve() in own:
+            if (self.folder / name).resolve() in inputs:
                 raise VertebraError(f"{self.folder / name} would be overwritten: choose another folder to save to.")
-        self.results = Results(self.folder, predictor.classes, numbers) if predictor.finds_objects else None
-        self.rows: list[dict[str, Any]] = []
-        self.pictures: list[str] = []
-        self.films = 0
-        self.more = 0  # frames so far, but for the first of each film
+        self.writer = predictor.kind.writer(self.folder, predictor.classes, ids, top)
+        self.images: list[str] = []
+        self.videos = 0
+        self._extra_frames = 0  # frames so far, without the first of each video
 
-    def __enter__(self) -> Folder:
-        if self.results:
-            self.results.__enter__()
+    def __enter__(self) -> PredictionFolder:
+        self.writer.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self.results:
-            self.results.__exit__(*error)
-        elif error[0] is None:
-            with replacing(self.folder / "predictions.json") as temporary:
-                temporary.write_text(json.dumps(self.rows, indent=1))
-            best = [(row["path"], row["answers"][0]) for row in self.rows]
-            with (
-                replacing(self.folder / "predictions.csv") as temporary,
-                temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-            ):
-                writer = csv.writer(file)
-                writer.writerow(["path", "class", "probability"])
-                writer.writerows([path, answer["class"], answer["probability"]] for path, answer in best)
+        self.writer.__exit__(*error)
 
-    def add(self, place: int, prediction: Prediction) -> None:
-        """Takes the answer about the picture at a place among the files."""
-        picture = pictures.read(self.files[place], self.predictor.task.preprocess.channels)
-        with replacing(self.folder / self.names[place]) as temporary:
-            self._drawn(picture, prediction).save(temporary, "PNG")
-        self.pictures.append(prediction.path)
-        self._write(place, prediction, place + 1 + self.more)
+    def add(self, index: int, prediction: Prediction) -> None:
+        """Writes the prediction for the image `files[index]`."""
+        image = read_image(self.files[index], self.predictor.task.preprocess.channels)
+        with replacing(self.folder / self.names[index]) as temporary:
+            self._draw(image, prediction).save(temporary, "PNG")
+        self.images.append(prediction.path)
+        self.writer.add(prediction, index + 1 + self._extra_frames, self.names[index])
 
     @contextmanager
-    def film(self, place: int, rate: Fraction) -> Iterator[Callable[[Tensor, Prediction], None]]:
-        """Gives a function that takes a film's frames, [C, H, W] uint8, and what is said of them, in turn.
+    def video(self, index: int, rate: Fraction) -> Iterator[Callable[[Tensor, Prediction], None]]:
+        """Gives a function that takes the frames [C, H, W] uint8 of the video `files[index]` and their predictions.
 
-        The frames become a film again, of `rate` frames a second; if none can be encoded here, a folder of pictures.
+        The frames are written as a video of `rate` frames per second; as a folder of images if no encoder is installed.
         """
-        if not video.encoder():
-            self.names[place] = Path(self.names[place]).stem
-        path, first = self.folder / self.names[place], place + 1 + self.more
-        writer: video.Writer | None = None
-        taken = 0
+        encodes = bool(video.encoder())
+        if not encodes:
+            self.names[index] = Path(self.names[index]).stem
+        path, first = self.folder / self.names[index], index + 1 + self._extra_frames
+        writer: video.VideoWriter | None = None
+        count = 0
         with ExitStack() as stack:
 
             def add(frame: Tensor, prediction: Prediction) -> None:
-                nonlocal writer, taken
-                image = self._drawn(frame, prediction)
-                if not video.encoder():
-                    with replacing(path / f"{taken:06}.png") as temporary:
+                nonlocal writer, count
+                image = self._draw(frame, prediction)
+                if not encodes:
+                    with replacing(path / f"{count:06}.png") as temporary:
                         image.save(temporary, "PNG")
                 else:
                     if writer is None:
-                        writer = stack.enter_context(video.Writer(stack.enter_context(held(path)), rate))
+                        writer = stack.enter_context(video.VideoWriter(stack.enter_context(held(path)), rate))
                     writer.add(image)
-                self._write(place, prediction, first + taken)
-                taken += 1
+                self.writer.add(prediction, first + count, self.names[index])
+                count += 1
 
             yield add
-        self.films += taken > 0
-        self.more += max(0, taken - 1)
+        self.videos += count > 0
+        self._extra_frames += max(0, count - 1)
 
     def embed(self) -> None:
-        """Writes the pooled features of all pictures."""
-        vectors = self.predictor.embed(self.pictures).numpy()
+        """Writes the pooled features of all images as embeddings.npz."""
+        embeddings = self.predictor.embed(self.images).numpy()
         with replacing(self.folder / "embeddings.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, paths=np.array(self.pictures), embeddings=vectors)
+            np.savez(file, paths=np.array(self.images), embeddings=embeddings)
 
     def summary(self) -> str:
-        """What is in the folder, as a line."""
-        parts = [
-            f"{len(self.pictures)} pictures" if self.pictures or not self.films else "",
-            f"{self.films} film{'s' * (self.films > 1)}" if self.films else "",
-            "predictions.csv",
-            "images.json" if self.results else "",
-        ]
-        return f"{', '.join(part for part in parts if part)} and predictions.json in {self.folder}"
+        """One line that lists the contents of the folder."""
+        counts = [(len(self.images), "image"), (self.videos, "video")]
+        parts = [f"{count} {word}{'s' * (count != 1)}" for count, word in counts if count]
+        *files, last = [*parts, *self.writer.files]
+        return f"{', '.join(files)} and {last} in {self.folder}"
 
-    def _drawn(self, picture: Tensor, prediction: Prediction) -> Image.Image:
+    def _draw(self, image: Tensor, prediction: Prediction) -> Image.Image:
         predictor = self.predictor
-        return answered(picture, prediction, predictor.classes, points=predictor.points, count=self.count)
-
-    def _write(self, place: int, prediction: Prediction, number: int) -> None:
-        if self.results:
-            self.results.add(prediction, number, self.names[place])
-            return
-        classes = self.predictor.classes
-        answers = [{"class": classes[i], "probability": round(p, 6)} for i, p in prediction.top(self.count)]
-        self.rows.append({"path": prediction.path, "picture": self.names[place], "answers": answers})
+        return predictor.kind.draw(image, prediction, predictor.classes, keypoints=predictor.keypoints, top=self.top)
 
 
-def _names(files: Sequence[Path]) -> Iterator[str]:
-    """A name of its own for each file's drawing: files of one name may come from several folders."""
+def _unique_names(files: Sequence[Path]) -> Iterator[str]:
+    """A name for each file's drawing; files of one name may come from several folders."""
     taken: set[str] = set()
     for file in files:
         suffix = ".mp4" if file.suffix.lower() in video.SUFFIXES else ".png"

@@ -1,33 +1,38 @@
-"""A checkpoint and pictures in, Predictions out."""
+"""A checkpoint and images to Predictions."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vertebra import pictures
+from vertebra import kinds
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError, in_range, one_of
+from vertebra.images import UnreadableImage, as_list, frame_of, pad_batch, prepare, read_image
+from vertebra.kinds import Kind
 from vertebra.nn.fold import fold
-from vertebra.predict import tiles, views
-from vertebra.structures import Points, Prediction, Preprocess
+from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess
+from vertebra.tasks import Task
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""What convolutions and matrix products are computed in, by the names that training has for it."""
-SORTED = 4
-"""So many batches of pictures are read ahead, where their shapes differ, to put those of like shape together."""
-READ_AHEAD = 64_000_000
-"""No more pixels than these are read ahead, but for a single picture."""
+"""Number format of convolutions and matrix products, by the names that training has for it."""
+DEFAULT_THRESHOLD = 0.5
+"""Score threshold of models whose checkpoint has none."""
+BATCHES_AHEAD = 4
+"""Batches of images read ahead to find images of equal input size, where sizes differ."""
+PIXELS_AHEAD = 64_000_000
+"""Most pixels read ahead; one image may have more."""
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """How to ask; the fields are arguments of `Predictor.predict`."""
+class _Options:
+    """The arguments of `Predictor.predict`."""
 
     batch_size: int
     threshold: float
@@ -36,11 +41,18 @@ class _Wish:
     tta: bool
 
 
+@dataclass
+class _Counter:
+    """Detections of one call with a score below the threshold."""
+
+    below: int = 0
+
+
 class Predictor:
     """A trained model made fast: batch norm folded into the convolutions, channels-last memory, fused operators.
 
-    Its answers equal the trained model's to rounding; it can no longer be trained. For that, make a model with
-    `vertebra.create(..., weights=path)`.
+    Its predictions equal the trained model's up to rounding. It can no longer be trained; for that, create a model
+    with `vertebra.create(..., weights=path)`.
     """
 
     def __init__(self, path: str | Path, *, device: str | None = None, precision: str = "32-true") -> None:
@@ -53,38 +65,52 @@ class Predictor:
         self.device = next(self.task.parameters()).device
         if precision == "16-mixed" and self.device.type == "cpu":
             raise VertebraError("precision 16-mixed is for GPUs; on a CPU choose bf16-mixed.")
+        self._counter = _Counter()
+
+    @property
+    def kind(self) -> Kind:
+        """What the predictions are: boxes, classes of whole images, ..."""
+        return kinds.find(self.task.kind)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the probabilities."""
+        """Names, in the order of labels and probabilities."""
         return self.task.classes
 
     @property
-    def finds_objects(self) -> bool:
-        """Whether the answers are objects in the picture; else they are about the whole of it."""
-        return self.task.truth in ("boxes", "masks", "keypoints")
-
-    @property
-    def points(self) -> Points | None:
-        """The keypoints that every object has, where the task finds such."""
-        return getattr(self.task.config, "points", None)
+    def keypoints(self) -> KeypointSchema | None:
+        """The keypoints of every object; None if the task predicts none."""
+        return self.task.keypoints
 
     @property
     def threshold(self) -> float:
-        """The score from which an object counts if nothing else is asked for: the checkpoint's own, or 0.5."""
-        measured = (self.about.get("metrics") or {}).get("threshold")
-        return 0.5 if measured is None else float(measured)
+        """Default score threshold: the one with the best F1 in the checkpoint's evaluation, else 0.5."""
+        measured = self.measured_threshold
+        return DEFAULT_THRESHOLD if measured is None else measured
 
-    def raw(self, images: Tensor) -> Any:
-        """What the task's `forward` gives for a batch that is already normalised: [B, C, H, W] float32."""
+    @property
+    def measured_threshold(self) -> float | None:
+        """Score threshold with the best F1 in the checkpoint's evaluation; None if it has none."""
+        measured = (self.about.get("metrics") or {}).get("threshold")
+        return None if measured is None else float(measured)
+
+    @property
+    def below_threshold(self) -> int:
+        """Detections that the latest call of `predict` or `stream` has dropped so far, because their score is below
+        the threshold."""
+        return self._counter.below
+
+    def raw(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of the task's `forward` for a normalised batch [B, C, H, W] float32."""
         with torch.inference_mode(), self._autocast():
-            return self.task(self._place(images))
+            outputs: tuple[Tensor, ...] = self.task(self._to_device(images))
+        return outputs
 
     def _autocast(self) -> torch.autocast:
-        kind = PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, kind, enabled=kind is not None)
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
-    def _place(self, images: Tensor) -> Tensor:
+    def _to_device(self, images: Tensor) -> Tensor:
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def predict(
@@ -97,33 +123,33 @@ class Predictor:
         overlap: float = 0.2,
         tta: bool = False,
     ) -> list[Prediction]:
-        """Predictions for one picture or a sequence of them, in their order.
+        """Predictions for one image or a sequence of images, in order.
 
         Args:
             images: path, PIL image, array [H, W, C] or tensor [C, H, W] (uint8, or floats in 0..1), a sequence of
-                such, or a tensor [B, C, H, W].
-            batch_size: pictures that go through the network together.
-            threshold: objects with a lower score are left out, 0..1; None takes `self.threshold`.
-            tile: pictures with a longer side are cut into tiles of so many pixels, and what is found in those is
-                put together; 0 asks about every picture as a whole.
-            overlap: the least share of a tile's side that neighbours have in common, above 0 and up to 0.5; objects
-                that are smaller are seen whole by one tile at least.
-            tta: ask about each picture mirrored too, and make one answer of all; where objects are to be found, and
-                the backbone takes any size, also smaller and larger.
+                these, or a tensor [B, C, H, W].
+            batch_size: most images per forward pass; it does not change the predictions.
+            threshold: detections with a lower score are dropped, 0..1; None takes `self.threshold`. `below_threshold`
+                counts them.
+            tile: images with a longer side are cut into square tiles of this side in pixels, whose detections are
+                merged; 0 predicts on whole images.
+            overlap: smallest share of a tile's side that neighbouring tiles have in common, above 0 and up to 0.5;
+                one tile at least sees the whole of an object smaller than that.
+            tta: test-time augmentation: predict also on the mirrored image, and on smaller and larger ones where the
+                kind of prediction and the backbone allow it, and merge the predictions.
 
         Raises:
-            VertebraError: if a picture cannot be read (`stream` passes such by), an argument is out of its range, or
-                it is for tasks that find objects and this one does not.
+            VertebraError: if an image cannot be read (`stream` yields the error instead), or an argument is out of
+                its range or does not apply to the task.
         """
-        many = pictures.listed(images)
-        found = []
-        for answer in self.stream(
-            many, batch_size=batch_size, threshold=threshold, tile=tile, overlap=overlap, tta=tta
+        predictions = []
+        for prediction in self.stream(
+            as_list(images), batch_size=batch_size, threshold=threshold, tile=tile, overlap=overlap, tta=tta
         ):
-            if isinstance(answer, pictures.BrokenPicture):
-                raise answer
-            found.append(answer)
-        return found
+            if isinstance(prediction, UnreadableImage):
+                raise prediction
+            predictions.append(prediction)
+        return predictions
 
     def stream(
         self,
@@ -134,111 +160,159 @@ class Predictor:
         tile: int = 0,
         overlap: float = 0.2,
         tta: bool = False,
-    ) -> Iterator[Prediction | pictures.BrokenPicture]:
-        """For each picture in turn its Prediction, or the error that says why it cannot be read.
+    ) -> Iterator[Prediction | UnreadableImage]:
+        """For each image in turn its Prediction, or the error if it cannot be read.
 
-        Pictures are read as they are needed, a few batches ahead. Arguments and errors as in `predict`.
+        Images are read as they are needed, a few batches ahead. Arguments and errors as in `predict`.
         """
-        for name, given in (("threshold", threshold is not None), ("tile", tile != 0)):
-            if given and not self.finds_objects:
-                raise VertebraError(f"{name} is for models that find objects; this one is for {self.task.name}.")
+        if threshold is not None:
+            check_option("threshold", self.task)
+        if tile:
+            check_option("tile", self.task)
         in_range("batch_size", batch_size, 1)
         in_range("threshold", threshold, 0, 1)
         if tile < 0 or 0 < tile < 16:
-            raise VertebraError(f"tile is {tile}; it must be 16 pixels or more, or 0 for whole pictures.")
+            raise VertebraError(f"tile is {tile}; it must be 16 pixels or more, or 0 for whole images.")
         if not 0 < overlap <= 0.5:
             raise VertebraError(f"overlap is {overlap}; it must be above 0 and 0.5 at most.")
         threshold = self.threshold if threshold is None else threshold
-        return self._stream(images, _Wish(batch_size, threshold, tile, overlap, tta))
+        self._counter = _Counter()
+        return self._stream(images, _Options(batch_size, threshold, tile, overlap, tta), self._counter)
 
-    def _stream(self, images: Iterable[Any], wish: _Wish) -> Iterator[Prediction | pictures.BrokenPicture]:
-        ahead = wish.batch_size
-        if ahead > 1 and self.task.preprocess.resize == "shortest":  # else the inputs are of one size anyway
-            ahead *= SORTED
-        waiting: list[tuple[str, Tensor | pictures.BrokenPicture]] = []
+    def _stream(
+        self, images: Iterable[Any], options: _Options, counter: _Counter
+    ) -> Iterator[Prediction | UnreadableImage]:
+        ahead = options.batch_size
+        if ahead > 1 and self.task.preprocess.resize == "shortest":  # else all inputs have one size
+            ahead *= BATCHES_AHEAD
+        waiting: list[tuple[str, Tensor | UnreadableImage]] = []
         pixels = 0
-        for image in images:
-            path = str(image) if isinstance(image, str | Path) else ""
+        for source in images:
+            path = str(source) if isinstance(source, str | Path) else ""
             try:
-                picture = pictures.read(image, self.task.preprocess.channels)
-                pixels += picture.shape[1] * picture.shape[2]
-                waiting.append((path, picture))
-            except pictures.BrokenPicture as error:
+                image = read_image(source, self.task.preprocess.channels)
+                pixels += image.shape[1] * image.shape[2]
+                waiting.append((path, image))
+            except UnreadableImage as error:
                 waiting.append((path, error))
-            if len(waiting) == ahead or pixels > READ_AHEAD:
-                yield from self._answers(waiting, wish)
+            if len(waiting) == ahead or pixels > PIXELS_AHEAD:
+                yield from self._predictions(waiting, options, counter)
                 waiting, pixels = [], 0
-        yield from self._answers(waiting, wish)
+        yield from self._predictions(waiting, options, counter)
 
-    def _answers(
-        self, waiting: Sequence[tuple[str, Tensor | pictures.BrokenPicture]], wish: _Wish
-    ) -> Iterator[Prediction | pictures.BrokenPicture]:
-        readable = {i: picture for i, (_, picture) in enumerate(waiting) if isinstance(picture, Tensor)}
-        large = [i for i, picture in readable.items() if wish.tile and max(picture.shape[1:]) > wish.tile]
-        small = [i for i in readable if i not in large]
-        answers = dict(zip(small, self._seen([readable[i] for i in small], wish), strict=True))
-        for i, (path, picture) in enumerate(waiting):
-            if not isinstance(picture, Tensor):
-                yield picture
+    def _predictions(
+        self, waiting: Sequence[tuple[str, Tensor | UnreadableImage]], options: _Options, counter: _Counter
+    ) -> Iterator[Prediction | UnreadableImage]:
+        images = {i: image for i, (_, image) in enumerate(waiting) if isinstance(image, Tensor)}
+        whole = [i for i, image in images.items() if not options.tile or max(image.shape[1:]) <= options.tile]
+        results = dict(zip(whole, self._augmented([images[i] for i in whole], options), strict=True))
+        for i, (path, image) in enumerate(waiting):
+            if not isinstance(image, Tensor):
+                yield image
                 continue
-            answer = answers[i] if i in answers else self._tiled(picture, wish)
-            answer.path = path
-            yield answer
+            prediction, below = results[i] if i in results else self._tiled(image, options)
+            counter.below += below
+            yield replace(prediction, path=path)
 
-    def _tiled(self, picture: Tensor, wish: _Wish) -> Prediction:
-        size = (picture.shape[1], picture.shape[2])
-        places = tiles.grid(size, wish.tile, wish.overlap)
-        found: list[Prediction] = []
-        for start in range(0, len(places), wish.batch_size):
-            boxes = [place.box for place in places[start : start + wish.batch_size]]
-            found += self._seen([picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes], wish)
-        return tiles.merge(found, places, size)
+    def _tiled(self, image: Tensor, options: _Options) -> tuple[Prediction, int]:
+        size = (image.shape[1], image.shape[2])
+        tiles = self.kind.tiles(size, options.tile, options.overlap)
+        predictions: list[Prediction] = []
+        below = 0
+        for start in range(0, len(tiles), options.batch_size):
+            boxes = [tile.box for tile in tiles[start : start + options.batch_size]]
+            crops = [image[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes]
+            for prediction, count in self._augmented(crops, options):
+                predictions.append(prediction)
+                below += count
+        return self.kind.merge_tiles(predictions, tiles, size), below
 
-    def _seen(self, many: Sequence[Tensor], wish: _Wish) -> list[Prediction]:
-        """Predictions for pictures [C, H, W] uint8, from one view of each or from several."""
-        if not wish.tta:
-            return self._asked(many, self.task.preprocess, wish)
-        flipped = [picture.flip(-1) for picture in many]
-        by_view: list[list[Prediction]] = []
-        scales = views.SCALES if self.finds_objects and self.task.backbone.any_size else (1.0,)
-        for scale in scales:
-            preprocess = views.scaled(self.task.preprocess, scale)
-            by_view.append(self._asked(many, preprocess, wish))
-            by_view.append(
+    def _augmented(self, images: Sequence[Tensor], options: _Options) -> list[tuple[Prediction, int]]:
+        """For images [C, H, W] uint8 their predictions, merged over the views of test-time augmentation if any, and
+        the number of detections below the threshold, in the view with most of them."""
+        if not options.tta:
+            return self._infer(images, self.task.preprocess, options)
+        mirrored = [image.flip(-1) for image in images]
+        views: list[list[tuple[Prediction, int]]] = []
+        for scale in self.kind.tta_scales if self.task.any_size else (1.0,):
+            preprocess = _scaled(self.task.preprocess, scale)
+            views.append(self._infer(images, preprocess, options))
+            flipped = self._infer(mirrored, preprocess, options)
+            views.append(
                 [
-                    views.mirrored(prediction, picture.shape[2], self.points)
-                    for picture, prediction in zip(many, self._asked(flipped, preprocess, wish), strict=True)
+                    (self.kind.flip(prediction, image.shape[2], self.keypoints), below)
+                    for image, (prediction, below) in zip(images, flipped, strict=True)
                 ]
             )
-        merge = views.merge if self.finds_objects else views.averaged
-        return [merge(one) for one in zip(*by_view, strict=True)]
+        return [
+            (self.kind.merge_views([prediction for prediction, _ in view]), max(below for _, below in view))
+            for view in zip(*views, strict=True)
+        ]
 
-    def _asked(self, many: Sequence[Tensor], preprocess: Preprocess, wish: _Wish) -> list[Prediction]:
-        """Predictions for pictures [C, H, W] uint8; those of like shape go through the network together."""
-        frames = [pictures.frame((picture.shape[1], picture.shape[2]), preprocess) for picture in many]
-        order = sorted(range(len(many)), key=lambda i: frames[i].scaled)
-        found: dict[int, Prediction] = {}
-        for start in range(0, len(order), wish.batch_size):
-            chosen = order[start : start + wish.batch_size]
-            batch = pictures.batched([pictures.prepare(many[i], preprocess) for i in chosen], preprocess)
+    def _infer(
+        self, images: Sequence[Tensor], preprocess: Preprocess, options: _Options
+    ) -> list[tuple[Prediction, int]]:
+        """For images [C, H, W] uint8 the detections of each that reach the threshold, and the number of the others."""
+        results: dict[int, tuple[Prediction, int]] = {}
+        for indices, batch, frames in _batches(images, preprocess, options.batch_size):
             with torch.inference_mode(), self._autocast():
-                answers = self.task.infer(self._place(batch), [frames[i] for i in chosen])
-            found.update(zip(chosen, answers, strict=True))
-        return [self._sure(found[i], wish.threshold) for i in range(len(many))]
-
-    def _sure(self, prediction: Prediction, threshold: float) -> Prediction:
-        if not self.finds_objects:
-            return prediction
-        assert prediction.scores is not None
-        return prediction.take(torch.nonzero(prediction.scores >= threshold).flatten().tolist())
+                predictions = self.task.infer(self._to_device(batch), frames)
+            for i, prediction in zip(indices, predictions, strict=True):
+                results[i] = self.kind.filter(prediction, options.threshold)
+        return [results[i] for i in range(len(images))]
 
     def embed(self, images: Any, *, batch_size: int = 16) -> Tensor:
-        """The backbone's pooled features of pictures, as `predict` takes them: -> [N, width] float32 on the CPU."""
-        many = pictures.listed(images)
-        batches = (many[i : i + batch_size] for i in range(0, len(many), batch_size))
-        found = []
-        with torch.inference_mode(), self._autocast():
-            for batch in batches:
-                images = self._place(pictures.prepare_all(batch, self.task.preprocess)[0])
-                found.append(self.task.backbone.embed(images).float().cpu())
-        return torch.cat(found)
+        """The backbone's pooled features of images, as `predict` takes them: -> [N, width] float32 on the CPU.
+
+        Raises:
+            VertebraError: if an image cannot be read, or the task has no such features.
+        """
+        sources, preprocess = as_list(images), self.task.preprocess
+        embeddings: list[Tensor] = []
+        for start in range(0, len(sources), batch_size):
+            chunk = [read_image(source, preprocess.channels) for source in sources[start : start + batch_size]]
+            rows: dict[int, Tensor] = {}
+            for indices, batch, _ in _batches(chunk, preprocess, batch_size):
+                with torch.inference_mode(), self._autocast():
+                    rows.update(zip(indices, self.task.embed(self._to_device(batch)).float().cpu(), strict=True))
+            embeddings += [rows[i] for i in range(len(chunk))]
+        return torch.stack(embeddings)
+
+
+def check_option(name: str, task: Task, flag: str = "") -> None:
+    """Raises if an option of prediction does not apply to the task; `flag` is its name on the command line."""
+    if name in kinds.find(task.kind).options:
+        return
+    others = [kind.description for kind in map(kinds.find, kinds.names()) if name in kind.options]
+    raise VertebraError(
+        f"{flag or name} is for models that predict {' or '.join(others)}; this one is for {task.task_name}."
+    )
+
+
+def _batches(
+    images: Sequence[Tensor], preprocess: Preprocess, batch_size: int
+) -> Iterator[tuple[list[int], Tensor, list[Frame]]]:
+    """Images [C, H, W] uint8 as batches [B, C, H, W] float32, with the images' indices and frames.
+
+    A batch holds images that have one input size by themselves, so that no image is padded because of another:
+    padding enters the statistics of group norm, and features at the border.
+    """
+    frames = [frame_of((image.shape[1], image.shape[2]), preprocess) for image in images]
+    groups: dict[torch.Size, list[int]] = defaultdict(list)
+    for i, frame in enumerate(frames):
+        alone = torch.empty(preprocess.channels, *frame.resized, device="meta")
+        groups[pad_batch([alone], preprocess).shape].append(i)
+    for members in groups.values():
+        for start in range(0, len(members), batch_size):
+            indices = members[start : start + batch_size]
+            batch = pad_batch([prepare(images[i], preprocess) for i in indices], preprocess)
+            yield indices, batch, [frames[i] for i in indices]
+
+
+def _scaled(preprocess: Preprocess, scale: float) -> Preprocess:
+    """The preprocessing with a smaller or larger input; fixed sizes stay multiples of the divisor."""
+    if scale == 1:
+        return preprocess
+    unit = 1 if preprocess.resize == "shortest" else preprocess.divisor
+    height, width = (max(unit, round(side * scale / unit) * unit) for side in preprocess.size)
+    return replace(preprocess, size=(height, width))

@@ -1,4 +1,4 @@
-"""Films, frame by frame: reading them, and writing annotated ones. With PyAV, which is an extra."""
+"""Videos, frame by frame: reading them, and writing annotated ones. Uses PyAV, an optional dependency."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from vertebra.errors import VertebraError, first_line
-from vertebra.pictures import BrokenPicture
+from vertebra.images import UnreadableImage
 
 SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
-"""File name endings that are taken for films, in lower case."""
-ENDS = 0.9
-"""Share of a film's length, which its sound may give, after which the pictures may end."""
+"""File name endings that are taken for videos, in lower case."""
+MIN_SHARE = 0.9
+"""A video is cut short if its frames end before this share of its duration, which its audio track may set."""
 ENCODERS = ("libx264", "libopenh264", "mpeg4")
-"""The first that is there writes films."""
+"""In order of preference; the first that is available writes videos."""
 
 
 def library() -> Any:
@@ -30,72 +30,72 @@ def library() -> Any:
         import av
     except ImportError as error:
         raise VertebraError(
-            "films are read with PyAV, which is not installed: pip install 'vertebra[video]'"
+            "videos are read with PyAV, which is not installed: pip install 'vertebra[video]'"
         ) from error
     return av
 
 
 @dataclass(frozen=True)
-class Film:
-    """A film that can be opened."""
+class Video:
+    """A video file that can be opened."""
 
     path: Path
     rate: Fraction
     """Frames per second."""
     frames: int
-    """How many the file says there are; 0 if it does not."""
+    """Number of frames according to the file; 0 if it does not say."""
     seconds: float
-    """How long the file says it is; 0 if it does not."""
+    """Duration according to the file; 0 if it does not say."""
 
 
-def look(path: Path) -> Film:
-    """What a film's own header says.
+def probe(path: Path) -> Video:
+    """Reads the header of a video.
 
     Raises:
-        BrokenPicture: if it cannot be opened, or has no pictures in it.
+        UnreadableImage: if it cannot be opened, or has no video stream.
         VertebraError: if PyAV is not installed.
     """
     av = library()
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise BrokenPicture(f"{path}: there are no pictures in this film.")
+                raise UnreadableImage(f"{path}: there is no video stream in this file.")
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            return Film(path, rate, stream.frames, (container.duration or 0) / av.time_base)
+            return Video(path, rate, stream.frames, (container.duration or 0) / av.time_base)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, BrokenPicture):
+        if isinstance(error, UnreadableImage):
             raise
-        raise BrokenPicture(f"{path}: cannot be opened as a film ({_reason(error)}).") from error
+        raise UnreadableImage(f"{path}: cannot be opened as a video ({_reason(error)}).") from error
 
 
-def frames(film: Film, every: int = 1) -> Iterator[tuple[int, Tensor]]:
-    """Each `every`-th frame, from the first: its number from 0, and [3, H, W] uint8, upright.
+def read_frames(video: Video, every: int = 1) -> Iterator[tuple[int, Tensor]]:
+    """Every `every`-th frame, from the first: its index from 0, and [3, H, W] uint8, upright.
 
-    One frame is held at a time.
+    One frame is in memory at a time.
 
     Raises:
-        BrokenPicture: after the last good frame, if the film is damaged or cut short.
+        UnreadableImage: after the last good frame, if the video is damaged or cut short.
     """
     av = library()
-    number, seconds = 0, 0.0
+    index, seconds = 0, 0.0
     try:
-        with av.open(str(film.path)) as container:
+        with av.open(str(video.path)) as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             for frame in container.decode(stream):
-                if number % every == 0:
+                if index % every == 0:
                     pixels = frame.to_ndarray(format="rgb24")  # [H, W, 3]
-                    turns = round(getattr(frame, "rotation", 0) / 90)  # as a telephone was held
-                    yield number, torch.from_numpy(np.rot90(pixels, turns).transpose(2, 0, 1).copy())
-                number, seconds = number + 1, frame.time or 0.0
+                    turns = round(getattr(frame, "rotation", 0) / 90)  # as the phone was held
+                    yield index, torch.from_numpy(np.rot90(pixels, turns).transpose(2, 0, 1).copy())
+                index, seconds = index + 1, frame.time or 0.0
     except (av.error.FFmpegError, OSError) as error:
-        raise BrokenPicture(f"{film.path}: cannot be decoded after {number} frames ({_reason(error)}).") from error
-    short = not film.seconds or seconds < ENDS * film.seconds - 1 / film.rate
-    if number < film.frames and short:  # of a film that was trimmed, the file still counts what was cut off
-        raise BrokenPicture(f"{film.path}: is cut short after {number} of {film.frames} frames.")
-    if not film.frames and film.seconds and short:
-        raise BrokenPicture(f"{film.path}: is cut short after {seconds:.1f} of {film.seconds:.1f} seconds.")
+        raise UnreadableImage(f"{video.path}: cannot be decoded after {index} frames ({_reason(error)}).") from error
+    short = not video.seconds or seconds < MIN_SHARE * video.seconds - 1 / video.rate
+    if index < video.frames and short:  # the file of a trimmed video still counts the frames that were cut off
+        raise UnreadableImage(f"{video.path}: is cut short after {index} of {video.frames} frames.")
+    if not video.frames and video.seconds and short:
+        raise UnreadableImage(f"{video.path}: is cut short after {seconds:.1f} of {video.seconds:.1f} seconds.")
 
 
 def _reason(error: BaseException) -> str:
@@ -103,7 +103,7 @@ def _reason(error: BaseException) -> str:
 
 
 def encoder() -> str:
-    """What writes films here, H.264 where that is to be had; empty if nothing does."""
+    """Name of the encoder that writes videos here, H.264 where available; empty if there is none."""
     av = library()
     for name in ENCODERS:
         try:
@@ -114,29 +114,29 @@ def encoder() -> str:
     return ""
 
 
-class Writer:
-    """Writes pictures as an MP4 film by `encoder`. A context, whose file is whole when it ends."""
+class VideoWriter:
+    """Writes images as an MP4 video with `encoder`. A context manager; the file is complete when it exits."""
 
     def __init__(self, path: Path, rate: Fraction) -> None:
         self.path, self.rate = path, rate
         self.container: Any = None
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> VideoWriter:
         return self
 
-    def add(self, picture: Image.Image) -> None:
-        """Writes one RGB picture; all are brought to the size of the first, its sides made even by black pixels."""
+    def add(self, image: Image.Image) -> None:
+        """Writes one RGB image; all are resized to the size of the first, whose odd sides get a black edge."""
         av = library()
         if self.container is None:
             self.container = av.open(str(self.path), "w", format="mp4")
             self.stream = self.container.add_stream(encoder(), rate=self.rate.limit_denominator(65535))
-            self.size = picture.size
+            self.size = image.size
             self.stream.width, self.stream.height = (side + side % 2 for side in self.size)
             self.stream.pix_fmt = "yuv420p"
-            self.stream.options = {"crf": "18"}  # a loss that is hardly seen; other encoders than libx264 pass it by
-            self.stream.bit_rate = 8_000_000  # what those aim at instead
+            self.stream.options = {"crf": "18"}  # visually nearly lossless; only libx264 knows the option
+            self.stream.bit_rate = 8_000_000  # for the other encoders
         canvas = Image.new("RGB", (self.stream.width, self.stream.height))
-        canvas.paste(picture if picture.size == self.size else picture.resize(self.size))
+        canvas.paste(image if image.size == self.size else image.resize(self.size))
         for packet in self.stream.encode(av.VideoFrame.from_image(canvas)):
             self.container.mux(packet)
 

@@ -1,1 +1,1 @@
-"""Pictures of results: drawing, plots, the HTML report."""
+"""Results to look at: drawn predictions, plots, the HTML report."""

@@ -13,36 +13,44 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from vertebra import pictures
 from vertebra.data.catalogue import Sample
+from vertebra.images import read_image
 from vertebra.metrics.evaluation import written
 
 matplotlib.use("Agg")
 
-HEADINGS = {"f1": "F1", "support": "pictures", "truths": "objects"}
-"""Of columns whose key says too little."""
-LINES = 8
-"""The most curves in one plot."""
-NAMED = 100
-"""With more classes, the rows and columns of a confusion matrix have numbers in place of names."""
+HEADINGS = {"f1": "F1", "support": "images"}
+"""Of columns whose key is not clear enough."""
+MAX_CURVES = 8
+"""Of scores in one plot."""
+MAX_NAMES = 100
+"""With more classes, the rows and columns of a confusion matrix have no names."""
+SIDE = 460
+"""Longer side, in pixels, of an image with its prediction in a report."""
 
 
 def pixels(sample: Sample) -> Tensor:
-    """A sample's picture to be shown: [C, H, W] uint8, in colour if it is a file."""
-    return pictures.read(sample.picture, len(sample.picture) if isinstance(sample.picture, Tensor) else 3)
+    """The image of a sample: [C, H, W] uint8, in colour if it is a file."""
+    return read_image(sample.image, len(sample.image) if isinstance(sample.image, Tensor) else 3)
 
 
 def plot(figure: Figure, description: str) -> str:
-    """A figure as an image that the page itself holds."""
+    """A figure as an <img> with the pixels inside."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return _tag(buffer.getvalue(), "png", description)
 
 
-def image(picture: Image.Image, description: str, *, format: str = "png") -> str:
-    """A picture as an image that the page itself holds; `format` is `png` or `jpeg`."""
+def fitted(image: Image.Image, side: int = SIDE) -> Image.Image:
+    """The image made smaller, if need be, so that its longer side has at most `side` pixels."""
+    scale = min(1.0, side / max(image.size))
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+
+
+def image(pixels: Image.Image, description: str, *, format: str = "png") -> str:
+    """An image as an <img> with the pixels inside; `format` is `png` or `jpeg`."""
     buffer = io.BytesIO()
-    picture.save(buffer, format=format)
+    pixels.save(buffer, format=format)
     return _tag(buffer.getvalue(), format, description)
 
 
@@ -51,16 +59,16 @@ def _tag(content: bytes, format: str, description: str) -> str:
     return f'<img alt="{escape(description)}" src="data:image/{format};base64,{data}">'
 
 
-def curves(history: Sequence[Mapping[str, float]], labels: Mapping[str, str]) -> Figure:
+def curves(history: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> Figure:
     """Losses, scores and the learning rate by epoch.
 
     Args:
         history: a row per epoch; a column may be missing in some.
-        labels: the metrics' names; those that come first are drawn.
+        names: of the metrics; the first ones are drawn.
     """
     keys = list(dict.fromkeys(key for row in history for key in row))
     losses = [key for key in keys if key.startswith("train/") or (key.startswith("val/") and "loss" in key)]
-    scores = [f"val/{key}" for key in labels if f"val/{key}" in keys and "loss" not in key][:LINES]
+    scores = [f"val/{key}" for key in names if f"val/{key}" in keys and "loss" not in key][:MAX_CURVES]
     figure = Figure(figsize=(11, 3.9), layout="constrained")
     axes = figure.subplots(1, 3)
     for axis, chosen, title in zip(axes, (losses, scores, ["lr"]), ("losses", "scores", "learning rate"), strict=True):
@@ -77,17 +85,17 @@ def curves(history: Sequence[Mapping[str, float]], labels: Mapping[str, str]) ->
 
 
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Counts by truth (rows) and answer (columns), coloured by their share of the row."""
+    """Counts by target (rows) and prediction (columns), coloured by their share of the row."""
     count = len(names)
     side = min(12.0, max(4.0, 0.42 * count + 2))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     shares = [[value / max(1, sum(row)) for value in row] for row in matrix]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
-    if count <= NAMED:
-        size = min(10.0, 0.6 * 72 * side / count)  # points, of the cell's share
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("target")
+    if count <= MAX_NAMES:
+        size = min(10.0, 0.6 * 72 * side / count)  # points, in proportion to a cell
         axes.set_xticks(range(count), names, rotation=90, parse_math=False, fontsize=size)
         axes.set_yticks(range(count), names, parse_math=False, fontsize=size)
     if count <= 20:

@@ -1,18 +1,18 @@
-"""A run or an evaluation as one HTML file that needs nothing else."""
+"""A run or an evaluation as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import vertebra
 from vertebra.data.catalogue import Sample
 from vertebra.files import replacing
 from vertebra.metrics.evaluation import Evaluation, written
-from vertebra.viz import classification, instances, plots
+from vertebra.viz import plots
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
@@ -29,62 +29,73 @@ figure.pair { width: 100% }
 figure.pair img { image-rendering: auto; max-width: 49%; margin-right: 1%; vertical-align: top }
 """
 TILES = 12
-"""The most numbers that are shown large; the others follow in a table."""
+"""Metrics that are shown large; the others follow in a table."""
 
 
-def as_json(evaluation: Evaluation) -> str:
-    """The evaluation for other programs: metrics, classes, the answers picture by picture, and what was unreadable."""
+class Kind(Protocol):
+    """The part of a kind of prediction that a report needs; see `kinds.base.Kind`."""
+
+    def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]: ...
+
+    def named_row(self, row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]: ...
+
+
+def as_json(evaluation: Evaluation, kind: Kind) -> str:
+    """The evaluation for other programs: metrics, classes, a row per image, and the unreadable images."""
     content = {
         "metrics": evaluation.metrics,
         "classes": list(evaluation.classes),
-        "answers": [classification.named(row, evaluation.classes) for row in evaluation.rows],
-        "broken": evaluation.broken,
+        "images": [kind.named_row(row, evaluation.classes) for row in evaluation.rows],
+        "unreadable": evaluation.unreadable,
     }
     return json.dumps(content, indent=1)
 
 
-def save(folder: Path, *, evaluation: Evaluation, **more: Any) -> None:
+def save(folder: Path, *, kind: Kind, evaluation: Evaluation, **more: Any) -> None:
     """Writes evaluation.json and report.html into `folder`; the other arguments are those of `write`."""
     with replacing(folder / "evaluation.json") as temporary:
-        temporary.write_text(as_json(evaluation))
-    write(folder / "report.html", evaluation=evaluation, **more)
+        temporary.write_text(as_json(evaluation, kind))
+    write(folder / "report.html", kind=kind, evaluation=evaluation, **more)
 
 
 def write(
     path: Path,
     *,
     title: str,
+    kind: Kind,
     evaluation: Evaluation,
     samples: Sequence[Sample],
     history: Sequence[Mapping[str, float]] = (),
     config: str = "",
-    broken: Sequence[str] = (),
+    problems: Sequence[str] = (),
 ) -> None:
-    """Writes the report: what every evaluation has, and the sections for which its metrics hold something.
+    """Writes the report: the metrics, and the sections of the kind of prediction.
 
     Args:
-        samples: those that were evaluated, in that order; the most wrong among them are shown.
-        history: a row per epoch, as a run's metrics.csv has them; without it there are no curves and timings.
+        kind: of the predictions.
+        samples: those that were evaluated, in that order; those with the largest errors are shown.
+        history: a row per epoch, as a run's metrics.csv has them; without it there are no curves and no timings.
         config: the run's settings as YAML.
-        broken: one sentence per picture that could not be read, or annotation that was wrong.
+        problems: one sentence per image or annotation that was skipped.
     """
-    pictures, classes = len(evaluation.rows), len(evaluation.classes)
-    counts = f"{pictures} picture{'s' * (pictures != 1)}, {classes} class{'es' * (classes != 1)}"
+    images, classes = len(evaluation.rows), len(evaluation.classes)
+    counts = f"{images} image{'s' * (images != 1)}"
+    if classes:
+        counts += f", {classes} class{'es' * (classes != 1)}"
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{counts}.</p>"]
     numbers = list(evaluation.numbers.items())
-    tiles = "".join(f"<div><b>{written(value, 4)}</b>{escape(label)}</div>" for label, value in numbers[:TILES])
+    tiles = "".join(f"<div><b>{written(value, 4)}</b>{escape(name)}</div>" for name, value in numbers[:TILES])
     parts.append(f'<div class="numbers">{tiles}</div>')
     if history:
-        figure = plots.curves(history, evaluation.labels)
+        figure = plots.curves(history, evaluation.names)
         parts += ["<h2>Training</h2>", plots.plot(figure, "losses, scores and learning rate by epoch")]
-    for part in (classification, instances):
-        for heading, content in part.sections(evaluation, samples):
-            parts += [f"<h2>{heading}</h2>", content]
+    for heading, content in kind.sections(evaluation, samples):
+        parts += [f"<h2>{heading}</h2>", content]
     if numbers[TILES:]:
         parts += ["<h2>More numbers</h2>", _table([(name, written(value, 4)) for name, value in numbers[TILES:]])]
-    if broken:
-        listed = "".join(f'<li class="bad">{escape(sentence)}</li>' for sentence in broken)
-        parts += [f"<h2>Left out ({len(broken)})</h2>", f"<ul>{listed}</ul>"]
+    if problems:
+        items = "".join(f'<li class="bad">{escape(sentence)}</li>' for sentence in problems)
+        parts += [f"<h2>Skipped ({len(problems)})</h2>", f"<ul>{items}</ul>"]
     if history:
         parts += ["<h2>Timings</h2>", _timings(history)]
     if config:
@@ -110,6 +121,6 @@ def _timings(history: Sequence[Mapping[str, float]]) -> str:
             ("epochs", f"{len(history)}"),
             ("total", f"{total:.1f} s"),
             ("per epoch, validation included", f"{total / len(history):.1f} s"),
-            ("waiting for pictures", f"{waiting:.1%} of the training steps' time"),
+            ("waiting for images", f"{waiting:.1%} of the training steps' time"),
         ]
     )

@@ -1,4 +1,4 @@
-"""Found objects in files that other tools read: COCO's results, the pictures they are of, and a table."""
+"""Detections in files that other tools read: COCO results, the images they are of, and a table."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import Any, TextIO
 
 from vertebra.errors import VertebraError, nearest
 from vertebra.files import expanded, held
-from vertebra.metrics.coco import encode
+from vertebra.ops.rle import encode_mask
 from vertebra.structures import Prediction
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """What a data set calls its pictures and classes, so that results can be measured against it."""
+class DatasetIds:
+    """The ids of a dataset's images and categories, so that results can be evaluated against it."""
 
     categories: tuple[int, ...]
-    """The number of each class."""
-    pictures: dict[str, int] = field(default_factory=dict)
-    """Number by file name, as the data set's file has it, with `/` between folders."""
+    """Id of each class."""
+    images: dict[str, int] = field(default_factory=dict)
+    """Id by file name as the dataset's file has it, with `/` between folders."""
     source: str = ""
-    """The file they come from; empty where pictures are numbered as they come."""
+    """The dataset's file; empty where images are numbered in their order."""
 
     @staticmethod
-    def plain(classes: Sequence[str]) -> Numbers:
-        """Without a data set: classes are 1, 2, ... in their order."""
-        return Numbers(tuple(range(1, len(classes) + 1)))
+    def default(classes: Sequence[str]) -> DatasetIds:
+        """Without a dataset: classes are 1, 2, ... in their order."""
+        return DatasetIds(tuple(range(1, len(classes) + 1)))
 
     @staticmethod
-    def read(path: str | Path, classes: Sequence[str]) -> Numbers:
-        """From a COCO annotation file; the annotations in it are not looked at.
+    def read(path: str | Path, classes: Sequence[str]) -> DatasetIds:
+        """From a COCO annotation file; its annotations are not read.
 
         Raises:
-            VertebraError: if it is none, or has no category of a class's name.
+            VertebraError: if it is no such file, or lacks a category for one of the classes.
         """
         try:
             content = json.loads(expanded(path).read_text(encoding="utf-8"))
-            pictures = {str(image["file_name"]).replace("\\", "/"): int(image["id"]) for image in content["images"]}
+            images = {str(image["file_name"]).replace("\\", "/"): int(image["id"]) for image in content["images"]}
             names = {str(category["name"]): int(category["id"]) for category in content["categories"]}
         except OSError as error:
             raise VertebraError(f"{path} cannot be read ({error.strerror}).") from error
@@ -54,47 +54,53 @@ class Numbers:
             ) from error
         for name in classes:
             if name not in names:
-                raise VertebraError(f"{path} has no category {name!r}, which the model finds.{nearest(name, names)}")
-        return Numbers(tuple(names[name] for name in classes), pictures, str(path))
+                raise VertebraError(f"{path} has no category {name!r}, which the model detects.{nearest(name, names)}")
+        return DatasetIds(tuple(names[name] for name in classes), images, str(path))
 
     def of_all(self, paths: Sequence[Path]) -> list[int]:
-        """The numbers of pictures.
+        """The ids of images.
 
         Raises:
-            VertebraError: if the data set has no such picture, or two have one number.
+            VertebraError: if the dataset lacks one of the images, or two of them have one id.
         """
-        found: dict[int, Path] = {}
+        path_of: dict[int, Path] = {}
         for path in paths:
-            if (other := found.setdefault(self.of(path), path)) != path:
+            if (other := path_of.setdefault(self.of(path), path)) != path:
                 raise VertebraError(
-                    f"{other} and {path} would both be picture {self.of(path)} of {self.source}: ask about one split "
-                    "at a time."
+                    f"{other} and {path} would both be image {self.of(path)} of {self.source}: predict on one split at "
+                    "a time."
                 )
-        return list(found)
+        return list(path_of)
 
     def of(self, path: Path) -> int:
-        """The number of a picture whose path ends with the name that the data set gives it.
+        """The id of the image whose path ends with the dataset's name for it.
 
         Raises:
-            VertebraError: if the data set has no such picture.
+            VertebraError: if the dataset has no such image.
         """
-        whole = path.absolute()  # a link has the picture's name, what it leads to may have another
-        for start in range(len(whole.parts)):  # the longest name first: train/1.png and val/1.png are not the same
-            if (number := self.pictures.get(Path(*whole.parts[start:]).as_posix())) is not None:
+        parts = path.absolute().parts  # of a link: its target may have another name
+        for start in range(len(parts)):  # the longest name first: train/1.png and val/1.png are not the same
+            if (number := self.images.get(Path(*parts[start:]).as_posix())) is not None:
                 return number
-        raise VertebraError(f"{path} is not among the {len(self.pictures)} pictures of {self.source}.")
+        raise VertebraError(f"{path} is not among the {len(self.images)} images of {self.source}.")
 
 
 def entries(prediction: Prediction, image: int, categories: Sequence[int]) -> list[dict[str, Any]]:
-    """COCO's entry for each object of a picture; `categories` are the numbers of the classes.
+    """The COCO result of each detection in an image.
 
-    `bbox` is x, y, width, height in pixels; `segmentation` compressed run lengths, where there are masks; `keypoints`
-    x, y, score of each in turn, where there are keypoints.
+    Args:
+        prediction: of the image.
+        image: id of the image.
+        categories: id of each class.
+
+    Returns:
+        Entries with `image_id`, `category_id`, `score` and `bbox` (x, y, width, height in pixels); where there are
+        masks `segmentation` (compressed RLE), where there are keypoints `keypoints` (x, y, score of each in turn).
     """
     assert prediction.boxes is not None
     assert prediction.labels is not None
     assert prediction.scores is not None
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for i, (box, label, score) in enumerate(
         zip(prediction.boxes.tolist(), prediction.labels.tolist(), prediction.scores.tolist(), strict=True)
     ):
@@ -106,29 +112,29 @@ def entries(prediction: Prediction, image: int, categories: Sequence[int]) -> li
             "score": round(score, 6),
         }
         if (masks := prediction.masks) is not None:
-            runs = encode(masks.crops[i], masks.corners[i], masks.size)
-            counts = runs["counts"]
-            text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-            entry["segmentation"] = {"size": list(masks.size), "counts": text}
+            entry["segmentation"] = encode_mask(masks.crops[i], masks.corners[i], masks.size)
         if prediction.keypoints is not None:
             entry["keypoints"] = [round(value, 3) for value in prediction.keypoints[i].flatten().tolist()]
-        found.append(entry)
-    return found
+        results.append(entry)
+    return results
 
 
-class Results:
-    """Writes predictions.json, images.json and predictions.csv into a folder, object by object.
+class CocoWriter:
+    """predictions.json (COCO results), images.json and predictions.csv, written detection by detection.
 
-    A context: the files are there, whole, when it ends well. What has been written is not kept in memory.
+    A context manager: the files are there, complete, if it exits without an error. Detections that have been written
+    are not kept in memory.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], numbers: Numbers) -> None:
-        self.classes, self.numbers = classes, numbers
-        self.folder = folder
+    files: tuple[str, ...] = ("predictions.csv", "images.json", "predictions.json")
+
+    def __init__(self, folder: Path, classes: Sequence[str], ids: DatasetIds | None = None) -> None:
+        self.folder, self.classes = folder, classes
+        self.ids = ids or DatasetIds.default(classes)
         self.images: list[dict[str, Any]] = []
         self.count = 0
 
-    def __enter__(self) -> Results:
+    def __enter__(self) -> CocoWriter:
         with ExitStack() as stack:
             self._json = self._open(stack, "predictions.json")
             self._images = self._open(stack, "images.json")
@@ -144,27 +150,27 @@ class Results:
         return stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
 
     def add(self, prediction: Prediction, number: int, drawn: str) -> None:
-        """Writes down what was found in a picture, which is `drawn` in that file; `number` is its own if the prediction
-        has no `id`."""
-        assert prediction.boxes is not None
+        """Writes the detections in an image; `number` is its id if the prediction has none, `drawn` the file in which
+        they are drawn."""
         number = number if prediction.id is None else prediction.id
-        for entry in entries(prediction, number, self.numbers.categories):
+        for entry in entries(prediction, number, self.ids.categories):
             self._json.write((",\n" if self.count else "\n") + json.dumps(entry))
             self.count += 1
         height, width = prediction.size or (0, 0)
         about = {"id": number, "file_name": prediction.path, "height": height, "width": width, "drawn": drawn}
         self.images.append(about)
+        assert prediction.boxes is not None
         assert prediction.labels is not None
         assert prediction.scores is not None
         for box, label, score in zip(prediction.boxes, prediction.labels, prediction.scores, strict=True):
-            place = [round(value, 2) for value in box.tolist()]
-            self._table.writerow([prediction.path, self.classes[label], round(float(score), 6), *place])
+            corners = [round(value, 2) for value in box.tolist()]
+            self._table.writerow([prediction.path, self.classes[label], round(float(score), 6), *corners])
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None:
             self._json.write("\n]\n")
             categories = [
-                {"id": number, "name": name} for number, name in zip(self.numbers.categories, self.classes, strict=True)
+                {"id": number, "name": name} for number, name in zip(self.ids.categories, self.classes, strict=True)
             ]
             content = {"images": self.images, "annotations": [], "categories": categories}
             self._images.write(json.dumps(content, indent=1))

@@ -1,0 +1,352 @@
+"""The contract of a kind: all that differs between predicting classes, boxes, masks, keypoints and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from rich.markup import escape as escape_markup
+from rich.table import Column, Table
+from torch import Tensor
+
+from vertebra import tasks
+from vertebra.data import reading
+from vertebra.data.augment import BatchTransform, Transform
+from vertebra.data.catalogue import Catalogue, Sample, describe_fields
+from vertebra.data.geometry import IGNORED, Example, resize
+from vertebra.data.reading import Source
+from vertebra.errors import VertebraError
+from vertebra.images import frame_of, normalise
+from vertebra.kinds import views
+from vertebra.kinds.tiles import Tile, grid
+from vertebra.kinds.writers import RecordsWriter, Writer
+from vertebra.metrics.evaluation import SHOWN, Evaluation, written
+from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
+from vertebra.tasks import Task
+from vertebra.viz import draw
+
+
+@dataclass
+class NoAugment:
+    """No random changes of training images."""
+
+
+class Kind:
+    """What a task predicts. A module of this folder with `KIND = MyKind()` is a kind, named after its file.
+
+    A kind sets `target_field` and `description` and writes `caption`; it replaces a default below wherever it differs.
+    """
+
+    target_field: ClassVar[str]
+    """The field of Target that the task learns, such as `boxes`."""
+    description: ClassVar[str]
+    """The predictions in the plural, for messages: `boxes`, `classes of whole images`."""
+    priority: ClassVar[int] = 0
+    """Of the kinds that fit a dataset, the one with the highest priority describes it in `vertebra data`."""
+    augment: ClassVar[type] = NoAugment
+    """Dataclass of the augmentation; its fields are the `--augment` flags of `vertebra train`."""
+    resize_modes: ClassVar[tuple[str, ...]] = ("squash", "shortest", "fit")
+    """Values of Preprocess.resize that the kind supports, the default first."""
+    options: ClassVar[frozenset[str]] = frozenset()
+    """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
+    `annotations`."""
+    eval_batch_size: ClassVar[int] = 32
+    """Default number of images per forward pass in evaluation."""
+    tta_scales: ClassVar[tuple[float, ...]] = (1.0,)
+    """Factors on the input size for test-time augmentation, where the model accepts any size."""
+
+    @property
+    def name(self) -> str:
+        """The name of the kind's file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Fields of Target to read from the dataset."""
+        return frozenset({self.target_field})
+
+    # -- data
+
+    def open(self, path: Source, *, val_share: float = 0.2, seed: int = 0) -> Catalogue:
+        """A dataset to train on, with a val split; arguments as for `data.open_data`.
+
+        Raises:
+            VertebraError: if it cannot be read, or does not have `target_field`; the sentence lists the tasks that can
+                be trained on it.
+        """
+        return reading.with_val_split(self.read(path, seed=seed), val_share, seed)
+
+    def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
+        """A dataset with the splits that it has itself; arguments as for `data.reading.read`, errors as for `open`."""
+        catalogue = reading.read(path, fields=self.fields, seed=seed, missing_ok=missing_ok)
+        if self.target_field not in catalogue.has:
+            lacks = (
+                f"{catalogue.path} has {describe_fields(catalogue.has)} but no {describe_fields([self.target_field])}"
+            )
+            fitting = " or ".join(_fitting_tasks(catalogue))
+            raise VertebraError(f"{lacks}: train {fitting} on it." if fitting else f"{lacks}.")
+        return catalogue
+
+    def check(self, preprocess: Preprocess, augment: Any = None) -> None:
+        """Raises VertebraError if the preprocessing or the augmentation, None in evaluation, does not suit the kind."""
+
+    def transform(self, augment: Any, preprocess: Preprocess, keypoints: KeypointSchema | None = None) -> Transform:
+        """The augmentation of training examples, with torch's random numbers.
+
+        Args:
+            augment: an instance of `self.augment`.
+            preprocess: of the model.
+            keypoints: the schema of the dataset, so that left and right keypoints are swapped in a mirror image.
+        """
+        return _Resize(preprocess)
+
+    def batch_transform(self, augment: Any, num_classes: int) -> BatchTransform | None:
+        """Augmentation that mixes the images of a training batch; None if there is none."""
+        return None
+
+    def pad(self, target: Target, size: tuple[int, int]) -> Target:
+        """The target of an image that is padded at the bottom and the right to the (height, width) `size` of its batch.
+
+        Boxes, masks and keypoints keep their pixels; a label map is filled with the ignored class.
+        """
+        if target.semantic is None:
+            return target
+        padded = target.semantic.new_full(size, IGNORED)
+        padded[: target.semantic.shape[0], : target.semantic.shape[1]] = target.semantic
+        return replace(target, semantic=padded)
+
+    def labels(self, target: Target) -> Tensor:
+        """The classes in a target, [N] or [] int64, as they are counted per class of a dataset."""
+        return torch.zeros(0, dtype=torch.int64)
+
+    def check_compatible(self, catalogue: Catalogue, task: Task) -> None:
+        """Raises VertebraError if the task cannot be evaluated on the dataset; classes are checked elsewhere."""
+
+    def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
+        """Options of the model that the dataset decides, such as its keypoints.
+
+        Args:
+            catalogue: the training data.
+            balance: whether options that balance uneven classes are wanted too.
+
+        Raises:
+            VertebraError: if they cannot be computed from the dataset.
+        """
+        return {}
+
+    def metric_options(self, about: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+        """Arguments of `task.metrics`, from the description in the checkpoint and the evaluated dataset."""
+        return {}
+
+    # -- predictions
+
+    def flip(self, prediction: Prediction, width: int, keypoints: KeypointSchema | None = None) -> Prediction:
+        """The prediction for the horizontally flipped image; `width` is the image's, in pixels."""
+        return views.flip(prediction, width, keypoints)
+
+    def merge_views(self, predictions: Sequence[Prediction]) -> Prediction:
+        """One Prediction from those of several views of an image, all in its pixels."""
+        return views.mean(predictions)
+
+    def tiles(self, size: tuple[int, int], side: int, overlap: float = 0.2) -> list[Tile]:
+        """Overlapping tiles of an image of (height, width) `size`; see `tiles.grid`."""
+        return grid(size, side, overlap)
+
+    def merge_tiles(
+        self, predictions: Sequence[Prediction], tiles: Sequence[Tile], size: tuple[int, int]
+    ) -> Prediction:
+        """One Prediction for an image of (height, width) `size` from those of its tiles, each in its tile's pixels.
+
+        Called only if `options` has `tile`.
+        """
+        raise NotImplementedError
+
+    def filter(self, prediction: Prediction, threshold: float) -> tuple[Prediction, int]:
+        """The detections whose score reaches the threshold, and the number of the others."""
+        return prediction, 0
+
+    def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
+        """Lines for beneath the image: text, and the length of the bar behind it in 0..1."""
+        raise NotImplementedError
+
+    def summarize(self, predictions: Sequence[Prediction], classes: Sequence[str], top: int = 3) -> str:
+        """The line on the screen for an image, or for all frames of a video."""
+        return "  ".join(text for text, _ in self.caption(self.merge_views(predictions), classes, top))
+
+    def draw(
+        self,
+        image: Tensor,
+        prediction: Prediction,
+        classes: Sequence[str],
+        *,
+        keypoints: KeypointSchema | None = None,
+        threshold: float = 0.0,
+        top: int = 3,
+    ) -> Image.Image:
+        """The image with the prediction drawn in, or a caption beneath it.
+
+        Args:
+            image: [C, H, W] uint8.
+            prediction: in pixels of the image.
+            classes: names of the classes.
+            keypoints: their schema, so that they are joined by lines.
+            threshold: detections with a lower score are not drawn.
+            top: classes in a caption.
+        """
+        return draw.captioned(image, self.caption(prediction, classes, top))
+
+    def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
+        """An image's entry in predictions.json beside `path` and `drawn`: plain JSON."""
+        values = [] if prediction.values is None else [round(value, 6) for value in prediction.values.tolist()]
+        return {"value": values[0]} if len(values) == 1 else {f"value_{i}": value for i, value in enumerate(values, 1)}
+
+    def row(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """An image's line in predictions.csv after `path`, from its record: by default the scalars."""
+        return {key: value for key, value in record.items() if not isinstance(value, list | dict)}
+
+    def dataset_ids(self, annotations: str | Path, classes: Sequence[str]) -> Any:
+        """The ids that a dataset's file gives its images and classes: an object with `of_all(paths) -> list[int]`.
+
+        Called only if `options` has `annotations`.
+        """
+        raise NotImplementedError
+
+    def writer(self, folder: Path, classes: Sequence[str], ids: Any = None, top: int = 3) -> Writer:
+        """Writes predictions into files of `folder`.
+
+        Args:
+            folder: exists.
+            classes: names of the classes.
+            ids: what `dataset_ids` returned; images and classes are numbered from 1 if None.
+            top: classes per image, for kinds that rank classes.
+        """
+        return RecordsWriter(folder, lambda prediction: self.record(prediction, classes, top), self.row)
+
+    # -- evaluation
+
+    def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+        """Sections of the report: heading and HTML of each.
+
+        Args:
+            evaluation: its metrics may lack entries that a section needs; the section is left out then.
+            samples: those that were evaluated, in that order.
+        """
+        if evaluation.rows:
+            yield "Most wrong", self.most_wrong(evaluation, samples)
+
+    def named_row(self, row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+        """A row of an evaluation with class names in place of indices."""
+        return dict(row)
+
+    def most_wrong(self, evaluation: Evaluation, samples: Sequence[Sample]) -> str:
+        """HTML of the images with the largest errors: for each `error_images` over `error_text`."""
+        worst = evaluation.worst(SHOWN)
+        if not worst:
+            return "<p>No image was predicted wrongly.</p>"
+        figures = []
+        for row in worst:
+            try:
+                images = self.error_images(evaluation, samples[row["index"]], row)
+            except VertebraError as error:  # an image that went missing or was not needed for the evaluation
+                images = f'<span class="bad">{escape(str(error))}</span>'
+            name = f"<br>{escape(Path(row['path']).name)}" if row["path"] else ""
+            wide = ' class="pair"' if images.count("<img") > 1 else ""
+            text = self.error_text(row, evaluation.classes)
+            figures.append(f"<figure{wide}>{images}<br>{text}{name}</figure>")
+        return f'<div class="wrong">{"".join(figures)}</div>'
+
+    def error_images(self, evaluation: Evaluation, sample: Sample, row: Mapping[str, Any]) -> str:
+        """HTML of one or two images of a wrong prediction, from its row; by default the prediction drawn."""
+        from vertebra.viz import plots
+
+        prediction = evaluation.predictions[row["index"]]
+        drawn = self.draw(plots.pixels(sample), prediction, evaluation.classes, keypoints=evaluation.keypoints)
+        return plots.image(plots.fitted(drawn), f"prediction: {Path(row['path']).name}", format="jpeg")
+
+    def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
+        """HTML of a line on a wrong prediction; by default all entries of its row."""
+        values = {key: value for key, value in self.named_row(row, classes).items() if key not in ("index", "path")}
+        return ", ".join(
+            escape(f"{key.replace('_', ' ')} {written(value) if isinstance(value, int | float) else value}")
+            for key, value in values.items()
+        )
+
+    # -- `vertebra data`
+
+    def inspect_sample(self, sample: Sample, size: tuple[int, int]) -> tuple[Target, list[str]]:
+        """The complete target of an image of (height, width) `size`, and a sentence for everything wrong with it."""
+        try:
+            return sample.load_target(size), []
+        except VertebraError as error:
+            return sample.target, [str(error)]
+
+    def difference(self, target: Target, other: Target, classes: Sequence[str]) -> str:
+        """How the targets of two images of the same pixels differ, such as `other objects`; empty if they do not."""
+        pairs = [(getattr(target, name), getattr(other, name)) for name in sorted(self.fields)]
+        return "" if all(_equal(a, b) for a, b in pairs) else f"other {describe_fields(self.fields)}"
+
+    def tables(self, catalogue: Catalogue, targets: Mapping[str, Sequence[Target]]) -> list[Table]:
+        """What the dataset holds, to be printed.
+
+        Args:
+            targets: those of the readable images by split, as `inspect_sample` returned them.
+        """
+        table = Table(
+            Column("", overflow="fold"),
+            title=escape_markup(f"{catalogue.path} ({catalogue.format}: {self.description})"),
+        )
+        for split in catalogue.splits:
+            table.add_column(split, justify="right", overflow="fold")
+        table.add_row("images", *(str(len(samples)) for samples in catalogue.splits.values()))
+        return [table]
+
+    def notes(self, catalogue: Catalogue) -> list[str]:
+        """What a user should know before training, such as uneven classes; a sentence each, without a full stop."""
+        return []
+
+
+class _Resize:
+    """The example at the size that it has in the input, with everything in its target."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+
+    def __call__(self, example: Example, another: Callable[[], Example]) -> tuple[Tensor, Target]:
+        resized = resize(example, frame_of(example.size, self.preprocess).resized, self.preprocess)
+        return normalise(resized.image, self.preprocess), resized.target
+
+
+def uneven(catalogue: Catalogue, counts: Sequence[int], unit: str, *, ignore_absent: bool = False) -> str:
+    """A note if the counts per class differ by a factor of three or more, else nothing.
+
+    Args:
+        catalogue: names the classes.
+        counts: of the training images, or of their objects, per class.
+        unit: `images` or `objects`.
+        ignore_absent: whether classes that do not occur are left out.
+    """
+    counted = [count for count in counts if count or not ignore_absent]
+    if not counted or not max(counted) or max(counted) < 3 * max(1, min(counted)):
+        return ""
+    rarest = catalogue.classes[counts.index(min(counted))]
+    return f"classes are uneven ({min(counted)} to {max(counted)} {unit}, fewest {rarest!r})"
+
+
+def _fitting_tasks(catalogue: Catalogue) -> list[str]:
+    """The tasks that can learn from the dataset."""
+    from vertebra import kinds  # which imports this module
+
+    kind_of = {name: kinds.find(tasks.find(name).MODEL.kind) for name in tasks.names()}
+    fitting = [name for name, kind in kind_of.items() if kind.target_field in catalogue.has]
+    return sorted(fitting, key=lambda name: (kind_of[name].priority, name))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return a is None and b is None

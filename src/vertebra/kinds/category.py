@@ -1,0 +1,179 @@
+"""Classes of whole images."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape as escape_markup
+from rich.table import Column, Table
+from torch import Tensor
+
+from vertebra.data.augment import BatchTransform, Transform
+from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform
+from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.data.reading import Source
+from vertebra.errors import VertebraError
+from vertebra.kinds.base import Kind, uneven
+from vertebra.metrics.evaluation import Evaluation
+from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
+from vertebra.viz.draw import thumbnail
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Category(Kind):
+    """One class per image, with the probability of every class."""
+
+    target_field = "label"
+    description = "classes of whole images"
+    priority = 1
+    augment = CategoryAugment
+    resize_modes = ("crop", "squash")
+    options = frozenset({"top", "embeddings"})
+
+    # -- data
+
+    def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
+        """As for any kind; one class alone is an error too."""
+        catalogue = super().read(path, seed=seed, missing_ok=missing_ok)
+        if len(catalogue.classes) < 2:
+            raise VertebraError(
+                f"{catalogue.path} has one class only ({catalogue.classes[0]!r}); a classifier needs two or more."
+            )
+        return catalogue
+
+    def transform(
+        self, augment: CategoryAugment, preprocess: Preprocess, keypoints: KeypointSchema | None = None
+    ) -> Transform:
+        return CategoryTransform(augment, preprocess)
+
+    def batch_transform(self, augment: CategoryAugment, num_classes: int) -> BatchTransform | None:
+        return batch_transform(augment, num_classes)
+
+    def labels(self, target: Target) -> Tensor:
+        return super().labels(target) if target.label is None else target.label
+
+    def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
+        """With `balance`, a weight per class that is inversely proportional to its training images."""
+        if not balance:
+            return {}
+        counts = catalogue.counts("train", self.labels)
+        if 0 in counts:
+            raise VertebraError(f"class {catalogue.classes[counts.index(0)]!r} has no training images to balance.")
+        return {"class_weights": tuple(sum(counts) / (len(counts) * count) for count in counts)}
+
+    # -- predictions
+
+    def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
+        """The top classes, with a bar as long as their probability."""
+        return [
+            (f"{shorten(classes[index])}  {probability:.1%}", probability) for index, probability in prediction.top(top)
+        ]
+
+    def summarize(self, predictions: Sequence[Prediction], classes: Sequence[str], top: int = 3) -> str:
+        """The top classes and probabilities of an image, or the number of video frames of each class."""
+        if len(predictions) == 1:
+            return "  ".join(f"{classes[i]} {p:.3f}" for i, p in predictions[0].top(top))
+        counts = Counter(prediction.top(1)[0][0] for prediction in predictions)
+        most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{count} {classes[label]}" for label, count in most_first)
+
+    def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
+        """`classes`: the top classes, each with `class` and `probability`."""
+        ranked = [{"class": classes[i], "probability": round(p, 6)} for i, p in prediction.top(top)]
+        return {"classes": ranked}
+
+    def row(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """The top class and its probability."""
+        return dict(record["classes"][0])
+
+    # -- evaluation
+
+    def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+        from vertebra.viz import plots
+
+        metrics = evaluation.metrics
+        if "confusion" in metrics:
+            matrix = plots.confusion(metrics["confusion"], evaluation.classes)
+            yield "Confusion matrix", plots.plot(matrix, "confusion matrix")
+        if "calibration_error" in metrics:
+            yield "Calibration", plots.plot(_reliability(evaluation), "accuracy against confidence")
+        if "per_class" in metrics:
+            yield "Classes", plots.per_class(metrics["per_class"], evaluation.classes)
+        if evaluation.rows and "prediction" in evaluation.rows[0]:
+            yield "Most wrong", self.most_wrong(evaluation, samples)
+
+    def named_row(self, row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+        return {**row, **{key: classes[row[key]] for key in ("target", "prediction") if key in row}}
+
+    def error_images(self, evaluation: Evaluation, sample: Sample, row: Mapping[str, Any]) -> str:
+        from vertebra.viz import plots
+
+        named = self.named_row(row, evaluation.classes)
+        return plots.image(thumbnail(plots.pixels(sample)), f"{named['prediction']}, is {named['target']}")
+
+    def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
+        named = self.named_row(row, classes)
+        return f"<b>{escape(named['prediction'])}</b> {row['probability']:.0%}<br>is {escape(named['target'])}"
+
+    # -- `vertebra data`
+
+    def inspect_sample(self, sample: Sample, size: tuple[int, int]) -> tuple[Target, list[str]]:
+        return sample.target, []
+
+    def difference(self, target: Target, other: Target, classes: Sequence[str]) -> str:
+        if target.label is None or other.label is None or int(target.label) == int(other.label):
+            return ""
+        return f"classes {classes[int(target.label)]!r} and {classes[int(other.label)]!r}"
+
+    def tables(self, catalogue: Catalogue, targets: Mapping[str, Sequence[Target]]) -> list[Table]:
+        """The images of each class by split."""
+        counts = {split: catalogue.counts(split, self.labels) for split in catalogue.splits}
+        table = Table(Column("class", overflow="fold"), title=escape_markup(f"{catalogue.path} ({catalogue.format})"))
+        for split in catalogue.splits:
+            table.add_column(split, justify="right", overflow="fold")
+        for i, name in enumerate(catalogue.classes):
+            table.add_row(escape_markup(name), *(str(counts[split][i]) for split in catalogue.splits))
+        table.add_section()
+        table.add_row("all", *(str(sum(counts[split])) for split in catalogue.splits))
+        return [table]
+
+    def notes(self, catalogue: Catalogue) -> list[str]:
+        note = uneven(catalogue, catalogue.counts("train", self.labels), "images")
+        return [f"{note}: consider --balance"] if note else []
+
+
+def shorten(name: str, length: int = 40) -> str:
+    """A class name of at most so many letters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def _reliability(evaluation: Evaluation) -> Figure:
+    """Accuracy in ten bins of confidence; a calibrated model lies on the diagonal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(10)]
+    for row in evaluation.rows:
+        confidence = row["probability"]
+        if not math.isnan(confidence):  # as of a model whose weights are NaN
+            bins[min(9, int(confidence * 10))].append((confidence, row["prediction"] == row["target"]))
+    filled = [entries for entries in bins if entries]
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    axes.bar(
+        [sum(confidence for confidence, _ in entries) / len(entries) for entries in filled],
+        [sum(correct for _, correct in entries) / len(entries) for entries in filled],
+        width=0.07,
+        alpha=0.8,
+    )
+    axes.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="confidence", ylabel="accuracy")
+    return figure
+
+
+KIND = Category()

@@ -1,0 +1,282 @@
+"""Detections of any tool, from a file of COCO results: reading and evaluating them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from vertebra import kinds
+from vertebra.data import reading
+from vertebra.data.catalogue import Catalogue
+from vertebra.data.reading import Source
+from vertebra.data.segments import crop, fault
+from vertebra.errors import VertebraError, in_range
+from vertebra.kinds.base import Kind
+from vertebra.metrics.coco import CocoMetrics
+from vertebra.metrics.evaluation import SHOWN, Evaluation
+from vertebra.structures import Masks, Prediction, Target
+
+IOU_TYPES = {"keypoints": ("keypoints",), "segmentation": ("mask", "boundary"), "bbox": ("box",)}
+"""By which IoU types each key of an entry is evaluated; the most informative first."""
+KINDS = {"keypoints": "keypoints", "segmentation": "masks", "bbox": "boxes"}
+"""The kind of prediction of entries, by the most informative key that they have."""
+
+
+def read_results(path: str | Path) -> CocoResults:
+    """The entries of a file of COCO results.
+
+    Raises:
+        VertebraError: if it cannot be read, is no list, or an entry lacks `image_id`, `category_id`, `score` or a key
+            of IOU_TYPES that others have.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise VertebraError(f"{path} cannot be read ({error.strerror}).") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise VertebraError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(content, list):
+        hint = ""
+        if isinstance(content, dict) and "annotations" in content:
+            hint = " (these are annotations: give them as --data.path)"
+        raise VertebraError(
+            f"{path} is no file of COCO results, which is a list of entries with image_id, category_id, score and "
+            f"bbox, segmentation or keypoints{hint}."
+        )
+    for number, entry in enumerate(content):
+        if not isinstance(entry, dict):
+            raise VertebraError(f"{path}, entry {number} (counted from 0) is not an object but {_short(entry)}.")
+    keys = _keys(content)
+    for number, entry in enumerate(content):
+        for key in ("image_id", "category_id", "score", *(keys or ["bbox, segmentation or keypoints"])):
+            if key not in entry:
+                others = " as others have" if key in keys else ""
+                raise VertebraError(f"{path}, entry {number} (counted from 0) has no {key}{others}.")
+        score = entry["score"]
+        if not _is_finite(score):
+            raise VertebraError(f"{path}, entry {number} (counted from 0): score is {_short(score)}, not a number.")
+    return CocoResults(path, content)
+
+
+class CocoResults:
+    """The entries of a file of COCO results."""
+
+    def __init__(self, path: str | Path, entries: Sequence[Mapping[str, Any]]) -> None:
+        """`path` names the file in errors; the images and classes of an images.json beside it are checked."""
+        self.path = path
+        self.entries = entries
+
+    @property
+    def iou_types(self) -> tuple[str, ...]:
+        """What the entries can be evaluated by, the most informative first; boxes if there are no entries."""
+        return tuple(iou_type for key in _keys(self.entries) or ["bbox"] for iou_type in IOU_TYPES[key])
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of prediction that the entries hold."""
+        return kinds.find(KINDS[(_keys(self.entries) or ["bbox"])[0]])
+
+    def open(self, data: Source) -> tuple[CocoResults, Catalogue]:
+        """The dataset to evaluate on, and the results as far as it has ground truth for them: without masks or
+        keypoints in the dataset, the boxes alone. Images may be missing.
+
+        Raises:
+            VertebraError: if the dataset cannot be read or has nothing to evaluate the results by.
+        """
+        kind = self.kind
+        try:
+            return self, kind.read(data, missing_ok=True)
+        except VertebraError:
+            if "box" not in self.iou_types or kind.target_field in reading.read(data, missing_ok=True).has:
+                raise
+        catalogue = kinds.find("boxes").read(data, missing_ok=True)
+        catalogue.notes.append(f"{catalogue.path} has no {kind.target_field}: the boxes alone are evaluated")
+        left = [{k: v for k, v in entry.items() if k not in ("segmentation", "keypoints")} for entry in self.entries]
+        return CocoResults(self.path, left), catalogue
+
+    def evaluate(
+        self, catalogue: Catalogue, split: str, *, max_detections: int | None = None, progress: bool = False
+    ) -> Evaluation:
+        """Evaluates the results on a split; no image is read.
+
+        Args:
+            catalogue: the dataset, as `open` returned it.
+            split: its name.
+            max_detections: top-scoring detections evaluated per image and class; 100 if None, as in COCO.
+            progress: whether a bar is shown.
+
+        Raises:
+            VertebraError: if an entry does not fit the dataset, or `max_detections` is given for keypoints.
+        """
+        in_range("max_detections", max_detections, 1)
+        if max_detections is not None and self.iou_types == ("keypoints",):
+            raise VertebraError(
+                "--max_detections is for boxes and masks; of keypoints the top 20 per image are evaluated."
+            )
+        samples = catalogue.split(split)
+        results = _OnSplit(self, catalogue, split)
+        metrics = CocoMetrics(
+            len(catalogue.classes), self.iou_types, catalogue.keypoints, max_detections=max_detections or 100
+        )
+        for index in track(range(len(samples)), "evaluating", disable=not progress, transient=True):
+            metrics.update([results.prediction(index)], [results.target(index)])
+        values = metrics.compute()
+        metrics.threshold = values["threshold"]
+        rows = [
+            {"index": index, "path": sample.target.path, **row}
+            for index, (sample, row) in enumerate(zip(samples, metrics.rows(), strict=True))
+        ]
+        evaluation = Evaluation(
+            values, rows, classes=catalogue.classes, names=metrics.names, keypoints=catalogue.keypoints
+        )
+        worst = [row["index"] for row in evaluation.worst(SHOWN)]
+        evaluation.predictions = {index: results.prediction(index) for index in worst}
+        return evaluation
+
+
+class _OnSplit:
+    """Results as Predictions for the images of a split."""
+
+    def __init__(self, results: CocoResults, catalogue: Catalogue, split: str) -> None:
+        """
+        Raises:
+            VertebraError: if an entry is of an image or a category that the data does not have.
+        """
+        self.path = path = results.path
+        self.samples = catalogue.split(split)
+        self.keypoints = catalogue.keypoints
+        self.keys = set(_keys(results.entries)) or {"bbox"}
+        categories = catalogue.category_ids or tuple(range(1, len(catalogue.classes) + 1))
+        self.labels = {number: label for label, number in enumerate(categories)}
+        indices = {sample.target.id: i for i, sample in enumerate(self.samples) if sample.target.id is not None}
+        if not indices:
+            raise VertebraError(f"{catalogue.path} gives its images no ids, which COCO results refer to.")
+        self.entries: list[list[tuple[int, Mapping[str, Any]]]] = [[] for _ in self.samples]
+        file_names, class_names = _names_beside(path)
+        for number, entry in enumerate(results.entries):
+            image, category = entry["image_id"], entry["category_id"]
+            if name := file_names.get(_short(image)):
+                index = _look_up(indices, image)
+                if index is None or Path(self.samples[index].target.path).name != Path(name).name:
+                    raise VertebraError(
+                        f"{self._where(number)}: image_id {_short(image)} is {name} according to the images.json "
+                        f"beside it, but another image in the {split} split of {catalogue.path}: predict with "
+                        "--annotations=FILE, the dataset's own."
+                    )
+            if (index := _look_up(indices, image)) is None:
+                ids = {name: [sample.target.id for sample in part] for name, part in catalogue.splits.items()}
+                elsewhere = [name for name, present in ids.items() if image in present]
+                raise VertebraError(
+                    f"{self._where(number)}: no image of the {split} split of {catalogue.path} has image_id "
+                    f"{_short(image)}; "
+                    + (f"it is in the {elsewhere[0]} split." if elsewhere else f"there are {_range(indices)}.")
+                )
+            if (label := _look_up(self.labels, category)) is None:
+                raise VertebraError(
+                    f"{self._where(number)}: {catalogue.path} has no category_id {_short(category)}; there are "
+                    f"{_range(self.labels)}."
+                )
+            if class_names.get(_short(category)) not in (None, catalogue.classes[label]):
+                raise VertebraError(
+                    f"{self._where(number)}: category_id {category} is {class_names[_short(category)]!r} according to "
+                    f"the images.json beside it, but {catalogue.classes[label]!r} in {catalogue.path}: predict with "
+                    "--annotations=FILE, the dataset's own."
+                )
+            self.entries[index].append((number, entry))
+
+    def target(self, index: int) -> Target:
+        """The ground truth of an image, masks included."""
+        return self.samples[index].load_target(self._size(index))
+
+    def _size(self, index: int) -> tuple[int, int]:
+        size = self.samples[index].size
+        assert size is not None, "images with ids come from annotation files, which give their size"
+        return size
+
+    def prediction(self, index: int) -> Prediction:
+        """The detections in an image by descending score, equal ones in the order of the file; numbers are float64.
+
+        Raises:
+            VertebraError: if a box, a mask or keypoints are malformed.
+        """
+        rows = sorted(self.entries[index], key=lambda row: -row[1]["score"])
+        target = self.samples[index].target
+        boxes = keypoints = masks = None
+        if "bbox" in self.keys:
+            boxes = torch.tensor([self._floats(n, e, "bbox", 4) for n, e in rows], dtype=torch.float64).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+        if "keypoints" in self.keys:
+            count = len(self.keypoints.names) if self.keypoints else 17
+            flat = [self._floats(n, e, "keypoints", 3 * count) for n, e in rows]
+            keypoints = torch.tensor(flat, dtype=torch.float64).reshape(-1, count, 3)
+        if "segmentation" in self.keys:
+            size = self._size(index)
+            masks = Masks(size)
+            for number, entry in rows:
+                if problem := fault(entry["segmentation"], size):
+                    raise VertebraError(f"{self._where(number)}: {problem}.")
+                x, y, mask = crop(entry["segmentation"], size, self._where(number))
+                masks.corners.append((x, y))
+                masks.crops.append(mask)
+        return Prediction(
+            boxes=boxes,
+            labels=torch.tensor([self.labels[e["category_id"]] for _, e in rows], dtype=torch.int64),
+            scores=torch.tensor([e["score"] for _, e in rows], dtype=torch.float64),
+            masks=masks,
+            keypoints=keypoints,
+            size=target.size,
+            id=target.id,
+            path=target.path,
+        )
+
+    def _floats(self, number: int, entry: Mapping[str, Any], key: str, count: int) -> list[float]:
+        values = entry[key]
+        if not isinstance(values, list) or len(values) != count or not all(_is_finite(value) for value in values):
+            raise VertebraError(f"{self._where(number)}: {key} is {_short(values)}, not a list of {count} numbers.")
+        if key == "bbox" and (values[2] < 0 or values[3] < 0):
+            raise VertebraError(f"{self._where(number)}: bbox is {values}, whose width or height is negative.")
+        return values
+
+    def _where(self, number: int) -> str:
+        return f"{self.path}, entry {number} (counted from 0)"
+
+
+def _keys(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which keys of IOU_TYPES any of the entries has; an empty value, as of a mask without a pixel, does not count."""
+    return [key for key in IOU_TYPES if any(entry.get(key) for entry in entries)]
+
+
+def _names_beside(path: str | Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The file of each image_id and the class of each category_id, from the images.json that `vertebra predict` writes
+    beside the results."""
+    try:
+        content = json.loads(Path(path).with_name("images.json").read_bytes())
+        files = {_short(image["id"]): str(image["file_name"]) for image in content["images"]}
+        return files, {_short(category["id"]): str(category["name"]) for category in content.get("categories", [])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, {}
+
+
+def _look_up(table: Mapping[Any, int], key: Any) -> int | None:
+    return table.get(key) if isinstance(key, int | float) else None
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _range(numbers: Mapping[Any, int]) -> str:
+    """All of a few numbers, else the first and the last."""
+    ordered = sorted(numbers)
+    return ", ".join(map(str, ordered)) if len(ordered) <= 8 else f"from {ordered[0]} to {ordered[-1]}, with gaps"
