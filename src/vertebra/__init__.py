@@ -1,46 +1,53 @@
 """Vertebra: every vision backbone under every recognition task.
 
-`create` makes a model, `backbone` a bare backbone, `load` reads a trained model; nothing heavy is imported
-before one of them is called.
+`create` makes a model, `backbone` a bare backbone, `train` trains a model, `evaluate` measures it, `load` reads it from
+a file; nothing heavy is imported before one of them is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
     from vertebra.backbones import Backbone
+    from vertebra.engine.train import Run
+    from vertebra.metrics.evaluation import Evaluation
     from vertebra.predict import Predictor
     from vertebra.tasks import Task
 
 __version__ = "0.1.0.dev0"
-__all__ = ["backbone", "create", "load"]
+__all__ = ["backbone", "create", "evaluate", "load", "train"]
 
 
 def create(
     task: str,
     *,
-    backbone: str = "resnet50",
+    backbone: str | None = None,
+    method: str | None = None,
     classes: int | Sequence[str] | None = None,
     weights: str | Path | None = None,
     source: str | None = None,
     **options: Any,
 ) -> Task:
-    """A model for a task, ready to train or to fill with weights.
+    """A model for a task, ready to train or to load weights into.
 
     Args:
-        task: `classification`, `detection` (boxes), `instance` (masks) or `keypoints`.
-        backbone: a public backbone name, or timm's or torchvision's name for the same model.
-        classes: their number, or their names in order; as many as another library's detector has that is given as
-            `weights`, else 1000.
+        task: a task's name, such as `classification`, `detection` (boxes), `instance` (masks) or `keypoints`.
+        backbone: a public backbone name, or timm's or torchvision's name for the same model; the default of the
+            method, mostly resnet50, if None.
+        method: a method of the task, such as `retinanet`; the task's default, or that of the checkpoint, if None.
+        classes: their number, or their names in order; if None, as many as the detector given as `weights` has, else
+            1000.
         weights: a published checkpoint by name (`resnet50.a1_in1k`), a file, a folder, or a Hub name. What does
             not fit, such as a head for other classes, is left out and listed on `model.report`. A detector of
-            torchvision, Detectron2 or MMDetection says itself which options it is built with.
-        source: whose names the weights bear, and whose way of computing they want, such as `mmdet/caffe`; found out if
-            None.
-        options: fields of the task's Config (`drop_path`, `method`, ...) and `preprocess`.
+            torchvision, Detectron2 or MMDetection also decides the options that the user does not set.
+        source: the library whose tensor names and computation `weights` has, such as `mmdet/caffe`; recognised if None.
+        options: fields of the method's Config (`drop_path`, `anchors={"scale": 4}`, ...) and `preprocess`.
 
     Returns:
         A `torch.nn.Module`; its `predict` takes paths, PIL images, arrays and tensors.
@@ -50,15 +57,18 @@ def create(
     """
     from vertebra import tasks
 
-    return tasks.create(task, backbone=backbone, classes=classes, weights=weights, source=source, **options)
+    if backbone is not None:
+        options["backbone"] = backbone
+    return tasks.create(task, method=method, classes=classes, weights=weights, source=source, **options)
 
 
-def backbone(name: str, *, weights: str | Path | None = None, **overrides: Any) -> Backbone:
-    """A bare backbone: pictures [B, C, H, W] to a list of feature maps, finest first, described by its `levels`.
+def backbone(name: str, *, weights: str | Path | None = None, source: str | None = None, **overrides: Any) -> Backbone:
+    """A bare backbone: images [B, C, H, W] to a list of feature maps, finest first, described by its `levels`.
 
     Args:
         name: a public backbone name, or timm's or torchvision's name for the same model.
-        weights: as in `create`, but strict.
+        weights: as in `create`, but every tensor must fit.
+        source: as in `create`.
         overrides: `channels` (of the input), `drop_path`, `embedding` (whether layers that only `embed` needs are
             built) and the architecture's own fields.
 
@@ -67,7 +77,111 @@ def backbone(name: str, *, weights: str | Path | None = None, **overrides: Any) 
     """
     from vertebra import backbones
 
-    return backbones.create(name, weights=weights, **overrides)
+    return backbones.create(name, weights=weights, source=source, **overrides)
+
+
+def train(
+    task: str,
+    *,
+    data: str | Path | Dataset | Mapping[str, Dataset],
+    backbone: str | None = None,
+    method: str | None = None,
+    model: Mapping[str, Any] | None = None,
+    augment: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Run:
+    """Trains a model as `vertebra train` does, with the recipe of its method, and leaves a run folder.
+
+        run = vertebra.train("detection", data="my_coco/", backbone="resnet18", epochs=3, batch_size=8)
+        run.metrics["box_ap"], run.load().predict("street.jpg")
+
+    Args:
+        task: a task's name, as in `create`.
+        data: a path in any format that `vertebra data` reads, `shapes` (built in), a `torch.utils.data.Dataset` whose
+            items are (image, Target), or a mapping of split names (`train`, `val`, `test`) to such Datasets.
+        backbone: as in `create`.
+        method: as in `create`; the task's default if None.
+        model: further options of the method, nested or by dotted name: `{"anchors": {"scale": 4}}` or
+            `{"anchors.scale": 4}`.
+        augment: random changes of training images: the fields of `--augment`, such as `{"flip": 0.5}`.
+        settings: everything else that `vertebra train --help` lists, by the same names: `epochs`, `lr`, `optimizer`,
+            `weights`, `output`, `resume`, ...; those of `--data` without that prefix: `batch_size`, `image_size`,
+            `workers`, `val_share`, `channels`, `resize`.
+
+    Returns:
+        The run: its folder, the best model's file, epoch and metrics, the history; `run.load()` gives a Predictor.
+
+    Raises:
+        VertebraError: for unknown names (with the nearest that exists), values out of range, data that does not fit the
+            task, and everything else that the user can correct.
+    """
+    from vertebra.engine import settings as engine
+    from vertebra.engine import train as training
+
+    options = {**(model or {}), **({} if backbone is None else {"backbone": backbone})}
+    is_path = isinstance(data, str | os.PathLike)
+    path = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+    given = {**settings, "model": options, "augment": augment, "data.path": path}
+    return training.train(engine.resolve(task, method, given), None if is_path else data)
+
+
+def evaluate(
+    model: Task | Predictor | Run | str | Path,
+    *,
+    data: str | Path | Dataset | Mapping[str, Dataset] | None = None,
+    split: str = "val",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    val_share: float | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+    device: str | None = None,
+) -> Evaluation:
+    """Measures a trained model on a data set, as `vertebra evaluate` does.
+
+    Args:
+        model: a checkpoint of Vertebra or the run folder that holds it, a Run, a Predictor, or a task's model.
+        data: as in `train`; the data that the model was trained on if None.
+        split: `train`, `val` or `test`.
+        batch_size: images per forward pass, which changes no number; chosen by the kind of task if None.
+        workers: processes that read images; chosen by the number of cores if None.
+        val_share: share set apart for validation where the data has no val split, as in training if None. Data that
+            the model was not trained on is then evaluated whole.
+        seed: of that split; as in training if None.
+        strict: whether the first unreadable image or wrong annotation is an error instead of being listed.
+        device: where a model from a file runs; the fastest available if None.
+
+    Returns:
+        The evaluation: `metrics`, a row per image, and `worst(count)`.
+
+    Raises:
+        VertebraError: if the data is missing, does not fit the model, or cannot be read.
+    """
+    from vertebra import kinds, tasks
+    from vertebra.engine import checkpoint
+    from vertebra.engine import evaluate as engine
+    from vertebra.engine.train import Run
+    from vertebra.predict import Predictor
+
+    about: Mapping[str, Any] = {}
+    if isinstance(model, Run):
+        model = model.best
+    if isinstance(model, tasks.Task):
+        task = model
+    elif isinstance(model, Predictor):
+        task, about = model.task, model.about
+    else:
+        task, about = checkpoint.load(model, device=device)
+    selection = engine.select(task, about, data, split=split, val_share=val_share, seed=seed)
+    selection.catalogue.skipped(strict=strict)
+    return engine.evaluate(
+        task,
+        selection.samples,
+        batch_size=batch_size,
+        workers=workers,
+        strict=strict,
+        metric_options=kinds.find(task.kind).metric_options(about, selection.catalogue),
+    )
 
 
 def load(path: str | Path, *, device: str | None = None, precision: str = "32-true") -> Predictor:
@@ -75,12 +189,12 @@ def load(path: str | Path, *, device: str | None = None, precision: str = "32-tr
 
     Args:
         path: a `best.safetensors`, or the run folder that holds it.
-        device: where to run, such as `cuda`; the fastest there is if None.
+        device: where to run, such as `cuda`; the fastest available if None.
         precision: of convolutions and matrix products: `32-true`, `bf16-mixed` (twice as fast on CPUs and GPUs that
-            have such instructions, and answers that differ in the third digit) or `16-mixed` (GPUs).
+            have such instructions, with predictions that differ in the third digit) or `16-mixed` (GPUs).
 
     Raises:
-        VertebraError: if the file is damaged or was not written by Vertebra, or there is no such precision.
+        VertebraError: if the file is damaged or was not written by Vertebra, or the precision does not exist.
     """
     from vertebra.predict import Predictor
 

@@ -1,8 +1,10 @@
-"""The command line: one module per verb. This one imports nothing heavy, so that help comes at once."""
+"""The command line: one module per verb. This one imports nothing heavy, so that help is printed at once."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import pkgutil
 import sys
 from collections.abc import Sequence
 
@@ -10,40 +12,50 @@ import vertebra
 from vertebra.errors import VertebraError, nearest
 
 VERBS = {
-    "train": "train a model on your pictures",
-    "evaluate": "measure a trained model on a data set",
-    "predict": "ask a trained model about pictures",
-    "models": "list every backbone: parameters, multiply-adds, levels, known weights",
-    "data": "show what is in a data set and what is wrong with it",
-    "verify": "compare every backbone with its reference numbers on this machine",
+    "train": "train a model on your images",
+    "evaluate": "compute a trained model's metrics on a dataset",
+    "predict": "run a trained model on images and videos",
+    "models": "list all backbones: parameters, multiply-adds, levels, known weights",
+    "methods": "list all methods: task, paper, checkpoints they read",
+    "data": "show the contents of a dataset and its problems; convert it",
+    "verify": "compare every backbone with its reference outputs on this machine",
 }
 
-HELP = f"""vertebra {vertebra.__version__}: every vision backbone under every recognition task
-
-usage: vertebra VERB [options]        vertebra VERB --help says more
-
-{chr(10).join(f"  {verb:10}{text}" for verb, text in VERBS.items())}
-
-examples:
-  vertebra train classification --data.path=pictures/ --model.backbone=resnet18 --epochs=30
-  vertebra evaluate runs/classification-resnet18-1/best.safetensors --data.path=pictures/
+EXAMPLES = """
+  vertebra train classification --data.path=images/ --model.backbone=resnet18 --epochs=30
+  vertebra evaluate runs/classification-resnet18-1/best.safetensors --data.path=images/
   vertebra predict runs/classification-resnet18-1/best.safetensors photo.jpg --save=out/
 
   vertebra train instance --data.path=my_coco/ --model.backbone=resnet50 --weights=resnet50.a1_in1k
   vertebra predict runs/instance-resnet50-1 street.jpg --threshold=0.5 --save=out/
-
-tasks: classification, detection (boxes), instance (masks), keypoints
 """
+
+
+def task_names() -> list[str]:
+    """The folders of `vertebra.tasks`, without importing it and torch with it."""
+    spec = importlib.util.find_spec("vertebra.tasks")
+    assert spec is not None
+    return [module.name for module in pkgutil.iter_modules(spec.submodule_search_locations) if module.ispkg]
+
+
+def help_text() -> str:
+    """The text of `vertebra --help`."""
+    verbs = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+    return (
+        f"vertebra {vertebra.__version__}: every vision backbone under every recognition task\n\n"
+        "usage: vertebra VERB [options]        vertebra VERB --help lists the options\n\n"
+        f"{verbs}\n\nexamples:{EXAMPLES}\ntasks: {', '.join(task_names())}\n"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the process's exit status: 0, or 2 for a user's mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):  # a file's name may be no text
+    for stream in (sys.stdout, sys.stderr):  # the name of a file may not be valid text
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(HELP)
+        print(help_text())
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"vertebra {vertebra.__version__}")
@@ -56,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VertebraError as error:
         print(f"vertebra: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         sys.stderr.close()
         return 0
     except OSError as error:  # no space, no permission, a file where a folder should be
@@ -65,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ != "OutOfMemoryError" and not isinstance(error, MemoryError):
-            raise  # a fault of ours
-        print("vertebra: there is not enough memory: lower the batch size, or use smaller pictures.", file=sys.stderr)
+            raise  # a bug
+        print("vertebra: there is not enough memory: lower the batch size, or use smaller images.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vertebra: stopped.", file=sys.stderr)

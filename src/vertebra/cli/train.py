@@ -2,54 +2,100 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from vertebra import tasks
-from vertebra.cli.parsing import check_config, option, parse, parser
-from vertebra.data.transforms import Augment, InstanceAugment
-from vertebra.engine.settings import Data, Settings
+from jsonargparse import ArgumentParser
+
+from vertebra import kinds, tasks
+from vertebra.cli.parsing import check_config, explicit_options, option, parser
+from vertebra.engine.settings import (
+    GROUPS,
+    Data,
+    Settings,
+    check_model_options,
+    check_resumed_method,
+    resolve,
+    run_config,
+    run_folder,
+)
 from vertebra.engine.train import train
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, one_of
 
 
 def run(argv: Sequence[str]) -> None:
     words = list(argv)
     task = words.pop(0) if words and not words[0].startswith("-") else ""
-    task = task or option(words, "task")
     config = option(words, "config")
-    if resume := option(words, "resume"):  # a resumed run starts from its own config
-        folder = Path(resume).parent if resume.endswith(".ckpt") else Path(resume)
-        if not (folder / "config.yaml").is_file():
-            raise VertebraError(f"{folder} is not a run folder: it holds no config.yaml.")
-        if not config:
-            config = str(folder / "config.yaml")
-            words.insert(0, f"--config={config}")
-    written = str(check_config(config).get("task", "")) if config else ""
-    if task and written and task != written:
-        raise VertebraError(f"config {config} is for task {written!r}, not {task!r}.")
-    task = task or written or "classification"
-    module = tasks.find(task)
-    augment = Augment if module.TASK.truth == "label" else InstanceAugment
-
-    arguments = parser(f"train {task}", f"Trains a {task} model. Every option can also stand in a --config file.")
-    arguments.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
-    arguments.add_class_arguments(Settings, skip={"model", "task", "data", "augment"})
-    arguments.add_class_arguments(module.Config, "model")
-    arguments.add_class_arguments(Data, "data")
-    arguments.add_class_arguments(augment, "augment")
-    arguments.add_argument("--task", default=task, help="Stands in config files; on the command line it comes first.")
-    arguments.set_defaults(module.RECIPE)
+    resume = option(words, "resume")
+    if not config and (config := _config_of_resumed(resume)):
+        words.insert(0, f"--config={config}")
+    content = check_config(config) if config else {}
+    task = _task(task or option(words, "task"), str(content.get("task", "")), config)
+    tasks.find(task)  # raises if there is none
+    method = _method(task, words, content)
+    if resume:
+        check_resumed_method(resume, task, method)
+    arguments = _arguments(task, method)
+    check_model_options(task, method, _model_options(words, content))
     if config:
         check_config(config, arguments)
-    values = parse(arguments, words).as_dict()
-    values |= {
-        "model": module.Config(**values["model"]),
-        "data": Data(**values["data"]),
-        "augment": augment(**values["augment"]),
-    }
-    chosen = option(words, "lr") or (config and "lr" in check_config(config))
-    if not chosen and values["optimizer"] != module.RECIPE.get("optimizer", values["optimizer"]):
-        values["lr"] = None  # the task's usual rate is for its usual optimizer
-    train(Settings(**{field.name: values[field.name] for field in dataclasses.fields(Settings)}))
+    train(resolve(task, None, explicit_options(arguments, words)))  # among them model.method, if the user chose it
+
+
+def _config_of_resumed(resume: str) -> str:
+    """The config of the run to resume, whose settings it starts from; empty without one."""
+    if not resume:
+        return ""
+    run_config(resume)  # raises if there is none
+    return str(run_folder(resume) / "config.yaml")
+
+
+def _task(typed: str, configured: str, config: str) -> str:
+    if typed and configured and typed != configured:
+        raise VertebraError(f"config {config} is for task {configured!r}, not {typed!r}.")
+    return typed or configured or "classification"
+
+
+def _method(task: str, words: Sequence[str], content: Mapping[str, Any]) -> str:
+    model = content.get("model")
+    configured = model.get("method") if isinstance(model, Mapping) else None
+    method = option(words, "model.method") or str(configured or tasks.default_method(task))
+    one_of("--model.method", method, tasks.methods(task))
+    return method
+
+
+def _arguments(task: str, method: str) -> ArgumentParser:
+    """The parser of one method's training: its options alone, with the defaults of its recipe."""
+    module = tasks.find(task, method)
+    arguments = parser(f"train {task}", f"Trains a {task} model. Every option can also stand in a --config file.")
+    arguments.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
+    arguments.add_class_arguments(Settings, skip={"task", "method", *GROUPS})
+    arguments.add_argument(
+        "--model.method",
+        choices=tasks.methods(task),
+        default=method,
+        help=f"Method; --help lists the options of the one given, here {method}.",
+    )
+    arguments.add_class_arguments(module.Config, "model")
+    arguments.add_class_arguments(Data, "data")
+    arguments.add_class_arguments(kinds.find(module.MODEL.kind).augment, "augment")
+    arguments.add_argument("--task", default=task, help="For config files; on the command line it comes first.")
+    arguments.set_defaults(module.RECIPE)
+    return arguments
+
+
+def _model_options(words: Sequence[str], content: Mapping[str, Any]) -> list[str]:
+    """The names of the model's options on the command line and in the config file."""
+    flags = [word.partition("=")[0] for word in words]
+    named = [flag.removeprefix("--model.") for flag in flags if flag.startswith("--model.")]
+    model = content.get("model")
+    named += _dotted(model) if isinstance(model, Mapping) else []
+    return [name for name in named if name != "method"]
+
+
+def _dotted(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for name, value in options.items():
+        names += _dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [f"{prefix}{name}"]
+    return names

@@ -20,42 +20,43 @@ from vertebra.structures import Preprocess
 
 
 def save(task: tasks.Task, path: str | Path, **about: Any) -> None:
-    """Writes the one file that `vertebra.load` needs: weights, and as JSON the model's config, classes, preprocessing,
-    Vertebra's version and whatever else `about` says (metrics, epoch, ...)."""
+    """Writes the one file that `vertebra.load` needs: weights, and as JSON the model's options, classes, preprocessing,
+    Vertebra's version and the further entries `about` (metrics, epoch, ...)."""
     description = {"version": vertebra.__version__, **task.describe(), **about}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()}
     with replacing(path) as temporary:
         save_file(state, temporary, {"vertebra": json.dumps(description), "format": "pt"})
 
 
-def load(where: str | Path, *, device: torch.device | str | None = None) -> tuple[tasks.Task, dict[str, Any]]:
+def load(
+    where: str | Path | weights.Checkpoint, *, device: torch.device | str | None = None
+) -> tuple[tasks.Task, dict[str, Any]]:
     """The task in a file that `save` wrote (or in the folder that holds it), in eval mode, and its description.
 
     Args:
-        device: where it goes; the fastest there is if None.
+        device: where it runs; the fastest available if None.
 
     Raises:
         VertebraError: if the file is damaged, or is not one of ours.
     """
-    state, metadata, path = weights.read(where)
-    if "vertebra" not in metadata:
+    file = weights.open_checkpoint(where)
+    if file.about is None:
         raise VertebraError(
-            f"{path} was not written by Vertebra, so what model it belongs to is unknown: "
+            f"{file.path} was not written by Vertebra, so its model is unknown: "
             "make one with vertebra.create(...) and fill it with .load(path)."
         )
     try:
-        about = json.loads(metadata["vertebra"])
-        model = tasks.saved_options(about)
-        preprocess = Preprocess.from_dict(about["preprocess"])
-        task = tasks.create(about["task"], classes=about["classes"], preprocess=preprocess, **model)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
-    weights.load(task, state, weights.Report(str(path), "vertebra"))
+        about = file.about
+        plan = tasks.plan(about["task"], method=about["method"], classes=about["classes"], **about["model"])
+        task = plan.build(Preprocess.from_dict(about["preprocess"]))
+    except (KeyError, TypeError) as error:
+        raise VertebraError(f"{file.path} describes its model in a way this version cannot read: {error}.") from error
+    weights.load(task, file.state, weights.Report(str(file.path), "vertebra"))
     return task.to(_device(device)).eval(), about
 
 
 def _device(name: torch.device | str | None) -> torch.device:
-    """A device that is there; the fastest if it has no name."""
+    """The named device; the fastest available if None."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -3,121 +3,155 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from rich.progress import track
 
-from vertebra.data.batches import loader
-from vertebra.data.catalogue import Catalogue, Sample
-from vertebra.engine import results
-from vertebra.errors import VertebraError
-from vertebra.metrics.coco import CocoMetrics
-from vertebra.metrics.evaluation import SHOWN, Evaluation, Worst
+from vertebra import kinds
+from vertebra.data.catalogue import Catalogue, Sample, map_classes
+from vertebra.data.formats import formats
+from vertebra.data.loader import loader
+from vertebra.data.reading import Source, with_val_split
+from vertebra.errors import VertebraError, in_range
+from vertebra.files import expanded
+from vertebra.metrics.evaluation import Evaluation, Worst
 from vertebra.tasks import Task
+
+
+@dataclass
+class Selection:
+    """The data that a model is evaluated on."""
+
+    catalogue: Catalogue
+    """The whole data set; its notes say how the split was chosen."""
+    split: str
+    """The split that is evaluated."""
+    samples: list[Sample]
+    """The samples of that split, with labels in the order of the model's classes."""
+
+
+def select(
+    task: Task,
+    about: Mapping[str, Any],
+    data: Source | None = None,
+    *,
+    split: str = "val",
+    val_share: float | None = None,
+    seed: int | None = None,
+) -> Selection:
+    """The data to evaluate a model on.
+
+    Args:
+        about: the description in the model's checkpoint; its `data` says what it was trained on.
+        data: a path, a Dataset of (image, Target), or a mapping of split names to Datasets; the data that the model was
+            trained on if None.
+        split: `train`, `val` or `test`; `test` stands in for a missing `val`, and the only split for any of the two.
+        val_share: share set apart for validation where the data has no val split; as in training if None. Data that
+            was not trained on is then evaluated whole.
+        seed: of that split; as in training if None.
+
+    Raises:
+        VertebraError: if the data is missing, does not fit the model, or `val_share` or `seed` has no effect.
+    """
+    training = about.get("data", {})
+    if data is None:
+        data = training.get("path")
+    if data is None:
+        raise VertebraError("the checkpoint does not say what it was trained on: give --data.path.")
+    kind = kinds.find(task.kind)
+    same = isinstance(data, str | Path) and "path" in training and _same_path(data, training["path"])
+    chosen = [name for name, value in (("val_share", val_share), ("seed", seed)) if value is not None]
+    share = training.get("val_share", 0.2) if val_share is None else val_share
+    seed = training.get("seed", 0) if seed is None else seed
+    catalogue = kind.read(data, seed=seed)
+    complete = bool({"val", "test"} & catalogue.splits.keys()) or split == "test"
+    generated = isinstance(data, str) and getattr(formats().get(data), "GENERATED", False)
+    if chosen and not generated and (complete or not (same or "val_share" in chosen)):
+        raise VertebraError(
+            f"--data.{chosen[0]} has no effect: no part of {catalogue.path} is set apart here; leave it out."
+        )
+    if not complete and (same or "val_share" in chosen):
+        catalogue = with_val_split(catalogue, share, seed)
+    split = choose_split(catalogue, split)
+    kind.check_compatible(catalogue, task)
+    return Selection(catalogue, split, map_classes(catalogue.split(split), catalogue.classes, task.classes))
+
+
+def choose_split(catalogue: Catalogue, split: str) -> str:
+    """The split to evaluate: `split`, test in place of val, or the only one; a note says so if it is another."""
+    if split == "val" and "val" not in catalogue.splits and "test" in catalogue.splits:
+        catalogue.notes.append("no val split: the test split is used as val")
+        return "test"
+    if split in catalogue.splits or len(catalogue.splits) > 1 or split == "test":
+        return split
+    (only,) = catalogue.splits
+    catalogue.notes.append(f"no {split} split: all of {only} is evaluated")
+    return only
 
 
 def evaluate(
     task: Task,
     samples: Sequence[Sample],
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int | None = None,
     strict: bool = False,
     progress: bool = False,
-    threshold: float | None = None,
-    sigmas: Sequence[float] = (),
+    metric_options: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Runs the task over the samples.
+    """Runs the task over the samples, in eval mode; the task is left in the mode that it was in.
 
     Args:
         task: on the device to run on.
-        strict: whether the first unreadable picture is an error instead of being listed.
+        batch_size: images per forward pass; the default of the task's kind if None.
+        strict: whether the first unreadable image is an error instead of being listed.
         progress: whether a bar is shown.
-        threshold: the score from which on the rows take an object for found, as a checkpoint knows it; 0.5 if None.
-        sigmas: of the data's keypoints; those that the task knows if empty.
+        metric_options: arguments of `task.metrics`, as `Kind.metric_options` gives them.
 
     Raises:
-        VertebraError: if no picture can be read, or `strict` and one cannot.
+        VertebraError: if no image can be read, or `strict` and one cannot.
     """
+    in_range("data.batch_size", batch_size, 1)
+    in_range("data.workers", workers, 0)
+    kind = kinds.find(task.kind)
     batches = loader(
         samples,
         task.preprocess,
-        truth=task.truth,
-        classes=len(task.classes),
-        batch_size=batch_size,
+        kind,
+        num_classes=len(task.classes),
+        batch_size=batch_size or kind.eval_batch_size,
         workers=workers,
     )
-    device = next(task.parameters()).device
-    metrics = task.metrics()
-    if threshold is not None and isinstance(metrics, CocoMetrics):
-        metrics.threshold = threshold
-    if sigmas and isinstance(metrics, CocoMetrics):
-        metrics.sigmas = np.asarray(sigmas)
-    broken: list[str] = []
+    metrics = task.metrics(**metric_options or {})
+    unreadable: list[str] = []
     rows: list[dict[str, Any]] = []
     worst = Worst()
-    known = {sample.target.path: i for i, sample in enumerate(samples) if sample.target.path}
-    task.eval()
-    with torch.inference_mode():
-        for batch in track(batches, "evaluating", disable=not progress, transient=True):
-            broken += batch.broken
-            if strict and broken:
-                raise VertebraError(f"{broken[0]} (without --strict it is left out and listed)")
-            if not batch.targets:
-                continue
-            found = task.infer(batch.images.to(device), batch.frames)
-            for prediction, target in zip(found, batch.targets, strict=True):
-                index = known[target.path] if target.path else len(rows)
-                rows.append({"index": index, "path": target.path, **metrics.row(prediction, target)})
-                worst.add(rows[-1], prediction)
-            metrics.update(found, batch.targets)
+    for batch in track(batches, "evaluating", disable=not progress, transient=True):
+        unreadable += batch.unreadable
+        if strict and unreadable:
+            raise VertebraError(f"{unreadable[0]} (without --strict it is skipped and listed)")
+        if not batch.targets:
+            continue
+        predictions = task.evaluated(task.infer, batch.images, batch.frames)
+        for index, prediction, target in zip(batch.indices, predictions, batch.targets, strict=True):
+            rows.append({"index": index, "path": target.path, **metrics.row(prediction, target)})
+            worst.add(rows[-1], prediction)
+        metrics.update(predictions, batch.targets)
     if not rows:
-        raise VertebraError(f"none of the {len(samples)} pictures can be read: {broken[0]}")
+        raise VertebraError(f"none of the {len(samples)} images can be read: {unreadable[0]}")
+    rows.sort(key=lambda row: row["index"])  # batches hold images of equal shape
     return Evaluation(
         metrics.compute(),
         rows,
-        broken,
+        unreadable,
         classes=task.classes,
-        labels=metrics.labels,
+        names=metrics.names,
         predictions=worst.predictions(),
-        points=getattr(metrics, "points", None),
+        keypoints=task.keypoints,
     )
 
 
-def evaluate_results(
-    path: str | Path,
-    entries: Sequence[Mapping[str, Any]],
-    catalogue: Catalogue,
-    split: str,
-    *,
-    detections: int = 100,
-    progress: bool = False,
-) -> Evaluation:
-    """Judges what another tool has found; no picture is read.
-
-    Args:
-        path: where the entries come from, for errors.
-        entries: as `results.read` gives them.
-        detections: how many of a picture and class count, the best.
-
-    Raises:
-        VertebraError: if an entry does not fit the data.
-    """
-    samples = catalogue.split(split)
-    found = results.Results(path, entries, catalogue, split)
-    metrics = CocoMetrics(len(catalogue.classes), results.kinds(entries), catalogue.points, most=detections)
-    for index in track(range(len(samples)), "evaluating", disable=not progress, transient=True):
-        metrics.update([found.prediction(index)], [found.target(index)])
-    values = metrics.compute()
-    metrics.threshold = values["threshold"]
-    rows = [
-        {"index": index, "path": sample.target.path, **row}
-        for index, (sample, row) in enumerate(zip(samples, metrics.rows(), strict=True))
-    ]
-    evaluation = Evaluation(values, rows, classes=catalogue.classes, labels=metrics.labels, points=catalogue.points)
-    shown = [row["index"] for row in evaluation.worst(SHOWN)]
-    evaluation.predictions = {index: found.prediction(index) for index in shown}
-    return evaluation
+def _same_path(first: str | Path, second: str | Path) -> bool:
+    return expanded(first).resolve() == expanded(second).resolve()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import logging
 import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import lightning as L
@@ -19,54 +21,229 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from vertebra import tasks
-from vertebra.data import Catalogue, open_data
-from vertebra.data.batches import Endless, loader
+import vertebra
+from vertebra import kinds, options, tasks
+from vertebra.data.catalogue import Catalogue
+from vertebra.data.loader import EndlessLoader, loader
+from vertebra.data.reading import Source
 from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import evaluate
-from vertebra.engine.settings import Settings
-from vertebra.engine.trainee import Average, Results, Trainee, plain, write_config
+from vertebra.engine.settings import Settings, cannot_change, plain, run_config, run_folder
+from vertebra.engine.trainee import Average, RunHistory, Trainee, write_config
 from vertebra.errors import VertebraError, in_range, one_of
+from vertebra.kinds import Kind
+from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Preprocess
+from vertebra.tasks import Plan, Task
 from vertebra.viz import report
 
+Echo = Callable[[str], None]
 
-def train(settings: Settings) -> Path:
-    """Trains, keeps the best model, evaluates it, writes the report; returns the run folder.
 
-    The folder holds config.yaml (which reproduces the run), best.safetensors (which `vertebra.load` reads),
-    last.ckpt (to resume from), metrics.csv, tensorboard/, evaluation.json and report.html.
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    folder: Path
+    """Holds config.yaml (which reproduces the run), best.safetensors (which `vertebra.load` reads), last.ckpt (to
+    resume from), metrics.csv, tensorboard/, evaluation.json and report.html."""
+    best: Path
+    """The file of the best model."""
+    epoch: int
+    """The epoch that the best model is from, counted from 1."""
+    metrics: dict[str, Any]
+    """Metrics of the best model on the val split."""
+    history: list[dict[str, float]]
+    """Losses, metrics, learning rate and seconds of each epoch, as in metrics.csv."""
+
+    def load(self, *, device: str | None = None, precision: str = "32-true") -> Any:
+        """The Predictor of the best model; arguments as in `vertebra.load`."""
+        return vertebra.load(self.best, device=device, precision=precision)
+
+
+def train(settings: Settings, data: Source | None = None) -> Run:
+    """Trains, saves the best model, evaluates it and writes the report.
+
+    Args:
+        settings: of the run, as `resolve` makes them.
+        data: a Dataset of (image, Target), or a mapping of split names to Datasets, in place of `settings.data.path`.
 
     Raises:
-        VertebraError: for everything the user can put right.
+        VertebraError: for every mistake of the user.
     """
     _check(settings)
-    _quiet()
-    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-    say = print if first else (lambda *_: None)
-    truth = tasks.find(settings.task).TASK.truth
-    catalogue = open_data(settings.data.path, want=truth, val_share=settings.data.val_share, seed=settings.seed)
-    catalogue.left_out(strict=settings.strict)
+    _silence_lightning()
+    echo = print if _is_first_process() else _silent
+    kind = kinds.find(tasks.find(settings.task, settings.method).MODEL.kind)
+    catalogue = _open(settings, data, kind)
     L.seed_everything(settings.seed, verbose=False)
-    task = _task(settings, catalogue, say)
-    resume = _resume_point(settings)
-    run = Path(resume).parent if resume else _folder(settings, create=first)
+    plan = _plan(settings, kind, catalogue)
+    model = options.flatten(type(plan.config), vars(plan.config))
+    settings = replace(settings, method=_name(plan.module), model=model)
+    task = _build(settings, plan, kind, echo)
+    state = _resume_state(settings, plan)
+    folder = state.parent if state else _new_folder(settings, plan)
+    loaders = _loaders(settings, task, kind, catalogue)
+    history = RunHistory(folder, echo if not sys.stdout.isatty() else _silent, _origin(settings, data))
+    trainer = _trainer(settings, task, folder, _callbacks(settings, folder, history))
+    trainee = Trainee(task, settings)
+    _announce(settings, catalogue, task, folder, echo)
+    _fit(trainer, trainee, loaders, folder, state, echo)
+    assert history.best is not None, "the last epoch is always validated"
+    metrics = history.best["metrics"]
+    if trainer.is_global_zero:
+        metrics = _finish(settings, kind, catalogue, folder, history, trainee, echo).metrics
+    return Run(folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history)
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+# -- data and model
+
+
+def _open(settings: Settings, data: Source | None, kind: Kind) -> Catalogue:
+    path = settings.data.path if data is None else data
+    catalogue = kind.open(path, val_share=settings.data.val_share, seed=settings.seed)
+    catalogue.skipped(strict=settings.strict)
+    return catalogue
+
+
+def _origin(settings: Settings, data: Source | None) -> dict[str, Any]:
+    """The data of the run for the checkpoint's description; empty for Datasets, which no later process can open."""
+    if data is not None:
+        return {}
+    return {"data": {"path": settings.data.path, "val_share": settings.data.val_share, "seed": settings.seed}}
+
+
+def _plan(settings: Settings, kind: Kind, catalogue: Catalogue) -> Plan:
+    """The model's options: those that the data decides win over those of the settings."""
+    assumed = tasks.find(settings.task, settings.method)
+    known = set(options.names(assumed.Config))
+    decided = kind.model_options(catalogue, settings.balance)
+    balancing = decided.keys() - kind.model_options(catalogue, False).keys()
+    if settings.balance and not (balancing and balancing <= known):
+        raise VertebraError(f"balance weighs the classes of whole images; {settings.task} has no use for it.")
+    plan = tasks.plan(
+        settings.task,
+        method=settings.method,
+        weights=settings.weights,
+        source=settings.source,
+        classes=catalogue.classes,
+        **settings.model | {name: value for name, value in decided.items() if name in known},
+    )
+    if plan.module.RECIPE != assumed.RECIPE:
+        raise VertebraError(
+            f"{settings.weights} is a checkpoint of {_name(plan.module)}, which is trained with other settings than "
+            f"{_name(assumed)}: choose model.method={_name(plan.module)}, or model.method={_name(assumed)}."
+        )
+    return plan
+
+
+def _name(method: ModuleType) -> str:
+    return method.__name__.rpartition(".")[2]
+
+
+def _build(settings: Settings, plan: Plan, kind: Kind, echo: Echo) -> Task:
+    task = plan.build(_preprocess(settings, plan, kind.resize_modes))
+    if task.report:
+        echo(str(task.report))
+    return task
+
+
+def _preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preprocess:
+    """The plan's preprocessing at the size, channels and way of resizing of the settings."""
+    data, known = settings.data, plan.preprocess
+    # The size that a checkpoint was trained with is not taken over: the model's default is.
+    usual = plan.module.MODEL.default_preprocess(None, plan.config)
+    if known.channels != data.channels:
+        mean, std = ((0.449,), (0.226,)) if data.channels == 1 else (Preprocess.mean, Preprocess.std)
+        known = replace(known, mean=mean, std=std)
+    resize: str = data.resize
+    if resize == "auto":
+        resize = usual.resize if usual.resize in modes else modes[0]
+    one_of("data.resize", resize, modes)
+    side = data.image_size or usual.size[0]
+    longest = round(side * usual.size[1] / usual.size[0]) if resize == usual.resize == "shortest" else side
+    return replace(known, size=(side, longest), crop=1.0, resize=resize)
+
+
+def _loaders(settings: Settings, task: Task, kind: Kind, catalogue: Catalogue) -> tuple[EndlessLoader, Iterable]:
     common: dict[str, Any] = {
-        "truth": task.truth,
-        "classes": len(catalogue.classes),
+        "num_classes": len(catalogue.classes),
         "batch_size": settings.data.batch_size,
         "workers": settings.data.workers,
         "seed": settings.seed,
     }
-    training = loader(
-        catalogue.split("train"), task.preprocess, augment=settings.augment, points=catalogue.points, **common
-    )
-    assert isinstance(training, Endless)
-    validation = loader(catalogue.split("val"), task.preprocess, **common)
-    _announce(settings, catalogue, task, run, say)
-    terminal = sys.stdout.isatty()
-    results = Results(run, (lambda _: None) if terminal else say)
-    callbacks: list[Callback] = [results]
+    augmented = {"augment": settings.augment, "keypoints": catalogue.keypoints}
+    training = loader(catalogue.split("train"), task.preprocess, kind, **augmented, **common)
+    assert isinstance(training, EndlessLoader)
+    return training, loader(catalogue.split("val"), task.preprocess, kind, **common)
+
+
+# -- the run folder
+
+
+def _new_folder(settings: Settings, plan: Plan) -> Path:
+    """A new run folder, which holds config.yaml; the first process makes it."""
+    first = _is_first_process()
+    if settings.output:
+        folder = Path(settings.output)
+        if first and (folder / "last.ckpt").exists():
+            raise VertebraError(
+                f"{folder} holds a run already: resume it with --resume={folder}, or choose another --output."
+            )
+    else:
+        stem = f"{settings.task}-{getattr(plan.config, 'backbone', settings.method)}"
+        number = 1
+        while first and Path("runs", f"{stem}-{number}").exists():
+            number += 1
+        folder = Path("runs", f"{stem}-{number}")
+    if first:
+        write_config(settings, folder)
+    return folder
+
+
+def _resume_state(settings: Settings, plan: Plan) -> Path | None:
+    """The last.ckpt to resume from; its run's config.yaml is written again after the first further epoch.
+
+    Raises:
+        VertebraError: if it is missing, or a setting differs that a resumed run cannot change.
+    """
+    if not settings.resume:
+        return None
+    folder = run_folder(settings.resume)
+    path = folder / "last.ckpt"
+    if not path.is_file():
+        raise VertebraError(f"{path} is not there, so there is nothing to resume; a run writes it after each epoch.")
+    rows = (folder / "metrics.csv").read_text().splitlines() if (folder / "metrics.csv").exists() else []
+    done = max((int(row["epoch"]) for row in csv.DictReader(rows)), default=0)
+    if settings.epochs < done:
+        raise VertebraError(
+            f"{folder} has {done} epochs already, and epochs is {settings.epochs}: give --epochs=NUMBER."
+        )
+    before, now = run_config(folder), plain(settings)
+    fixed = {name: (before.get(name), now[name]) for name in ("optimizer", "freeze_backbone", "layer_decay")}
+    fixed["ema"] = (bool(before.get("ema")), bool(now["ema"]))
+    old, new = (options.flatten(type(plan.config), _without_method(part["model"])) for part in (before, now))
+    lasting = options.names(type(plan.config), training=False)
+    fixed |= {f"model.{name}": (options.as_tuples(old.get(name)), options.as_tuples(new[name])) for name in lasting}
+    for name, (earlier, later) in fixed.items():
+        if earlier != later:
+            raise VertebraError(cannot_change(name, later, earlier, folder))
+    return path
+
+
+# -- Lightning
+
+
+def _callbacks(settings: Settings, folder: Path, history: RunHistory) -> list[Callback]:
+    callbacks: list[Callback] = [history]  # before the averaging, see RunHistory
     if settings.ema:
         callbacks.append(Average(settings.ema))
     if settings.patience:
@@ -76,63 +253,69 @@ def train(settings: Settings) -> Path:
             )
         )
     callbacks.append(
-        ModelCheckpoint(run, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
+        ModelCheckpoint(folder, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
     )
-    if terminal:
+    if sys.stdout.isatty():
         callbacks.append(RichProgressBar(leave=True))
-    trainer = _trainer(settings, run, callbacks, terminal)
-    synchronous = any(isinstance(module, torch.nn.SyncBatchNorm) for module in task.modules())
-    if synchronous and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        raise VertebraError("norm sync works on GPUs alone: on several processes of a CPU choose batch or group.")
-    trainee = Trainee(task, settings)
-    try:
-        trainer.fit(trainee, training, validation, ckpt_path=resume, weights_only=True)
-    except SystemExit:  # what Lightning makes of a KeyboardInterrupt, having switched off further ones
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if (run / "last.ckpt").exists():
-            say(f"stopped; go on with: vertebra train {settings.task} --resume={run}")
-        raise KeyboardInterrupt from None
-    except torch.OutOfMemoryError as error:
-        raise VertebraError(
-            "the device ran out of memory: lower data.batch_size (and raise accumulate), or set checkpointing."
-        ) from error
-    finally:
-        training.close()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # what is left is done by one process alone
-    if trainer.is_global_zero:
-        _finish(settings, catalogue, run, results, trainee, say)
-    return run
+    return callbacks
 
 
-def _trainer(settings: Settings, run: Path, callbacks: list[Callback], terminal: bool) -> L.Trainer:
+def _trainer(settings: Settings, task: Task, folder: Path, callbacks: list[Callback]) -> L.Trainer:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # set by torchrun
     devices = local or _devices(settings)
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or devices > 1
-    whole = tasks.find(settings.task).TASK.truth == "label"
+    ddp = "ddp_find_unused_parameters_true" if task.unused_parameters else "ddp"
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             max_epochs=settings.epochs,
             accelerator=settings.accelerator,
             devices=devices,
             num_nodes=int(os.environ["WORLD_SIZE"]) // local if local else 1,
-            # Detectors leave what only the maps need that they do not use, such as a norm of the finest, untrained.
-            strategy=("ddp" if whole else "ddp_find_unused_parameters_true") if several else "auto",
+            strategy=ddp if several else "auto",
             sync_batchnorm=several and _on_gpu(settings),  # torch has it for GPUs alone
             precision=settings.precision,
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip or None,
             callbacks=callbacks,
             plugins=[checkpoint.SafeCheckpointIO()],
-            logger=TensorBoardLogger(str(run), name="", version="tensorboard"),
+            logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             enable_model_summary=False,
-            enable_progress_bar=terminal,
+            enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
             log_every_n_steps=10,
         )
     except MisconfigurationException as error:
         raise VertebraError(f"accelerator {settings.accelerator!r} is not to be had here: {error}") from error
+    synchronous = any(isinstance(module, torch.nn.SyncBatchNorm) for module in task.modules())
+    if synchronous and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
+        raise VertebraError("norm sync works on GPUs alone: on several processes of a CPU choose batch or group.")
+    return trainer
+
+
+def _fit(
+    trainer: L.Trainer,
+    trainee: Trainee,
+    loaders: tuple[EndlessLoader, Iterable],
+    folder: Path,
+    state: Path | None,
+    echo: Echo,
+) -> None:
+    try:
+        trainer.fit(trainee, *loaders, ckpt_path=state, weights_only=True)
+    except SystemExit:  # Lightning's for a KeyboardInterrupt, with further ones switched off
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if (folder / "last.ckpt").exists():
+            echo(f"stopped; continue with: vertebra train {trainee.settings.task} --resume={folder}")
+        raise KeyboardInterrupt from None
+    except torch.OutOfMemoryError as error:
+        raise VertebraError(
+            "the device ran out of memory: lower data.batch_size (and raise accumulate), or set checkpointing."
+        ) from error
+    finally:
+        loaders[0].close()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # one process alone does the rest
 
 
 def _on_gpu(settings: Settings) -> bool:
@@ -144,28 +327,7 @@ def _devices(settings: Settings) -> int:
     return settings.devices or (torch.cuda.device_count() if _on_gpu(settings) else 1)
 
 
-def _check(settings: Settings) -> None:
-    for name in ("epochs", "accumulate", "val_every"):
-        in_range(name, getattr(settings, name), 1)
-    for name in ("clip", "warmup", "patience", "lr", "lrf", "weight_decay", "layer_decay", "devices", "seed"):
-        in_range(name, getattr(settings, name), 0)
-    for name in ("ema", "momentum"):
-        in_range(name, getattr(settings, name), 0, 0.999999)
-    for name in ("image_size", "workers"):
-        in_range(f"data.{name}", getattr(settings.data, name), 0)
-    if not 0 < settings.data.val_share < 1:
-        raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
-    if settings.data.channels not in (1, 3):
-        raise VertebraError(f"data.channels is {settings.data.channels}; pictures are read as 1 (grey) or 3 (RGB).")
-    world = int(os.environ.get("WORLD_SIZE", 0)) or _devices(settings)
-    if settings.data.batch_size % world:
-        raise VertebraError(
-            f"data.batch_size is {settings.data.batch_size}, which {world} processes cannot share equally: "
-            f"try {max(world, settings.data.batch_size // world * world)}, or fewer --devices."
-        )
-
-
-def _quiet() -> None:
+def _silence_lightning() -> None:
     """Lightning's remarks on hardware and hooks are for its developers, not for ours."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -178,131 +340,89 @@ def _quiet() -> None:
         warnings.filterwarnings("ignore", text)
 
 
-def _task(settings: Settings, catalogue: Catalogue, say: Any) -> tasks.Task:
-    model = {f.name: getattr(settings.model, f.name) for f in dataclasses.fields(settings.model)}
-    preprocess = _preprocess(settings)
-    if catalogue.points and "points" in model:
-        model["points"] = catalogue.points
-    if settings.balance:
-        if "class_weights" not in model:
-            raise VertebraError(f"balance weighs the classes of whole pictures; {settings.task} has no use for it.")
-        counts = catalogue.counts("train")
-        if 0 in counts:
-            raise VertebraError(f"class {catalogue.classes[counts.index(0)]!r} has no training pictures to balance.")
-        model["class_weights"] = tuple(sum(counts) / (len(counts) * count) for count in counts)
-    task = tasks.create(
-        settings.task,
-        classes=catalogue.classes,
-        preprocess=preprocess,
-        weights=settings.weights,
-        source=settings.source,
-        **model,
-    )
-    if task.report:
-        say(task.report)
-    return task
+# -- checks and messages
 
 
-def _preprocess(settings: Settings) -> Preprocess:
-    data, backbone = settings.data, settings.model.backbone
-    known = tasks.preprocess_of(settings.task, backbone, settings.weights, settings.source)
-    if len(known.mean) != data.channels:
-        mean, std = ((0.449,), (0.226,)) if data.channels == 1 else (Preprocess.mean, Preprocess.std)
-        known = dataclasses.replace(known, mean=mean, std=std)
-    usual = tasks.preprocess_of(settings.task, backbone, None)
-    possible = tasks.find(settings.task).TASK.resizes
-    resize = (usual.resize if usual.resize in possible else possible[0]) if data.resize == "auto" else data.resize
-    one_of("data.resize", resize, possible)
-    side = data.image_size or usual.size[0]
-    longest = round(side * usual.size[1] / usual.size[0]) if resize == usual.resize == "shortest" else side
-    return dataclasses.replace(known, size=(side, longest), crop=1.0, resize=resize)
+def _check(settings: Settings) -> None:
+    for name in ("epochs", "accumulate", "val_every"):
+        in_range(name, getattr(settings, name), 1)
+    for name in (
+        *("clip", "warmup", "patience", "lr", "final_lr_ratio"),
+        *("weight_decay", "layer_decay", "devices", "seed"),
+    ):
+        in_range(name, getattr(settings, name), 0)
+    for name in ("ema", "momentum"):
+        in_range(name, getattr(settings, name), 0, 0.999999)
+    for name in ("image_size", "workers"):
+        in_range(f"data.{name}", getattr(settings.data, name), 0)
+    if not 0 < settings.data.val_share < 1:
+        raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
+    if settings.data.channels not in (1, 3):
+        raise VertebraError(f"data.channels is {settings.data.channels}; images are read as 1 (grey) or 3 (RGB).")
+    world = int(os.environ.get("WORLD_SIZE", 0)) or _devices(settings)
+    if settings.data.batch_size % world:
+        raise VertebraError(
+            f"data.batch_size is {settings.data.batch_size}, which {world} processes cannot share equally: "
+            f"try {max(world, settings.data.batch_size // world * world)}, or fewer --devices."
+        )
 
 
-def _folder(settings: Settings, *, create: bool) -> Path:
-    """A fresh run folder."""
-    if settings.output:
-        run = Path(settings.output)
-        if create and (run / "last.ckpt").exists():
-            raise VertebraError(
-                f"{run} holds a run already: resume it with --resume={run}, or choose another --output."
-            )
-    else:
-        stem = f"{settings.task}-{settings.model.backbone}"
-        number = 1
-        while create and Path("runs", f"{stem}-{number}").exists():
-            number += 1
-        run = Path("runs", f"{stem}-{number}")
-    if create:  # a resumed run writes it anew once it has got on
-        write_config(settings, run)
-    return run
-
-
-def _resume_point(settings: Settings) -> str | None:
-    if not settings.resume:
-        return None
-    path = Path(settings.resume)
-    path = path if path.suffix == ".ckpt" else path / "last.ckpt"
-    if not path.is_file():
-        raise VertebraError(f"{path} is not there, so there is nothing to resume; a run writes it after each epoch.")
-    run = path.parent
-    history = (run / "metrics.csv").read_text().splitlines() if (run / "metrics.csv").exists() else []
-    done = max((int(row["epoch"]) for row in csv.DictReader(history)), default=0)
-    if settings.epochs < done:
-        raise VertebraError(f"{run} has {done} epochs already, and epochs is {settings.epochs}: give --epochs=NUMBER.")
-    before, now = yaml.safe_load((run / "config.yaml").read_text()), plain(settings)
-    fixed = {name: (before.get(name), now[name]) for name in ("task", "optimizer", "freeze_backbone", "layer_decay")}
-    fixed |= {f"model.{k}": (before["model"].get(k, v), v) for k, v in now["model"].items() if k not in tasks.TRAINING}
-    fixed["ema"] = (bool(before.get("ema")), bool(now["ema"]))
-    for name, (old, new) in fixed.items():
-        if old != new:
-            raise VertebraError(
-                f"{name} is {new!r} and was {old!r}, which a run that is resumed cannot change: start a new one with "
-                f"--weights={run / 'best.safetensors'}."
-            )
-    return str(path)
-
-
-def _announce(settings: Settings, catalogue: Catalogue, task: tasks.Task, run: Path, say: Any) -> None:
+def _announce(settings: Settings, catalogue: Catalogue, task: Task, folder: Path, echo: Echo) -> None:
+    name = getattr(task.config, "backbone", settings.method)
     parameters = sum(p.numel() for p in task.parameters())
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
-    if settings.freeze_backbone:
-        trained -= sum(p.numel() for p in task.backbone.parameters())
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in catalogue.splits.items())
-    say(f"{settings.model.backbone}: {parameters:,} parameters, {trained:,} trained")
+    echo(f"{name}: {parameters:,} parameters, {trained:,} trained")
     classes = len(catalogue.classes)
-    say(f"{catalogue.path}: {counts} pictures in {classes} class{'es' * (classes != 1)}")
+    echo(f"{catalogue.path}: {counts} images in {classes} class{'es' * (classes != 1)}")
     for note in catalogue.notes:
-        say(f"  {note}")
-    for sentence in catalogue.broken:
-        say(f"left out: {sentence}")
-    say(f"results in {run}")
+        echo(f"  {note}")
+    for sentence in catalogue.problems:
+        echo(f"skipped: {sentence}")
+    echo(f"results in {folder}")
 
 
-def _finish(settings: Settings, catalogue: Catalogue, run: Path, results: Results, trainee: Trainee, say: Any) -> None:
-    task, about = checkpoint.load(run / "best.safetensors", device=trainee.trainer.strategy.root_device)
+def _finish(
+    settings: Settings,
+    kind: Kind,
+    catalogue: Catalogue,
+    folder: Path,
+    history: RunHistory,
+    trainee: Trainee,
+    echo: Echo,
+) -> Evaluation:
+    """Evaluates the best model and writes the report."""
+    task, about = checkpoint.load(folder / "best.safetensors", device=trainee.trainer.strategy.root_device)
     samples = catalogue.split("val")
-    found = evaluate(
+    evaluation = evaluate(
         task,
         samples,
-        batch_size=settings.data.batch_size // trainee.trainer.world_size,  # the other processes are gone
+        batch_size=settings.data.batch_size // trainee.trainer.world_size,  # the other processes have ended
         workers=settings.data.workers,
-        threshold=about["metrics"].get("threshold"),
+        metric_options=kind.metric_options(about, catalogue),
     )
-    broken = list(dict.fromkeys([*trainee.broken, *found.broken]))
+    unreadable = list(dict.fromkeys([*trainee.unreadable, *evaluation.unreadable]))
+    name = getattr(task.config, "backbone", settings.method)
     report.save(
-        run,
-        title=f"{settings.model.backbone} on {catalogue.path}",
-        evaluation=found,
+        folder,
+        title=f"{name} on {catalogue.path}",
+        kind=kind,
+        evaluation=evaluation,
         samples=samples,
-        history=results.history,
+        history=history.history,
         config=yaml.safe_dump(plain(settings), sort_keys=False),
-        broken=[*catalogue.broken, *broken],
+        problems=[*catalogue.problems, *unreadable],
     )
-    for sentence in broken:
-        say(f"left out: {sentence}")
-    if broken:
-        say(f"{len(broken)} pictures could not be read and were left out")
-    best = found.metrics.get(task.best, 0.0)
-    say(f"best: {task.best} {best:.4f} on {len(found.rows)} val pictures, from epoch {about['epoch']}")
-    say(f"look at {run / 'report.html'}")
-    say(f"next: vertebra predict {run / 'best.safetensors'} PICTURE --save=out/")
+    for sentence in unreadable:
+        echo(f"skipped: {sentence}")
+    if unreadable:
+        echo(f"{len(unreadable)} images could not be read and were skipped")
+    best = evaluation.metrics.get(task.monitor, 0.0)
+    echo(f"best: {task.monitor} {best:.4f} on {len(evaluation.rows)} val images, from epoch {about['epoch']}")
+    echo(f"look at {folder / 'report.html'}")
+    echo(f"next: vertebra predict {folder / 'best.safetensors'} IMAGE --save=out/")
+    return evaluation
+
+
+def _without_method(model: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in model.items() if name != "method"}

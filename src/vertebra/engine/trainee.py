@@ -1,4 +1,4 @@
-"""The one LightningModule, and the callback that keeps its results."""
+"""The one LightningModule, and the callbacks that keep its history and average its weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import yaml
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from vertebra.data.batches import Batch, counted_seed
+from vertebra.data.loader import Batch, counted_seed
 from vertebra.engine import checkpoint, optim
-from vertebra.engine.settings import Settings
+from vertebra.engine.settings import Settings, plain
 from vertebra.errors import VertebraError
 from vertebra.files import replacing
 from vertebra.tasks import Task
@@ -32,32 +32,34 @@ class Trainee(L.LightningModule):
         self.task = task.to(memory_format=torch.channels_last)  # what convolutions compute fastest in
         self.settings = settings
         self.metrics = task.metrics()
-        self.broken: dict[str, None] = {}  # an ordered set of sentences
-        task.backbone.checkpointing = settings.checkpointing
+        self.unreadable: dict[str, None] = {}  # an ordered set of sentences
+        task.checkpoint_activations(settings.checkpointing)
         if settings.freeze_backbone:
-            task.backbone.requires_grad_(False)
+            for layer in task.parameter_layers():
+                layer.requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
         optimizer = optim.optimizer(self.task, self.settings)
         total = int(self.trainer.estimated_stepping_batches)
         warmup = round(total * min(1.0, self.settings.warmup / max(1, self.settings.epochs)))
-        scheduler = optim.schedule(optimizer, steps=total, warmup=warmup, lrf=self.settings.lrf)
+        scheduler = optim.schedule(optimizer, steps=total, warmup=warmup, final_lr_ratio=self.settings.final_lr_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """A run that is resumed takes its rates and decays from its settings, as they are now, not from the state."""
+        """A resumed run takes learning rates and weight decays from its present settings, not from the stored state."""
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
         fresh = optim.optimizer(self.task, self.settings).param_groups
-        for group, new, course in zip(optimizer.param_groups, fresh, scheduler.lr_lambdas, strict=True):
+        for group, new, factor in zip(optimizer.param_groups, fresh, scheduler.lr_lambdas, strict=True):
             group.update({key: value for key, value in new.items() if key != "params"}, initial_lr=new["lr"])
-            group["lr"] = new["lr"] * course(scheduler.last_epoch)
+            group["lr"] = new["lr"] * factor(scheduler.last_epoch)
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
     def on_train_epoch_start(self) -> None:
         if self.settings.freeze_backbone:
-            self.task.backbone.eval()  # so that batch norm's statistics stay as they are
+            for layer in self.task.parameter_layers():
+                layer.eval()  # so that batch norm's statistics stay as they are
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and drop path draw from a seed that counts, so a resumed run needs no generator's state.
@@ -71,18 +73,18 @@ class Trainee(L.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         if self.trainer.training:
             return batch.to(device, non_blocking=device.type == "cuda")
-        # What is true is looked at by the metrics alone, at the pictures' full size, on the CPU.
+        # Ground truth is used by the metrics alone, at the images' original size, on the CPU.
         return dataclasses.replace(batch, images=batch.images.to(device))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.note_broken(batch)
+        self.note_unreadable(batch)
         if not batch.targets:
-            raise VertebraError(f"no training picture can be read: {batch.broken[0]}")
+            raise VertebraError(f"no training image can be read: {batch.unreadable[0]}")
         terms = self.task.loss(batch.images, batch.targets)
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
-            named = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items())
-            raise self.diverged(f"at epoch {self.current_epoch + 1}, step {batch_idx + 1} ({named})")
+            values = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items())
+            raise self.diverged(f"at epoch {self.current_epoch + 1}, step {batch_idx + 1} ({values})")
         size = len(batch.targets)
         logged = {f"train/{name}": value for name, value in terms.items()} if len(terms) > 1 else {}
         logged["train/loss"] = total
@@ -90,7 +92,7 @@ class Trainee(L.LightningModule):
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.note_broken(batch)
+        self.note_unreadable(batch)
         if batch.targets:
             self.metrics.update(self.task.infer(batch.images, batch.frames), batch.targets)
 
@@ -100,29 +102,35 @@ class Trainee(L.LightningModule):
             "What was saved is kept."
         )
 
-    def note_broken(self, batch: Batch) -> None:
-        for sentence in batch.broken:
+    def note_unreadable(self, batch: Batch) -> None:
+        for sentence in batch.unreadable:
             if self.settings.strict:
-                raise VertebraError(f"{sentence} (without --strict it is left out and listed)")
-            self.broken[sentence] = None
+                raise VertebraError(f"{sentence} (without --strict it is skipped and listed)")
+            self.unreadable[sentence] = None
 
     def on_save_checkpoint(self, state: dict[str, Any]) -> None:
-        state["broken"] = list(self.broken)
+        state["unreadable"] = list(self.unreadable)
 
     def on_load_checkpoint(self, state: dict[str, Any]) -> None:
-        self.broken = dict.fromkeys(state["broken"])
+        self.unreadable = dict.fromkeys(state["unreadable"])
 
 
-class Results(L.Callback):
-    """Computes the validation's metrics, keeps the best model and the run's history.
+class RunHistory(L.Callback):
+    """Computes the validation metrics, saves the best model and the history of the run.
 
     It stands before the weight averaging in the list of callbacks, so that at the end of a validation it sees the
     averaged weights, which were validated.
+
+    Args:
+        folder: of the run.
+        echo: called with the line of each epoch.
+        about: further entries of the description in best.safetensors.
     """
 
-    def __init__(self, run: Path, say: Callable[[str], None]) -> None:
-        self.run = run
-        self.say = say
+    def __init__(self, folder: Path, echo: Callable[[str], None], about: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.echo = echo
+        self.about = about
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.waited = self.worked = self.moment = self.began = 0.0
@@ -156,19 +164,15 @@ class Results(L.Callback):
         module.log_dict(scalars, sync_dist=True)
         if not all(math.isfinite(value) for value in scalars.values()):
             raise module.diverged(f"in the validation of epoch {trainer.current_epoch + 1}")
-        score = values.get(module.task.best, 0.0)  # average precision is undefined where there is nothing to be found
-        trainer.callback_metrics["val/score"] = torch.tensor(score)  # what early stopping watches, on every process
+        score = values.get(module.task.monitor, 0.0)  # average precision is undefined without any object
+        trainer.callback_metrics["val/score"] = torch.tensor(score)  # watched by early stopping, on every process
         if self.best is None or score > self.best["score"]:
-            self.best = {"score": score, "epoch": trainer.current_epoch + 1, "metrics": values}
+            epoch = trainer.current_epoch + 1
+            self.best = {"score": score, "epoch": epoch, "metrics": values}
             if trainer.is_global_zero:
-                settings = module.settings
-                data = {"path": settings.data.path, "val_share": settings.data.val_share, "seed": settings.seed}
-                about = {
-                    "metrics": {k: v for k, v in values.items() if isinstance(v, float)},
-                    "epoch": trainer.current_epoch + 1,
-                    "data": data,
-                }
-                checkpoint.save(module.task, self.run / "best.safetensors", **about)
+                numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+                path = self.folder / "best.safetensors"
+                checkpoint.save(module.task, path, metrics=numbers, epoch=epoch, **self.about)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Trainee)
@@ -183,13 +187,13 @@ class Results(L.Callback):
         if not trainer.is_global_zero:
             return
         if module.settings.resume:
-            write_config(module.settings, self.run)
-        write_csv(self.run / "metrics.csv", self.history)
-        shown = [name for name in module.metrics.labels if f"val/{name}" in row][:6]  # the most telling
+            write_config(module.settings, self.folder)
+        write_csv(self.folder / "metrics.csv", self.history)
+        shown = [name for name in module.metrics.names if f"val/{name}" in row][:6]  # the most important ones
         parts = [f"{name} {row[f'val/{name}']:.4f}" for name in shown]
         val = f"  val {'  '.join(parts)}" if parts else ""
         star = " *" if self.best and self.best["epoch"] == row["epoch"] else ""
-        self.say(
+        self.echo(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.1f} s  "
             f"train loss {row['train/loss']:.4f}{val}{star}"
         )
@@ -202,7 +206,7 @@ class Results(L.Callback):
 
 
 class Average(WeightAveraging):
-    """Exponential moving average whose decay rises to its value, so that short runs are not held at their start.
+    """Exponential moving average whose decay rises to its value, so that short runs do not stay near their start.
 
     Step n uses min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage does with num_updates.
     """
@@ -217,7 +221,7 @@ class Average(WeightAveraging):
         super().__init__(avg_fn=average)
 
     def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
-        # The model is not there yet; an average kept on the CPU would make every step wait.
+        # The model is not on its device yet; an average kept on the CPU would make every step wait.
         self._device = trainer.strategy.root_device
         super().setup(trainer, module, stage)
 
@@ -231,18 +235,7 @@ def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
         writer.writerows({k: f"{v:.6g}" for k, v in row.items()} for row in rows)
 
 
-def write_config(settings: Settings, run: Path) -> None:
+def write_config(settings: Settings, folder: Path) -> None:
     """config.yaml, which reproduces the run."""
-    with replacing(run / "config.yaml") as temporary:
+    with replacing(folder / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(plain(settings) | {"resume": None}, sort_keys=False))
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """The settings as YAML and JSON take them."""
-
-    def simple(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: simple(v) for k, v in value.items()}
-        return [simple(v) for v in value] if isinstance(value, list | tuple) else value
-
-    return simple(dataclasses.asdict(settings))
