@@ -23,8 +23,8 @@ from vertebra.backbones.facts import Facts, facts
 from vertebra.ledger import FOLDER
 from vertebra.ledger.fabricate import fabricate_state, fabricated_input
 
-LIMIT = 60_000_000  # parameters of the largest original that is run: what ships stays small
-# By family or name: with 1, the signal dies out there, or grows without bound in HRNet.
+LIMIT = 60_000_000  # parameters of the largest original that is run
+# By family or name: with 1, the signal vanishes, or in HRNet grows without bound.
 GAIN = {"efficientnetv2": 1.25, "efficientnetv2_rw_m": 1.1, "dla": 1.2, "hrnet": 0.8}
 
 
@@ -64,21 +64,23 @@ def outputs(counted: Facts) -> None:
     import torchvision
 
     name, family = counted.name, counted.family
-    blocks = family in ("vit", "swin", "mixer", "resmlp", "gmlp")  # timm gives their maps without another model
+    blocks = family in ("vit", "swin", "mixer", "resmlp", "gmlp")  # timm returns their maps without another model
     aliases = [name, *(alias for alias, public in backbones.family(name).ALIASES.items() if public == name)]
     timm_name = next((alias for alias in aliases if timm.is_model(alias)), None)
     same = timm_name and "efficientnetv2" in timm_name and not timm_name.startswith("tf_") and "_rw_" not in timm_name
     if timm_name and not same:
-        source, model = f"timm {version('timm')}", timm.create_model(timm_name)
+        source, made_by = "timm", f"timm {version('timm')}"
+        model: Any = timm.create_model(timm_name)
         features = None if blocks else timm.create_model(timm_name, features_only=True)
         identity = f"timm_{timm_name}"
     else:
-        found = next((alias for alias in aliases if alias in torchvision.models.list_models()), None)
-        if found is None:
+        torchvision_name = next((alias for alias in aliases if alias in torchvision.models.list_models()), None)
+        if torchvision_name is None:
             print("  no original to run")
             return
-        source, model, features = f"torchvision {version('torchvision')}", torchvision.models.get_model(found), None
-        identity = f"tv_{found}"
+        source, made_by = "torchvision", f"torchvision {version('torchvision')}"
+        model, features = torchvision.models.get_model(torchvision_name), None
+        identity = f"tv_{torchvision_name}"
     state = [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()]
     gain = GAIN.get(name, GAIN.get(family, 1.0))
     filled = fabricate_state(state, gain)
@@ -94,7 +96,8 @@ def outputs(counted: Facts) -> None:
     if features is not None:
         features.load_state_dict(filled, strict=False)
         tensors |= {f"feature{i}": feature for i, feature in enumerate(run(features, images))}
-    spec: dict[str, Any] = {"id": identity, "source": source, "gain": gain, "norm": 1.0}
+    spec: dict[str, Any] = {"id": identity, "backbone": name, "source": source, "made_by": made_by}
+    spec |= {"gain": gain, "norm": 1.0}
     spec |= {"input": {"shape": list(images.shape), "seed": 0}, "outputs": {}, "state": state}
     arrays = {}
     for key, tensor in tensors.items():

@@ -1,7 +1,13 @@
 """The ledger: exact counts of every backbone, and outputs of the original implementations to compare with.
 
-A reference is two files, NAME.json and NAME.npz. The JSON names the original's tensors and shapes, from which weights
-are made by name alone, and the shape of the input, made from a seed; the arrays are what the original answered.
+A reference is two files, NAME.json and NAME.npz. The JSON has
+- `backbone`: our public name; `source`: the library whose names the tensors have; `made_by`: the program that computed
+  the outputs;
+- `state`: names and shapes of the original's tensors; `gain` and `norm`: arguments of `fabricate_state`, which makes
+  weights from names alone;
+- `input`: shape and seed of `fabricated_input`;
+- `outputs`: by the original's name of a tensor, its shape, its standard deviation, and the array of the NPZ file that
+  holds every `step`-th element.
 """
 
 from __future__ import annotations
@@ -23,9 +29,9 @@ class Entry:
     parameters: int
     """With a linear classifier of 1000 classes."""
     macs: int
-    """Multiply-adds for one picture of `size`."""
+    """Multiply-adds for one image of `size`."""
     size: int
-    """Side of that picture in pixels: the backbone's own, mostly 224."""
+    """Side of that image in pixels: the default of the backbone, mostly 224."""
     levels: list[list[int]]
     """Stride and channels of each feature map."""
     weights: dict[str, dict[str, Any]]
@@ -33,9 +39,9 @@ class Entry:
     top1: float | None
     """ImageNet-1k top-1 in percent as published, or of the best known checkpoint."""
     top1_source: str
-    """Who has measured that."""
+    """Who measured it."""
 
 
 def entries() -> list[Entry]:
-    """Every backbone's row, family by family; read from a file, so that listing needs no torch."""
+    """Every backbone's row, family by family; read from a file, so that listing them needs no torch."""
     return [Entry(**row) for row in json.loads((FOLDER / "facts.json").read_text())]

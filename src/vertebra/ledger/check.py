@@ -1,4 +1,4 @@
-"""Our models, filled with the weights of a reference, and what they answer."""
+"""Our backbones and classifiers, filled with a reference's weights, and their outputs."""
 
 from __future__ import annotations
 
@@ -11,40 +11,37 @@ import torch
 from torch import Tensor, nn
 
 from vertebra import backbones, tasks, weights
-from vertebra.ledger import detectors
 from vertebra.ledger.fabricate import fabricate_state, fabricated_input
-from vertebra.ledger.reference import Comparison, Reference, judged
-from vertebra.tasks.classification.task import Classification, MeanHead
+from vertebra.ledger.reference import Comparison, Reference, compare_outputs
+from vertebra.tasks.classification.linear import LinearClassifier, MeanHead
 
 
 def compare(reference: Reference, rtol: float = 1e-4, atol: float = 1e-4) -> Comparison:
-    """Fills our model through the rules, computes, and compares as `judged` says."""
-    if reference.detects:
-        return judged(reference, *detectors.outputs(reference), rtol=rtol, atol=atol)
+    """Fills our model through the family's rules, runs it, and compares as `compare_outputs` does."""
     spec = reference.spec
     state = fabricate_state(spec["state"], spec["gain"], spec["norm"])
+    options: dict[str, Any] = {"embedding": True} if reference.classifies else {"level_norms": True}
+    fit = backbones.fit_state(reference.name, state, source=reference.source, path=reference.path, **options)
     model: nn.Module
     if reference.classifies:
-        model = tasks.create("classification", backbone=reference.name, classes=1000).eval()
+        model = tasks.create("classification", backbone=reference.name, backbone_options=fit.options, classes=1000)
+        assert isinstance(model, LinearClassifier)
         backbone = model.backbone
+        converted = {k if k.startswith("head.") else f"backbone.{k}": t for k, t in fit.state.items()}
     else:
-        model = backbone = backbones.create(reference.name, level_norms=True).eval()
-    report = weights.Report(str(reference.path), reference.source)
-    converted, report.left_out, report.source = backbone.convert(state, reference.source)
-    if reference.classifies:
-        converted = {k if k.startswith("head.") else f"backbone.{k}": t for k, t in converted.items()}
-    weights.load(model, converted, report)
-    backbone.settle(report)
+        model = backbone = backbones.create(reference.name, **{**fit.options, **options})
+        converted = fit.state
+    weights.load(model, converted, fit.report)
     images = fabricated_input(spec["input"]["shape"], spec["input"]["seed"])
-    found = _outputs(reference, model, backbone, images)
+    outputs = _outputs(reference, model.eval(), backbone, images)
     rows = spec["outputs"]
-    found = {key: _laid_out(tensor, rows[key]["shape"]) for key, tensor in found.items() if key in rows}
-    return judged(reference, found, rtol=rtol, atol=atol)
+    laid_out = {key: _to_layout(tensor, rows[key]["shape"]) for key, tensor in outputs.items() if key in rows}
+    return compare_outputs(reference, laid_out, rtol=rtol, atol=atol)
 
 
-# What the originals call a place inside the network, as the module of ours that ends there: a pattern for the key, and
-# its replacement. A list of blocks stands for its last.
-_PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
+# By family, from the originals' names of outputs inside the network to our modules that return them: a pattern of the
+# whole name, and its replacement. A list of blocks stands for its last one.
+_MODULES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = {
     "resnet": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
     "res2net": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
     "biglittle": ((r"layer(\d)", lambda m: f"stages.{int(m[1]) - 1}"),),
@@ -65,7 +62,7 @@ _PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]]
     "swin": (
         (r"patch_embed|features\.0|reshaped_hidden_states\[0\]", "stem"),
         (r"features\.([1357])", lambda m: f"stages.{int(m[1]) // 2}"),
-        # The official stages end with the merging that ours begin with.
+        # The official stages end with the patch merging that ours begin with.
         (r"layers\.(3)|reshaped_hidden_states\[4\]", "stages.3"),
         (r"layers\.(\d)", r"merges.\1"),
         (r"reshaped_hidden_states\[(\d)\]", lambda m: f"merges.{int(m[1]) - 1}"),
@@ -78,65 +75,69 @@ _PLACES: dict[str, tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]]
 }
 
 
+def _module_name(key: str, family: str, renames: Sequence[weights.Rename]) -> str:
+    """Our module of an output, by the family's table, else renamed as its tensors are."""
+    for pattern, to in _MODULES.get(family, ()):
+        if re.fullmatch(pattern, key):
+            return re.sub(pattern, to, key)
+    (name,) = weights.convert({f"{key}.": torch.empty(0)}, renames)[0]
+    return name.rstrip(".")
+
+
 def _outputs(reference: Reference, model: nn.Module, backbone: backbones.Backbone, images: Tensor) -> dict[str, Tensor]:
-    """Our tensors under the reference's keys: `logits`, `featureN` by place in the pyramid, and places inside."""
-    found: dict[str, Tensor] = {}
+    """Our tensors under the reference's keys, from one forward pass: `logits`, `featureN` by position in the pyramid,
+    and outputs of modules."""
+    outputs: dict[str, Tensor] = {}
     modules = dict(backbone.named_modules())
-    family = backbones.family(reference.name).__name__.rpartition(".")[2]
-    table = [rule for rule in backbone.tables()[reference.source] if isinstance(rule, weights.Rename)]
+    family = backbone.family.__name__.rpartition(".")[2]
+    renames = [rule for rule in backbone.tables()[reference.source] if isinstance(rule, weights.Rename)]
+    names = {key: _module_name(key, family, renames) for key in reference.spec["outputs"]}
     hooks = []
-    for key in reference.spec["outputs"]:
-        place = key
-        for pattern, to in _PLACES.get(family, ()):
-            if re.fullmatch(pattern, place):
-                place = re.sub(pattern, to, place)
-                break
-        else:
-            place = next(iter(weights.convert({f"{key}.": images}, table)[0])).rstrip(".")
-        if (match := re.fullmatch(r"feature(\d)", place)) and len(backbone.levels) == 1:
-            place = f"blocks.{len(modules['blocks']) - 3 + int(match[1])}"  # timm gives the last three blocks
+    for key, place in names.items():
+        if len(backbone.levels) == 1 and place.startswith("feature"):
+            last = len(modules["blocks"]) - 1
+            place = f"blocks.{last - 2 + int(place.removeprefix('feature'))}"  # timm returns the last three blocks
         name, _, item = place.rstrip("]").partition("[")
-        target = modules.get(name)
-        if place == "norm":  # ours norms only what it needs
-            assert target is not None
-            with torch.no_grad():
-                found[key] = target(backbone.walk(images, lambda _: None))
-        elif target is not None:
+        module = modules.get(name)
+        if module is None or place == "norm":
+            continue
 
-            def keep(_: nn.Module, __: Any, output: Any, key: str = key, item: str = item) -> None:
-                found[key] = (output[int(item)] if item else output).detach().clone()
+        def keep(_: nn.Module, __: Any, output: Any, key: str = key, item: str = item) -> None:
+            outputs[key] = (output[int(item)] if item else output).detach().clone()
 
-            hooks.append(
-                (target[-1] if isinstance(target, nn.ModuleList | nn.Sequential) else target).register_forward_hook(
-                    keep
-                )
-            )
+        end = module[-1] if isinstance(module, nn.ModuleList | nn.Sequential) else module
+        hooks.append(end.register_forward_hook(keep))
+    maps: list[Tensor] = []
     with torch.no_grad():
-        if reference.classifies:
-            found["logits"] = model(images)
+        x = backbone.forward_features(images, maps.append)
+        embedding = backbone.pool(x) if reference.classifies else None
         for hook in hooks:
             hook.remove()
-        for i, feature in enumerate(backbone(images)):
-            found.setdefault(f"feature{i}", feature)
-        if backbone.parts == 2:  # DeiT: the class token's logits and the distillation token's
-            assert isinstance(model, Classification)
-            assert isinstance(model.head, MeanHead)
-            first, second = model.head.each(backbone.embed(images)).unbind(1)
-            found |= {"logits_cls": first, "cls_logits": first, "logits_dist": second, "distillation_logits": second}
-    return found
+        for key in (key for key, place in names.items() if place == "norm"):  # ours norms what it needs alone
+            outputs[key] = modules["norm"](x)
+        for i, feature in enumerate(maps):
+            outputs.setdefault(f"feature{i}", feature)
+        if isinstance(model, LinearClassifier):
+            assert embedding is not None
+            outputs["logits"] = model.head(embedding)
+            if isinstance(model.head, MeanHead):  # DeiT: the logits of the class token and of the distillation token
+                first, second = model.head.logits(embedding).unbind(1)
+                outputs |= {"logits_cls": first, "cls_logits": first}
+                outputs |= {"logits_dist": second, "distillation_logits": second}
+    return outputs
 
 
-def _laid_out(ours: Tensor, shape: Sequence[int]) -> Tensor:
-    """The same numbers in the original's layout: tokens [B, N, C], [B, H, W, C] or [B, C, H, W]."""
+def _to_layout(ours: Tensor, shape: Sequence[int]) -> Tensor:
+    """The same values in the original's layout: tokens [B, N, C], [B, H, W, C] or [B, C, H, W]."""
     if list(ours.shape) == list(shape) or ours.ndim < 3:
         return ours
     if ours.ndim == 3:  # to a map, without the tokens before the patches
-        last = ours.shape[2] == shape[3]
-        grid = shape[1:3] if last else shape[2:]
+        channels_last = ours.shape[2] == shape[3]
+        grid = shape[1:3] if channels_last else shape[2:]
         cells = ours[:, -math.prod(grid) :].unflatten(1, tuple(grid))
-        return cells if last else cells.permute(0, 3, 1, 2)
+        return cells if channels_last else cells.permute(0, 3, 1, 2)
     for order in ((0, 2, 3, 1), (0, 3, 1, 2), (0, 1, 2, 3)):
-        turned = ours.permute(order)
-        if list((turned.flatten(1, 2) if len(shape) == 3 else turned).shape) == list(shape):
-            return turned.reshape(tuple(shape))
+        permuted = ours.permute(order)
+        if list((permuted.flatten(1, 2) if len(shape) == 3 else permuted).shape) == list(shape):
+            return permuted.reshape(tuple(shape))
     return ours

@@ -1,4 +1,4 @@
-"""Weights and inputs made from names and seeds alone."""
+"""Weights and inputs that depend on names and seeds alone."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _DERIVED = ("offset", "attn_mask", "relative_position_index", "relative_coords_t
 
 
 def fabricate(name: str, shape: Sequence[int], gain: float = 1.0, norm: float = 1.0) -> Tensor:
-    """A float32 tensor that depends on its name and shape alone, scaled so that signals neither die nor explode.
+    """A float32 tensor that depends on its name and shape alone, scaled so that signals neither vanish nor explode.
 
     Args:
-        gain: factor on weights of two or more dimensions, whose deviation is otherwise 1 / sqrt(fan in).
+        gain: factor on weights of two or more dimensions, whose standard deviation is otherwise 1 / sqrt(fan in).
         norm: factor on weights of one dimension, and its square on running variances: a small one makes the eps
             of batch norm visible.
     """
@@ -31,7 +31,8 @@ def fabricate(name: str, shape: Sequence[int], gain: float = 1.0, norm: float = 
     elif last.startswith(_GAINS):
         value = 0.5 + 0.1 * noise
     elif (last.endswith("weight") or last == "scale") and len(shape) >= 2:
-        value = noise * gain * math.sqrt(1 / max(1, math.prod(shape[1:])))
+        value = np.multiply(noise, gain, out=noise)  # in place: these are the large ones
+        value *= math.sqrt(1 / max(1, math.prod(shape[1:])))
     elif (last.endswith("weight") and len(shape) == 1) or last == "scale":
         value = norm * (1 + 0.1 * noise)
     else:
@@ -40,9 +41,9 @@ def fabricate(name: str, shape: Sequence[int], gain: float = 1.0, norm: float = 
 
 
 def fabricate_state(rows: Sequence[Sequence[Any]], gain: Any = 1.0, norm: float = 1.0) -> dict[str, Tensor]:
-    """A whole state from rows (name, shape[, dtype[, derived]]); derived buffers are left out.
+    """A state dict from rows (name, shape[, dtype[, derived]]); derived buffers are left out.
 
-    `gain` may be {prefix of the name: factor}; the longest prefix that fits counts.
+    `gain` may be {prefix of the name: factor}; the longest prefix that fits is used.
     """
     state: dict[str, Tensor] = {}
     for name, shape, *rest in rows:

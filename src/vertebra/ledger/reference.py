@@ -1,10 +1,9 @@
-"""References: what the original implementations answered, and the comparison of our answers with it."""
+"""References: outputs of the original implementations, and the comparison of ours with them."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,25 @@ from vertebra.errors import VertebraError
 
 @dataclass(frozen=True)
 class Reference:
-    """Outputs of an original implementation."""
+    """Outputs of an original implementation of a backbone or a whole classifier."""
 
     path: Path
     name: str
     """Our public name of the backbone."""
     source: str
-    """Whose names the tensors bear."""
+    """Library whose names the tensors have: a key of the family's RULES."""
     spec: Mapping[str, Any] = field(repr=False)
-    detects: bool = False
-    """Whether it is of a detector, or a part of one with the pyramid."""
+    """The contents of the JSON file."""
 
     @property
     def classifies(self) -> bool:
-        """Whether it is of a whole classifier; else, if of no detector, of a backbone with normalised maps."""
+        """Whether it is of a whole classifier; else of a backbone with normalised maps."""
         return "logits" in self.spec["outputs"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a model is from a reference."""
+    """Our outputs compared with a reference's."""
 
     reference: Reference
     difference: float
@@ -46,35 +44,21 @@ class Comparison:
     compared: list[str]
     """Outputs that were compared."""
     problems: list[str]
-    """One entry per output that is beyond the tolerance or has another shape; empty when all agree."""
+    """One entry per output that is beyond the tolerance or has another shape; empty if all agree."""
     remarks: list[str] = field(default_factory=list)
-    """Outputs that were compared in part or together, and why."""
-
-
-_SOURCES = {"timm": "timm", "tv": "torchvision", "hf": "transformers"}  # others are the official repositories
-_NAME = re.compile(r"(?:(timm|tv|hf|wzm|ms|res2net_official|hrnet_cls)_)?(.+?)(?:_eps|_feat|_det_backbone|_a2_b4)?")
-_DETECTOR = re.compile(
-    r"tv_(?:fasterrcnn|maskrcnn|keypointrcnn|retinanet|frozen)_(?P<tv>\w+?)_fpn(?:_v2)?(?:_eps)?"
-    r"|mmdet_(?:(?:cascade_)?(?:faster_|mask_)?rcnn|retinanet)_(?P<mmdet>\w+?)(?:_fpn)?(?:_\dx)?(?:_coco)?"
-)
-_MMDET = (  # its names of backbones, and ours
-    (r"r(\d+)", r"resnet\1"),
-    (r"x(\d+)_(\d+x\d+d)", r"resnext\1_\2"),
-    (r"r2_101", "res2net101_v1b"),
-    (r"hrnet(?:v2p)?_w(\d+)", r"hrnet_w\1"),
-)
+    """Outputs that were compared in part, and why."""
 
 
 def references(folder: Path) -> Iterator[Reference]:
-    """The references in `folder` of models that we have: classifiers, backbones and detectors."""
+    """The references in `folder` of backbones and classifiers that we have."""
     for path in _files(folder):
-        if (reference := _known(path, json.loads(path.read_text()))) is not None:
+        if (reference := _read(path)) is not None:
             yield reference
 
 
 def others(folder: Path) -> list[str]:
-    """The names of the references in `folder` that are of no model that we have."""
-    return [path.stem for path in _files(folder) if _known(path, json.loads(path.read_text())) is None]
+    """The names of the other references in `folder`, such as those of whole detectors."""
+    return [path.stem for path in _files(folder) if _read(path) is None]
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -85,66 +69,71 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _known(path: Path, spec: Mapping[str, Any]) -> Reference | None:
+def _read(path: Path) -> Reference | None:
+    spec = json.loads(path.read_text())
+    if "backbone" in spec:
+        return Reference(path, spec["backbone"], spec["source"], spec)
+    maps = all(key[:-1] == "feature" and key[-1].isdigit() for key in spec["outputs"])
+    if not maps and "logits" not in spec["outputs"]:
+        return None
     try:
-        if match := _DETECTOR.fullmatch(spec["id"]):
-            found = match["tv"] or match["mmdet"]
-            for pattern, to in _MMDET if match["mmdet"] else ():
-                if re.fullmatch(pattern, found):
-                    found = re.sub(pattern, to, found)
-                    break
-            source = "torchvision" if match["tv"] else "mmdet"
-            return Reference(path, backbones.public_name(found), source, spec, detects=True)
-        match = _NAME.fullmatch(spec["id"])
-        maps = all(re.fullmatch(r"feature\d", key) for key in spec["outputs"])
-        if match and (maps or "logits" in spec["outputs"]):
-            name = backbones.public_name(("hrnet_" if match[1] == "hrnet_cls" else "") + match[2])
-            return Reference(path, name, _SOURCES.get(match[1], "official"), spec)
+        name, source = backbone_of_id(spec["id"])
     except VertebraError:
-        pass  # a backbone that we do not have
-    return None
+        return None
+    return Reference(path, name, source, spec)
 
 
-def judged(
-    reference: Reference,
-    outputs: Mapping[str, Tensor],
-    sums: Sequence[tuple[Sequence[str], Tensor]] = (),
-    *,
-    rtol: float = 1e-4,
-    atol: float = 1e-4,
+_PREFIXES = {
+    "timm_": ("timm", ""),
+    "tv_": ("torchvision", ""),
+    "hf_": ("transformers", ""),
+    "ms_": ("official", ""),
+    "wzm_": ("official", ""),
+    "res2net_official_": ("official", ""),
+    "hrnet_cls_": ("official", "hrnet_"),
+}
+_SUFFIXES = ("_eps", "_feat", "_det_backbone", "_a2_b4")
+
+
+def backbone_of_id(identity: str) -> tuple[str, str]:
+    """The backbone and the source of a reference that does not state them, from its id.
+
+    An id is `[library_]model[_part]`: the library or repository (none for a backbone's own repository), the model's
+    name there, and the part of it or the setting that is compared: `timm_resnet18_eps`, `cyclemlp_b2_feat`.
+
+    Raises:
+        VertebraError: if we have no such backbone.
+    """
+    prefix = next((prefix for prefix in _PREFIXES if identity.startswith(prefix)), "")
+    source, start = _PREFIXES.get(prefix, ("official", ""))
+    name = start + identity.removeprefix(prefix)
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return backbones.public_name(name), source
+
+
+def compare_outputs(
+    reference: Reference, outputs: Mapping[str, Tensor], *, rtol: float = 1e-4, atol: float = 1e-4
 ) -> Comparison:
     """Compares our tensors with the reference's.
 
-    An element agrees when |ours - theirs| <= rtol * |theirs| + atol * (deviation of the whole output) + 1e-7. A row of
-    the reference may set its own `rtol`, and with `may_differ` the share of elements that need not agree.
+    An element agrees if |ours - theirs| <= rtol * |theirs| + atol * (standard deviation of the output) + 1e-7. A row of
+    the reference may set its own `rtol`, and with `may_differ` the fraction of elements that need not agree.
 
     Args:
-        outputs: ours, by the reference's keys; where they are NaN, we have no such element, and none is compared.
-        sums: numbers of ours that the reference has in parts, by the keys of those.
+        outputs: ours, by the reference's keys; NaN marks elements that we do not compute, which are not compared.
     """
     arrays = np.load(reference.path.with_suffix(".npz"), allow_pickle=False)
-    rows = reference.spec["outputs"]
-
-    def theirs(key: str) -> Tensor:
-        return torch.from_numpy(arrays[rows[key]["array"]]).reshape(-1).double()
-
     largest = 0.0
     compared: list[str] = []
     problems: list[str] = []
     remarks: list[str] = []
-    for keys, total in sums:
-        wanted = sum(float(theirs(key)) for key in keys)
-        compared += keys
-        remarks.append(f"{keys[0]} to {keys[-1]}: their sum was compared")
-        if abs(float(total) - wanted) > max(rows[key].get("rtol", rtol) for key in keys) * abs(wanted) + 1e-7:
-            problems.append(f"{keys[0]} to {keys[-1]}: their sum is {float(total):.6g}, expected {wanted:.6g}")
-    for key, row in rows.items():
-        if key in compared:
-            continue
+    for key, row in reference.spec["outputs"].items():
         if key not in outputs:
             problems.append(f"{key}: no output of ours stands for it")
             continue
-        ours, other = outputs[key].detach(), theirs(key)
+        ours = outputs[key].detach()
+        theirs = torch.from_numpy(arrays[row["array"]]).reshape(-1).double()
         if ours.numel() == 1 and list(ours.shape) in ([], [1]) and row["shape"] in ([], [1]):
             ours = ours.reshape(row["shape"])
         if list(ours.shape) != row["shape"]:
@@ -152,16 +141,18 @@ def judged(
             continue
         compared.append(key)
         sampled = ours.reshape(-1)[:: row["step"]].double()
-        ours_only = ~sampled.isnan()
-        if not bool(ours_only.all()):
-            remarks.append(f"{key}: {int((~ours_only).sum())} of {len(sampled)} elements are the background's")
-            sampled, other = sampled[ours_only], other[ours_only]
+        computed = ~sampled.isnan()
+        if not bool(computed.all()):
+            remarks.append(f"{key}: {int((~computed).sum())} of {len(sampled)} elements have no counterpart here")
+            sampled, theirs = sampled[computed], theirs[computed]
         if not len(sampled):
             continue
-        apart = (sampled - other).abs()
+        difference = (sampled - theirs).abs()
         if row["std"] > 0:
-            largest = max(largest, float(apart.max()) / row["std"])
-        beyond = ~(apart <= row.get("rtol", rtol) * other.abs() + atol * row["std"] + 1e-7)
+            largest = max(largest, float(difference.max()) / row["std"])
+        beyond = ~(difference <= row.get("rtol", rtol) * theirs.abs() + atol * row["std"] + 1e-7)
         if int(beyond.sum()) > row.get("may_differ", 0.0) * len(beyond):
-            problems.append(f"{key}: largest difference {float(apart.max()):.2e} at a deviation of {row['std']:.2e}")
+            problems.append(
+                f"{key}: largest difference {float(difference.max()):.2e} at a standard deviation of {row['std']:.2e}"
+            )
     return Comparison(reference, largest, compared, problems, remarks)
