@@ -24,31 +24,32 @@ def reference_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """Real pictures."""
+    """Real images."""
     folder = SHARED / "data"
     if not folder.is_dir():
-        pytest.skip(f"real pictures are not here ({folder}); set VERTEBRA_SHARED to the folder that holds them")
+        pytest.skip(f"real images are not here ({folder}); set VERTEBRA_SHARED to the folder that holds them")
     return folder
 
 
 @pytest.fixture
-def make_finder(tmp_path, monkeypatch):
-    """Makes a checkpoint, in `finder`, of a task that finds regions of one brightness exactly; gives its Predictor."""
+def make_detector(tmp_path, monkeypatch):
+    """Saves a checkpoint, in `detector`, of a task that detects regions of one brightness; returns its Predictor."""
     from vertebra import tasks
     from vertebra.engine import checkpoint
     from vertebra.predict import Predictor
-    from vertebra.structures import Points, Preprocess
+    from vertebra.structures import KeypointSchema, Preprocess
 
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(Path(__file__).parent / "predict" / "tasks")])
-    monkeypatch.delitem(sys.modules, "vertebra.tasks.blobs", raising=False)
+    for module in ("vertebra.tasks.blobs", "vertebra.tasks.blobs.regions"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
 
     def make(kind="masks", size=64, resize="shortest", classes=("even", "odd"), **about):
         preprocess = Preprocess(
             size=(size, 4 * size), resize=resize, interpolation="nearest", divisor=4, mean=(0.0,) * 3, std=(1.0,) * 3
         )
-        points = Points(("left", "right"), ((0, 1),), (1, 0), (0.1, 0.1)) if kind == "keypoints" else None
-        task = tasks.create("blobs", classes=classes, preprocess=preprocess, kind=kind, points=points)
-        checkpoint.save(task, tmp_path / "finder" / "best.safetensors", **about)
-        return Predictor(tmp_path / "finder", device="cpu")
+        schema = KeypointSchema(("left", "right"), ((0, 1),), (1, 0), (0.1, 0.1))
+        task = tasks.create("blobs", classes=classes, preprocess=preprocess, kind=kind, keypoints=schema)
+        checkpoint.save(task, tmp_path / "detector" / "best.safetensors", **about)
+        return Predictor(tmp_path / "detector", device="cpu")
 
     return make

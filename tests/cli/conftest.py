@@ -1,20 +1,23 @@
 """What the tests of the command line share: a way to run it, and one tiny trained model."""
 
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from vertebra.cli import main
-from vertebra.data import shapes
+from vertebra.data.formats import shapes
 
 TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--accelerator=cpu", "--epochs=1")
 
 
-def write_pictures(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5) -> Path:
-    """A picture folder: each class has its own brightness, each picture its own noise."""
+def write_images(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5) -> Path:
+    """An image folder: each class has its own brightness, each image its own noise."""
     random = np.random.default_rng(0)
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
@@ -26,27 +29,46 @@ def write_pictures(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), coun
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Five pictures of each of two classes."""
-    return write_pictures(tmp_path / "photos")
+    """Five images of each of two classes."""
+    return write_images(tmp_path / "photos")
 
 
 @pytest.fixture
-def few_shapes(monkeypatch) -> Iterator[None]:
+def few_shapes(monkeypatch) -> None:
     """A small built-in set."""
     monkeypatch.setattr(shapes, "COUNTS", {"train": 12, "val": 6})
-    shapes.scenes.cache_clear()
-    yield
-    shapes.scenes.cache_clear()
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> Path:
-    """A run folder of one epoch; `photos` beside it is what it was trained on. Not to be written to."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_pictures(folder / "photos")
-    words = ["train", "classification", f"--data.path={folder / 'photos'}", f"--output={folder / 'run'}", *TINY]
-    assert main(words) == 0
-    return folder / "run"
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes a folder once for all test processes: `once(name, make)` lets `make` fill it. Not to be written to."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
+        folder = root / name
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.complete").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                (root / f"{name}.complete").touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def trained(once) -> Path:
+    """A run folder of one epoch; `photos` beside it is its training data. Not to be written to."""
+
+    def make(folder: Path) -> None:
+        write_images(folder / "photos")
+        words = ["train", "classification", f"--data.path={folder / 'photos'}", f"--output={folder / 'run'}", *TINY]
+        assert main(words) == 0
+
+    return once("trained", make) / "run"
 
 
 @pytest.fixture

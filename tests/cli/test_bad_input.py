@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import vertebra
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
-from vertebra.tasks.classification import Classification
+from vertebra.tasks.classification.linear import LinearClassifier
 
 TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--accelerator=cpu", "--epochs=1")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,13 +36,13 @@ def bomb() -> bytes:
 
 
 def spoil(photos: Path) -> dict[Path, str]:
-    """Adds one broken picture of every kind; the files and what is to be said of each."""
+    """Adds one broken image of every kind; the files and what is to be said of each."""
     whole = (photos / "cat" / "0.png").read_bytes()
     broken = {
         "cat/truncated.png": (whole[: len(whole) // 2], "cannot be decoded"),
         "cat/nothing.jpg": (b"", "the file is empty (0 bytes)"),
-        "cat/zeros.png": (bytes(500), "not a picture in any known format"),
-        "dog/letter.jpg": (b"Dear reader,\n" * 20, "not a picture in any known format, whatever its name"),
+        "cat/zeros.png": (bytes(500), "not an image in any known format"),
+        "dog/letter.jpg": (b"Dear reader,\n" * 20, "not an image in any known format, whatever its name"),
         "dog/bomb.png": (bomb(), "more than 178,956,970 pixels"),
     }
     for name, (content, _) in broken.items():
@@ -85,30 +85,30 @@ class Code:
         return os.mkdir, (self.folder,)
 
 
-# -- pictures
+# -- images
 
 
-def test_broken_pictures_are_listed_and_counted_and_training_goes_on(tmp_path, photos, run_vertebra):
+def test_unreadable_images_are_listed_and_counted_and_training_goes_on(tmp_path, photos, run_vertebra):
     broken = spoil(photos)
     run = tmp_path / "run"
     out = run_vertebra("train", "classification", f"--data.path={photos}", f"--output={run}", *TINY)
     for path, sentence in broken.items():
-        (line,) = [line for line in out.splitlines() if line.startswith(f"left out: {path}: ")]
+        (line,) = [line for line in out.splitlines() if line.startswith(f"skipped: {path}: ")]
         assert sentence in line
-    assert f"{len(broken)} pictures could not be read and were left out" in out
+    assert f"{len(broken)} images could not be read and were skipped" in out
     assert all(path.name in (run / "report.html").read_text() for path in broken)
     assert vertebra.load(run).classes == ("cat", "dog")
 
 
-def test_broken_pictures_in_workers(tmp_path, photos, run_vertebra):
+def test_unreadable_images_in_workers(tmp_path, photos, run_vertebra):
     broken = spoil(photos)
     words = [f"--data.path={photos}", f"--output={tmp_path / 'run'}", *TINY, "--data.workers=1"]
     out = run_vertebra("train", "classification", *words)
-    assert f"{len(broken)} pictures could not be read and were left out" in out
+    assert f"{len(broken)} images could not be read and were skipped" in out
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_strict_stops_at_the_first_broken_picture(tmp_path, photos, complaint, workers):
+def test_strict_stops_at_the_first_unreadable_image(tmp_path, photos, complaint, workers):
     (photos / "cat" / "nothing.jpg").touch()
     words = [f"--data.path={photos}", f"--output={tmp_path / 'run'}", *TINY, f"--data.workers={workers}", "--strict"]
     sentence = complaint("train", "classification", *words)
@@ -116,70 +116,70 @@ def test_strict_stops_at_the_first_broken_picture(tmp_path, photos, complaint, w
     assert "without --strict" in sentence
 
 
-def test_no_picture_can_be_read(tmp_path, photos, complaint):
+def test_no_image_can_be_read(tmp_path, photos, complaint):
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
     sentence = complaint("train", f"--data.path={photos}", f"--output={tmp_path / 'run'}", *TINY)
-    assert "no training picture can be read" in sentence
+    assert "no training image can be read" in sentence
     assert str(photos) in sentence
 
 
-def test_evaluate_leaves_broken_pictures_out(photos, trained, run_vertebra, complaint):
+def test_evaluate_leaves_unreadable_images_out(photos, trained, run_vertebra, complaint):
     broken = spoil(photos)
     words = ["evaluate", trained, f"--data.path={photos}", "--data.val_share=0.9", "--data.workers=0"]
     out = run_vertebra(*words)
-    left_out = [line for line in out.splitlines() if line.startswith("left out: ")]
-    assert 0 < len(left_out) <= len(broken)
-    assert f"{len(left_out)} pictures could not be read and were left out" in out
+    skipped = [line for line in out.splitlines() if line.startswith("skipped: ")]
+    assert 0 < len(skipped) <= len(broken)
+    assert f"{len(skipped)} images could not be read and were skipped" in out
     assert str(photos) in complaint(*words, "--strict")
 
 
-def test_evaluate_without_a_readable_picture(photos, trained, complaint):
+def test_evaluate_without_a_readable_image(photos, trained, complaint):
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
     sentence = complaint("evaluate", trained, f"--data.path={photos}", "--data.workers=0")
-    assert "none of the 10 pictures can be read" in sentence
+    assert "none of the 10 images can be read" in sentence
     assert str(photos) in sentence
 
 
-def test_predict_leaves_broken_pictures_out(photos, trained, run_vertebra, complaint):
+def test_predict_leaves_unreadable_images_out(photos, trained, run_vertebra, complaint):
     broken = spoil(photos)
     out = run_vertebra("predict", trained, photos)
     for path, sentence in broken.items():
-        (line,) = [line for line in out.splitlines() if line.startswith(f"left out: {path}: ")]
+        (line,) = [line for line in out.splitlines() if line.startswith(f"skipped: {path}: ")]
         assert sentence in line
-    assert f"{len(broken)} of 15 pictures could not be read and were left out" in out
+    assert f"{len(broken)} of 15 images could not be read and were skipped" in out
     assert str(min(broken)) in complaint("predict", trained, photos, "--strict")
 
 
-def test_predict_of_nothing_but_broken_pictures(tmp_path, trained, complaint):
+def test_predict_of_nothing_but_unreadable_images(tmp_path, trained, complaint):
     (tmp_path / "letter.jpg").write_text("Dear reader,")
-    assert "none of the pictures could be read" in complaint("predict", trained, tmp_path / "letter.jpg")
-    assert "letter.jpg: not a picture" in complaint("predict", trained, tmp_path / "letter.jpg", "--strict")
+    assert "none of the images could be read" in complaint("predict", trained, tmp_path / "letter.jpg")
+    assert "letter.jpg: not an image" in complaint("predict", trained, tmp_path / "letter.jpg", "--strict")
 
 
 def test_predict_of_what_is_not_there(tmp_path, trained, complaint):
     assert "nope.jpg is neither a file, a folder" in complaint("predict", trained, tmp_path / "nope.jpg")
-    assert f"{tmp_path} holds no pictures" in complaint("predict", trained, tmp_path)
+    assert f"{tmp_path} holds no images" in complaint("predict", trained, tmp_path)
 
 
-def test_data_lists_broken_pictures(photos, run_vertebra):
+def test_data_lists_unreadable_images(photos, run_vertebra):
     broken = spoil(photos)
     out = run_vertebra("data", photos)
     for path, sentence in broken.items():
         (line,) = [line for line in out.splitlines() if line.startswith(f"problem: {path}: ")]
         assert sentence in line
-    assert f"10 pictures read, {len(broken)} problems" in out
+    assert f"10 images read, {len(broken)} problems" in out
 
 
 # -- data
 
 
 @pytest.mark.parametrize("verb", ["train", "data"])
-def test_a_class_folder_without_pictures(photos, complaint, verb):
+def test_a_class_folder_without_images(photos, complaint, verb):
     (photos / "emu").mkdir()
     sentence = complaint(verb, *([f"--data.path={photos}"] if verb == "train" else [photos]))
-    assert f"class folder {photos / 'emu'} holds no pictures" in sentence
+    assert f"class folder {photos / 'emu'} holds no images" in sentence
     assert "add some, or remove the folder" in sentence
 
 
@@ -252,7 +252,7 @@ def test_a_flag_with_a_value_of_the_wrong_type(complaint):
         ("epochs: [1\n", "not valid YAML"),
         ("- epochs\n", "is not a mapping of option names to values"),
         ("", "is not a mapping"),
-        ("task: detecting\n", "no task is called 'detecting'"),
+        ("task: detecting\n", "task is 'detecting'; there are classification, detection, "),
     ],
 )
 def test_a_config_that_is_none(tmp_path, complaint, content, sentence):
@@ -271,7 +271,7 @@ def test_a_config_that_is_not_there(tmp_path, complaint):
         ("--data.image_size=-1", "data.image_size is -1; it must be 0 or more"),
         ("--data.val_share=1", "it must lie between 0 and 1"),
         ("--data.batch_size=0", "batch_size is 0; it must be 1 or more"),
-        ("--data.channels=4", "pictures are read as 1 (grey) or 3 (RGB)"),
+        ("--data.channels=4", "images are read as 1 (grey) or 3 (RGB)"),
         ("--clip=-1", "clip is -1; it must be 0 or more"),
         ("--lr=-1", "lr is -1; it must be 0 or more"),
         ("--seed=-1", "seed is -1; it must be 0 or more"),
@@ -280,7 +280,7 @@ def test_a_config_that_is_not_there(tmp_path, complaint):
         ("--momentum=1", "momentum is 1; it must lie between 0 and"),
         ("--model.dropout=1.5", "dropout is 1.5; it must lie between 0 and 1"),
         ("--augment.flip=2", "augment.flip is 2; it must lie between 0 and 1"),
-        ("--task=detection", "has classes of whole pictures but no boxes"),
+        ("--task=detection", "has classes of whole images but no boxes"),
         ("--model.backbone=resnet19", "Did you mean 'resnet18'?"),
         ("--resume=nowhere", "nowhere is not a run folder: it holds no config.yaml"),
     ],
@@ -451,7 +451,7 @@ def test_an_absurd_learning_rate(tmp_path, photos, complaint):
 def test_a_loss_that_is_not_finite_loses_nothing(tmp_path, trained, complaint, monkeypatch):
     run = copy_run(trained, tmp_path / "run")
     before = fingerprints(run)
-    monkeypatch.setattr(Classification, "loss", lambda *_: {"classification": torch.tensor(float("nan"))})
+    monkeypatch.setattr(LinearClassifier, "loss", lambda *_: {"classification": torch.tensor(float("nan"))})
     sentence = complaint("train", f"--resume={run}", "--epochs=2")
     assert "the loss is not finite at epoch 2, step 1 (classification = nan)" in sentence
     assert "What was saved is kept." in sentence

@@ -13,7 +13,7 @@ FOLDER = "annotations/instances_{}.json"
 
 @pytest.fixture
 def coco(tmp_path) -> Path:
-    """Four pictures to train, two to validate, all but one with objects of 10 and 50 pixels and a crowd of 100."""
+    """Four images to train, two to validate, all but one with objects of 10 and 50 pixels and a crowd of 100."""
     folder = tmp_path / "coco"
     random = np.random.default_rng(0)
     for split, numbers in (("train", (1, 2, 3, 4)), ("val", (5, 6))):
@@ -65,19 +65,19 @@ def lines(out: str) -> list[str]:
 def test_a_report(coco, run_vertebra):
     found = lines(run_vertebra("data", coco))
     assert "(coco: boxes, masks)" in " ".join(found)
-    assert "cell 6 66.7% 3 4 66.7% 2" in found  # objects, their share, pictures that have one
+    assert "cell 6 66.7% 3 4 66.7% 2" in found  # objects, their share, images that have one
     assert "dust 3 33.3% 3 2 33.3% 2" in found
     assert "none 0 0.0% 0 0 0.0% 0" in found
     assert "all 9 4 6 2" in found
-    assert "per picture 0 to 3, median 3 3 to 3, median 3" in found
-    assert "pictures without any 1 0" in found
+    assert "per image 0 to 3, median 3 3 to 3, median 3" in found
+    assert "images without any 1 0" in found
     assert "crowd regions 3 2" in found
     assert "box width 10 to 100, median 50 10 to 100, median 50" in found
     for word in ("small, area < 32²", "medium", "large, area ≥ 96²"):
         assert f"{word} 33.3% 33.3%" in found
     assert "height: 120 to 120 pixels, median 120" in found
     assert "note: 1 of 3 classes have no object in train: none" in found
-    assert "6 pictures read, 0 problems" in found
+    assert "6 images read, 0 problems" in found
 
 
 def test_problems(coco, run_vertebra):
@@ -88,16 +88,16 @@ def test_problems(coco, run_vertebra):
     images = coco / "images"
     shutil.copy(images / "train" / "1.png", images / "val" / "6.png")
     Image.new("RGB", (120, 160)).save(images / "train" / "3.png")
-    (images / "train" / "4.png").write_text("no picture")
+    (images / "train" / "4.png").write_text("no image")
     problems = [line.removeprefix("problem: ") for line in lines(run_vertebra("data", coco)) if "problem: " in line]
     expected = [
-        f"{file}, annotation 10 is left out: its box is 0 x 5 pixels (width x height).",
-        f"{file}, annotation 11 is left out: its run lengths are not in COCO's compressed form.",
+        f"{file}, annotation 10 is skipped: its box is 0 x 5 pixels (width x height).",
+        f"{file}, annotation 11 is skipped: its run lengths are not in COCO's compressed form.",
         f"{images / 'train' / '2.png'}, annotation 20: its mask has no pixel.",
         f"{images / 'train' / '2.png'}, annotation 22 has the class and box of annotation 20.",
-        f"{images / 'train' / '3.png'}: the picture is 160 x 120 pixels, its annotations are for 120 x 160 (height x "
+        f"{images / 'train' / '3.png'}: the image is 160 x 120 pixels, its annotations are for 120 x 160 (height x "
         "width), perhaps because its EXIF tag turns it.",
-        f"{images / 'train' / '4.png'}: not a picture in any known format, whatever its name.",
+        f"{images / 'train' / '4.png'}: not an image in any known format, whatever its name.",
         f"{images / 'val' / '5.png'}, annotation 51 has the class and box of annotation 50.",
         f"{images / 'val' / '6.png'} and {images / 'train' / '1.png'}: the same pixels, but other objects, in both",
     ]
@@ -108,7 +108,7 @@ def test_problems(coco, run_vertebra):
 
 def test_masks_in_files(coco, tmp_path, run_vertebra):
     out = run_vertebra("data", "convert", coco, "--to=masks", f"--save={tmp_path / 'masks'}")
-    assert "note: masks cannot hold 5 crowd regions, boxes other than around the masks, ids; they are left out" in out
+    assert "note: masks cannot hold 5 crowd regions, boxes other than around the masks, ids; they are dropped" in out
     Image.new("L", (160, 120)).save(tmp_path / "masks" / "val" / "masks" / "cell" / "5_9.png")
     found = lines(run_vertebra("data", tmp_path / "masks"))
     assert "cell 3 50.0% 3 3 60.0% 2" in found
@@ -119,20 +119,20 @@ def test_masks_in_files(coco, tmp_path, run_vertebra):
 @pytest.mark.parametrize("to", ["coco", "voc", "yolo", "masks"])
 def test_every_format_can_be_looked_at(coco, tmp_path, run_vertebra, to):
     out = run_vertebra("data", "convert", coco, f"--to={to}", f"--save={tmp_path / 'new'}")
-    assert f"{tmp_path / 'new'} holds {coco} as {to}: train 4 pictures and 9 objects, val 2 pictures and 6 obj" in out
+    assert f"{tmp_path / 'new'} holds {coco} as {to}: train 4 images and 9 objects, val 2 images and 6 obj" in out
     assert ("note: " in out) == (to != "coco")
-    assert "6 pictures read, 0 problems" in run_vertebra("data", tmp_path / "new")
+    assert "6 images read, 0 problems" in run_vertebra("data", tmp_path / "new")
 
 
-def test_broken_annotations_are_told_when_converting(coco, tmp_path, run_vertebra):
+def test_unreadable_annotations_are_told_when_converting(coco, tmp_path, run_vertebra):
     file = alter(coco, "train", 0, bbox=[4, 4, 0, 5])
     out = run_vertebra("data", "convert", coco, "--to=voc", f"--save={tmp_path / 'new'}")
-    assert f"problem: {file}, annotation 10 is left out: its box is 0 x 5 pixels (width x height)." in out
+    assert f"problem: {file}, annotation 10 is skipped: its box is 0 x 5 pixels (width x height)." in out
 
 
 def test_mistakes(coco, photos, tmp_path, complaint):
     save = f"--save={tmp_path / 'new'}"
-    assert "has classes of whole pictures but no boxes" in complaint("data", "convert", photos, "--to=coco", save)
+    assert "has classes of whole images but no boxes" in complaint("data", "convert", photos, "--to=coco", save)
     assert "is in use" in complaint("data", "convert", coco, "--to=coco", f"--save={coco}")
     assert "--to" in complaint("data", "convert", coco, "--to=kitti", save)
     assert "Did you mean '--save'?" in complaint("data", "convert", coco, "--to=coco", "--safe=x")
@@ -143,5 +143,5 @@ def test_mistakes(coco, photos, tmp_path, complaint):
 
 def test_real_sets(data_folder, run_vertebra):
     found = lines(run_vertebra("data", data_folder / "keypoints"))
-    assert "4 pictures read, 0 problems" in found
+    assert "4 images read, 0 problems" in found
     assert "person 9 100.0% 3 5 100.0% 1" in found

@@ -1,4 +1,4 @@
-"""Boxes, masks and keypoints through the command line: from a data set to results, and what is said of mistakes."""
+"""Boxes, masks and keypoints through the command line: from a dataset to results, and messages for mistakes."""
 
 import copy
 import json
@@ -16,14 +16,16 @@ from safetensors.torch import load_file
 
 import vertebra
 from vertebra.cli import main
-from vertebra.data import shapes
+from vertebra.data.formats import shapes
 from vertebra.engine.trainee import Trainee
 from vertebra.metrics.coco import CocoMetrics
-from vertebra.tasks import region
+from vertebra.tasks import detector
 
 TASKS = ("detection", "instance", "keypoints")
 BEST = {"detection": "box_ap", "instance": "mask_ap", "keypoints": "keypoint_ap"}
-HEADS = ("--model.channels=16", "--model.box_width=32", "--model.region_batch=16", "--model.proposals_train=50")
+NECK = ("--model.neck.channels=16",)
+ROIS = ("--model.roi_batch_size=16", "--model.rpn_post_nms_top_n_train=50")
+HEADS = (*NECK, *ROIS, "--model.box_width=32")
 COMMON = (
     "--model.backbone=resnet18",
     "--data.image_size=64",
@@ -35,37 +37,48 @@ COMMON = (
     "--weight_decay=0",
 )
 TINY = {
-    "detection": (*COMMON, *HEADS, "--model.proposals_test=20"),
-    "instance": (*COMMON, *HEADS, "--model.proposals_test=20"),
+    "detection": (*COMMON, *HEADS, "--model.rpn_post_nms_top_n_test=20"),
+    "instance": (*COMMON, *HEADS, "--model.rpn_post_nms_top_n_test=20"),
     "keypoints": (
         *COMMON,
         *HEADS,
-        "--model.proposals_test=20",
+        "--model.rpn_post_nms_top_n_test=20",
         "--model.keypoint_width=16",
-        "--model.keypoint_convs=1",
+        "--model.keypoint_num_convs=1",
     ),
 }
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    """Eight and four pictures of the built-in shapes, with boxes, masks and keypoints. Not to be written to."""
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "COUNTS", {"train": 8, "val": 4})
-        shapes.scenes.cache_clear()
-        shapes.write_coco(folder)
-    shapes.scenes.cache_clear()
-    return folder
+@pytest.fixture(scope="session")
+def data(once) -> Path:
+    """Eight and four images of the built-in shapes, with boxes, masks and keypoints. Not to be written to."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shapes, "COUNTS", {"train": 8, "val": 4})
+            shapes.write_coco(folder / "shapes")
+
+    return once("instances", make) / "shapes"
 
 
-@pytest.fixture(scope="module")
-def runs(data, tmp_path_factory) -> dict[str, Path]:
-    """A run folder of one epoch for each task. Not to be written to."""
-    folder = tmp_path_factory.mktemp("runs")
-    for task in TASKS:
-        assert main(["train", task, f"--data.path={data}", f"--output={folder / task}", *TINY[task]]) == 0
-    return {task: folder / task for task in TASKS}
+class Runs(dict[str, Path]):
+    """A run folder of one epoch for each task, trained when it is first asked for. Not to be written to."""
+
+    def __init__(self, once, data: Path) -> None:
+        self.once, self.data = once, data
+
+    def __missing__(self, task: str) -> Path:
+        def make(folder: Path) -> None:
+            words = ["train", task, f"--data.path={self.data}", f"--output={folder / 'run'}", *TINY[task]]
+            assert main(words) == 0
+
+        self[task] = self.once(f"trained-{task}", make) / "run"
+        return self[task]
+
+
+@pytest.fixture(scope="session")
+def runs(data, once) -> Runs:
+    return Runs(once, data)
 
 
 @pytest.fixture
@@ -96,7 +109,7 @@ def test_a_run_folder_is_complete(runs, task):
     assert len(rows) == 1
     assert {"train/loss", "train/objectness", "lr", "val/box_ap", f"val/{BEST[task]}"} <= set(head.split(","))
     evaluation = json.loads((run / "evaluation.json").read_text())
-    assert len(evaluation["answers"]) == 4
+    assert len(evaluation["images"]) == 4
     assert {"box_ap", BEST[task], "f1", "threshold"} <= set(evaluation["metrics"])
     page = (run / "report.html").read_text()
     predictor = vertebra.load(run, device="cpu")
@@ -106,17 +119,17 @@ def test_a_run_folder_is_complete(runs, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_evaluate_finds_what_training_found(runs, run_vertebra, tmp_path, task):
+def test_evaluate_repeats_the_metrics_of_training(runs, run_vertebra, tmp_path, task):
     out = run_vertebra("evaluate", runs[task], "--device=cpu", "--data.workers=0", f"--save={tmp_path}")
     assert "box AP50" in out
     made, known = (json.loads((path / "evaluation.json").read_text()) for path in (tmp_path, runs[task]))
     for key, value in known["metrics"].items():
         if isinstance(value, float):
             assert made["metrics"][key] == pytest.approx(value, abs=1e-6), key
-    assert made["answers"] == known["answers"]
+    assert made["images"] == known["images"]
 
 
-def test_keypoints_are_judged_by_the_sigmas_of_the_data(runs, writable, run_vertebra, tmp_path, monkeypatch):
+def test_keypoints_are_evaluated_with_the_sigmas_of_the_data(runs, writable, run_vertebra, tmp_path, monkeypatch):
     used = []
 
     class Seen(CocoMetrics):
@@ -124,7 +137,7 @@ def test_keypoints_are_judged_by_the_sigmas_of_the_data(runs, writable, run_vert
             used.append(self.sigmas.tolist())
             return super().compute()
 
-    monkeypatch.setattr(region, "CocoMetrics", Seen)
+    monkeypatch.setattr(detector, "CocoMetrics", Seen)
 
     def change(content):
         for category in content["categories"]:
@@ -141,18 +154,18 @@ def test_what_is_predicted_can_be_evaluated(runs, data, run_vertebra, tmp_path, 
     """The command's COCO JSON gives the metrics of the model itself; scores and coordinates are rounded in it."""
     annotations = data / "annotations" / "instances_val.json"
     content = json.loads(annotations.read_text())
-    pictures = [data / "images" / "val" / image["file_name"] for image in content["images"]]
+    images = [data / "images" / "val" / image["file_name"] for image in content["images"]]
     out = tmp_path / "out"
     words = ["--device=cpu", f"--save={out}", f"--annotations={annotations}", "--threshold=0"]
-    lines = run_vertebra("predict", runs[task], *pictures, *words).splitlines()
-    assert all(any(str(path) in line for line in lines) for path in pictures)
+    lines = run_vertebra("predict", runs[task], *images, *words).splitlines()
+    assert all(any(str(path) in line for line in lines) for path in images)
     assert {path.name for path in out.iterdir()} == {
         "predictions.json",
         "predictions.csv",
         "images.json",
-        *(path.name for path in pictures),
+        *(path.name for path in images),
     }
-    with Image.open(out / pictures[0].name) as drawn:
+    with Image.open(out / images[0].name) as drawn:
         assert drawn.mode == "RGB"
     entries = json.loads((out / "predictions.json").read_text())
     assert {entry["image_id"] for entry in entries} == {image["id"] for image in content["images"]}
@@ -169,28 +182,28 @@ def test_what_is_predicted_can_be_evaluated(runs, data, run_vertebra, tmp_path, 
 
 def test_keypoints_are_those_of_the_data(runs):
     task = vertebra.load(runs["keypoints"], device="cpu").task
-    assert task.config.points.names == shapes.POINTS.names
-    assert task.config.points.skeleton == shapes.POINTS.skeleton
+    assert task.keypoints.names == shapes.KEYPOINTS.names
+    assert task.keypoints.skeleton == shapes.KEYPOINTS.skeleton
     [answer] = task.predict(torch.zeros(3, 50, 70, dtype=torch.uint8))
     assert answer.keypoints.shape[1:] == (4, 3)
 
 
 METHODS = [
     pytest.param("detection", "faster_rcnn_c4", (), marks=pytest.mark.slow),
-    ("detection", "cascade_rcnn", ("--model.norm=group", "--model.neck_norm=group", "--model.box_loss=giou")),
+    ("detection", "cascade_rcnn", ("--model.norm=group", "--model.neck.norm=group", "--model.box_loss.name=giou")),
     ("detection", "retinanet", ("--model.norm=frozen", "--model.head_norm=batch")),
     pytest.param("instance", "mask_rcnn_c4", ("--model.norm=sync",), marks=pytest.mark.slow),
-    ("instance", "mask_rcnn", ("--model.neck=hrfpn",)),
+    ("instance", "mask_rcnn", ("--model.neck.name=hrfpn",)),
     ("instance", "cascade_mask_rcnn", ("--data.resize=fit", "--augment.copy_paste=1", "--augment.mosaic=0.5")),
 ]
 
 
 @pytest.mark.parametrize(("task", "method", "more"), METHODS)
 def test_every_method_trains(data, run_vertebra, tmp_path, task, method, more):
-    heads = HEADS[:1] if method == "retinanet" else (HEADS[0], *HEADS[2:]) if method.endswith("_c4") else HEADS
+    heads = NECK if method == "retinanet" else ("--model.channels=16", *ROIS) if method.endswith("_c4") else HEADS
     words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *COMMON, *heads, f"--model.method={method}", *more]
     assert f"best: {BEST[task]}" in run_vertebra("train", task, *words)
-    assert vertebra.load(tmp_path / "run", device="cpu").task.config.method == method
+    assert vertebra.load(tmp_path / "run", device="cpu").task.method == method
 
 
 def test_an_epochs_line_has_few_numbers(data, run_vertebra, tmp_path):
@@ -206,7 +219,7 @@ def test_a_classifiers_checkpoint_freezes_norms_and_says_so(data, trained, run_v
     words = [f"--data.path={data}", f"--output={run}", f"--weights={trained}", *TINY["detection"]]
     out = run_vertebra("train", "detection", *words)
     assert "adapted norm: frozen at what the checkpoint has" in out
-    assert "left out head." in out  # the classifier's
+    assert "skipped head." in out  # the classifier's
     assert vertebra.load(run, device="cpu").task.config.norm == "frozen"
     before, after = load_file(trained / "best.safetensors"), load_file(run / "best.safetensors")
     norms = [name for name in after if name.startswith("backbone.") and name.endswith("running_mean")]
@@ -221,8 +234,8 @@ def test_other_formats_train(writable, run_vertebra, tmp_path, task, form):
     run_vertebra("data", "convert", writable, f"--to={form}", f"--save={tmp_path / form}")
     words = [f"--data.path={tmp_path / form}", f"--output={tmp_path / 'run'}", *TINY[task]]
     out = run_vertebra("train", task, *words)
-    assert "8 train, 4 val pictures in 6 classes" in out
-    assert "left out" not in out
+    assert "8 train, 4 val images in 6 classes" in out
+    assert "skipped" not in out
 
 
 class Killed(Exception):
@@ -260,8 +273,8 @@ def test_a_run_that_broke_off_resumes_to_the_same_weights(data, tmp_path, monkey
 
 @pytest.mark.slow
 def test_two_processes_give_the_metrics_of_one(data, runs, tmp_path):
-    """At a learning rate of zero the weights are the same, so all that was found must be, gathered from both."""
-    found = []
+    """At a learning rate of zero the weights are the same, and so must the metrics be, gathered from both."""
+    metrics = []
     for count in (1, 2):
         run = tmp_path / str(count)
         words = ["train", "instance", f"--data.path={data}", f"--weights={runs['instance']}", f"--output={run}"]
@@ -273,17 +286,17 @@ def test_two_processes_give_the_metrics_of_one(data, runs, tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("best: mask_ap") == 1
         head, row = (line.split(",") for line in (run / "metrics.csv").read_text().splitlines())
-        found.append({key: float(value) for key, value in zip(head, row, strict=True) if key.startswith("val/")})
-    assert found[0]["val/box_ap50"] > 0
-    assert found[1] == pytest.approx(found[0], abs=1e-5)
+        metrics.append({key: float(value) for key, value in zip(head, row, strict=True) if key.startswith("val/")})
+    assert metrics[0]["val/box_ap50"] > 0
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
 
 
 # -- data of no use, as training meets it
 
 
-def test_wrong_annotations_are_told_and_training_goes_on(writable, run_vertebra, complaint, tmp_path):
+def test_wrong_annotations_are_listed_and_training_continues(writable, run_vertebra, complaint, tmp_path):
     faults = [
-        ({"bbox": [500, 500, 10, 10]}, "is outside the picture (128 x 128 pixels)"),
+        ({"bbox": [500, 500, 10, 10]}, "is outside the image (128 x 128 pixels)"),
         ({"bbox": [5, 5, 0, 10]}, "its box is 0 x 10 pixels"),
         ({"bbox": [50, 50, -20, 10]}, "its box is -20 x 10 pixels"),  # x2 < x1
         ({"bbox": [5, float("nan"), 10, 10]}, "has a number that is not finite"),
@@ -301,18 +314,20 @@ def test_wrong_annotations_are_told_and_training_goes_on(writable, run_vertebra,
     file = path / "annotations" / "instances_train.json"
     words = ["instance", f"--data.path={path}", *TINY["instance"]]
     out = run_vertebra("train", *words, f"--output={tmp_path / 'run'}")
-    told = [line for line in out.splitlines() if line.startswith("left out: ")]
-    assert len(told) == len(faults) + 1
+    skipped = [line for line in out.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == len(faults) + 1
     page = (tmp_path / "run" / "report.html").read_text()
-    assert f"Left out ({len(told)})" in page
+    assert f"Skipped ({len(skipped)})" in page
     for number, (_, sentence) in enumerate(faults, 1):
-        assert any(f"{file}, annotation {number} is left out: " in line and sentence in line for line in told), sentence
-    assert any("image 999" in line and "gone.png is not there" in line for line in told)
+        assert any(f"{file}, annotation {number} is skipped: " in line and sentence in line for line in skipped), (
+            sentence
+        )
+    assert any("image 999" in line and "gone.png is not there" in line for line in skipped)
     assert "problem: " in run_vertebra("data", path)
     sentence = complaint("train", *words, f"--output={tmp_path / 'other'}", "--strict")
-    assert "--strict lets nothing be left out" in sentence
+    assert "--strict lets nothing be skipped" in sentence
     assert not (tmp_path / "other").exists()
-    assert "--strict lets nothing be left out" in complaint(
+    assert "--strict lets nothing be skipped" in complaint(
         "evaluate", tmp_path / "run", f"--data.path={path}", "--device=cpu", "--strict"
     )
 
@@ -324,7 +339,7 @@ def test_files_that_are_no_annotations(writable, runs, complaint, tmp_path):
     twins, unknown = copy.deepcopy(content), copy.deepcopy(content)
     twins["annotations"][1]["id"] = twins["annotations"][0]["id"]
     unknown["annotations"][0]["category_id"] = 77
-    for text, said in (
+    for text, expected in (
         (good[: len(good) // 2], "not valid JSON"),
         (json.dumps(twins), f"the id {twins['annotations'][0]['id']} is given to two annotations"),
         (json.dumps(unknown), "there is no category 77 in the file"),
@@ -336,38 +351,38 @@ def test_files_that_are_no_annotations(writable, runs, complaint, tmp_path):
             ["data", writable],
         ):
             sentence = complaint(*words)
-            assert said in sentence
+            assert expected in sentence
             assert str(file) in sentence
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pictures_without_objects_and_with_hundreds_in_grey_and_in_sixteen_bits(writable, run_vertebra, tmp_path, task):
-    """A crowd alone is nothing to learn from either; and no answer at all is an answer."""
+def test_images_without_objects_and_with_hundreds_in_grey_and_in_sixteen_bits(writable, run_vertebra, tmp_path, task):
+    """An image with a crowd only has nothing to learn from either; and an empty prediction is one."""
 
     def change(content):
         first, crowd, many = (image["id"] for image in content["images"][:3])
         rows = content["annotations"]
         content["annotations"] = [row for row in rows if row["image_id"] not in (first, crowd, many)]
-        one = rows[0]
-        content["annotations"].append({**one, "image_id": crowd, "iscrowd": 1})
+        first_row = rows[0]
+        content["annotations"].append({**first_row, "image_id": crowd, "iscrowd": 1})
         for i in range(2000):
             x, y = float(i % 50) * 2, float(i // 50) * 3
             spot = {"bbox": [x, y, 6.0, 6.0], "segmentation": [[x, y, x + 6, y, x + 6, y + 6, x, y + 6]], "area": 36}
-            content["annotations"].append({**one, **spot, "id": 10_000 + i, "image_id": many})
+            content["annotations"].append({**first_row, **spot, "id": 10_000 + i, "image_id": many})
 
     path = changed(writable, change)
     for split in ("train", "val"):
-        for i, picture in enumerate(sorted((path / "images" / split).iterdir())[:6]):
-            grey = np.asarray(Image.open(picture).convert("L"))
-            Image.fromarray(grey if i % 2 else grey.astype(np.uint16) * 257).save(picture)
+        for i, image in enumerate(sorted((path / "images" / split).iterdir())[:6]):
+            grey = np.asarray(Image.open(image).convert("L"))
+            Image.fromarray(grey if i % 2 else grey.astype(np.uint16) * 257).save(image)
     words = [f"--data.path={path}", f"--output={tmp_path / 'run'}", *TINY[task], "--model.score_threshold=1"]
     out = run_vertebra("train", task, *words, "--data.batch_size=2")
-    assert "left out" not in out
+    assert "skipped" not in out
     assert f"best: {BEST[task]} 0.0000" in out
-    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())["answers"]
-    assert all(row["found"] == row["false"] == 0 for row in rows)
-    picture = path / "images" / "val" / sorted(path.glob("images/val/*"))[0].name
-    run_vertebra("predict", tmp_path / "run", picture, "--device=cpu", f"--save={tmp_path / 'out'}")
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())["images"]
+    assert all(row["true_positives"] == row["false_positives"] == 0 for row in rows)
+    image = path / "images" / "val" / sorted(path.glob("images/val/*"))[0].name
+    run_vertebra("predict", tmp_path / "run", image, "--device=cpu", f"--save={tmp_path / 'out'}")
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == []
 
 
@@ -388,52 +403,61 @@ def test_masks_that_the_data_does_not_have(data, complaint, run_vertebra, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "sentence"),
     [
-        ("--balance", "balance weighs the classes of whole pictures; instance has no use for it"),
+        ("--balance", "balance weighs the classes of whole images; instance has no use for it"),
         ("--data.resize=crop", "data.resize is 'crop'; there are shortest, fit"),
         ("--augment.mixup=0.2", "--augment.mixup is not an option of vertebra train instance"),
         ("--augment.copy_paste=2", "augment.copy_paste is 2; it must lie between 0 and 1"),
-        ("--model.method=mask_rcn", "--model.method is 'mask_rcn'; there are mask_rcnn, mask_rcnn_c4"),
+        (
+            "--model.method=mask_rcn",
+            "--model.method is 'mask_rcn'; there are mask_rcnn, cascade_mask_rcnn, mask_rcnn_c4",
+        ),
         ("--model.method=mask_rcn", "Did you mean 'mask_rcnn'?"),
+        ("--model.box_width=wide", "--model.box_width: Expected a int. Got value: wide"),
+        ("--model.anchors.scal=2", "Did you mean '--model.anchors.scale'?"),
         ("--model.norm=bach", "Did you mean 'batch'?"),
-        ("--model.cascade_mean=logits", "mask_rcnn has no option cascade_mean"),
-        ("--model.anchor_scale=-1", "anchor_scale is -1; it must be more than 0"),
-        ("--model.anchor_ratios=[]", "anchor_ratios is []; it must hold numbers more than 0"),
-        ("--model.anchor_ratios=[1,0]", "anchor_ratios is [1, 0]; it must hold"),
+        ("--model.average=logits", "mask_rcnn has no option average"),
+        ("--model.anchors.scale=-1", "anchors.scale is -1; it must be more than 0"),
+        ("--model.anchors.ratios=[]", "anchors.ratios is []; it must hold numbers more than 0"),
+        ("--model.anchors.ratios=[1,0]", "anchors.ratios is [1, 0]; it must hold"),
         ("--model.score_threshold=2", "score_threshold is 2; it must lie between 0 and 1"),
         ("--model.nms_threshold=-1", "nms_threshold is -1; it must lie between 0 and 1"),
-        ("--model.detections=0", "detections is 0; it must be 1 or more"),
-        ("--model.channels=0", "channels is 0; it must be 1 or more"),
-        ("--model.proposals_test=0", "proposals_test is 0; it must be 1 or more"),
-        ("--model.region_batch=0", "region_batch is 0; it must be 1 or more"),
-        ("--model.region_positive=3", "region_positive is 3; it must lie between 0 and 1"),
-        ("--model.rpn_convs=-1", "rpn_convs is -1; it must be 0 or more"),
+        ("--model.max_detections=0", "max_detections is 0; it must be 1 or more"),
+        ("--model.neck.channels=0", "neck.channels is 0; it must be 1 or more"),
+        ("--model.rpn_post_nms_top_n_test=0", "rpn_post_nms_top_n_test is 0; it must be 1 or more"),
+        ("--model.roi_batch_size=0", "roi_batch_size is 0; it must be 1 or more"),
+        ("--model.roi_positive_fraction=3", "roi_positive_fraction is 3; it must lie between 0 and 1"),
+        ("--model.rpn_num_convs=-1", "rpn_num_convs is -1; it must be 0 or more"),
         ("--model.norm_eps=-1", "norm_eps is -1; it must be 0 or more"),
         ("--model.drop_path=1.5", "drop_path is 1.5; it must lie between 0 and 1"),
-        ("--model.mask_stages=2", "mask_stages is 2; it must be 1 or 3"),
+        ("--model.method=cascade_mask_rcnn --model.mask_stages=2", "mask_stages is 2; it must be 1 or 3"),
         ("--data.image_size=-8", "data.image_size is -8; it must be 0 or more"),
     ],
 )
-def test_options_that_do_not_fit(data, complaint, tmp_path, flag, said):
-    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["instance"], flag]
-    assert said in complaint("train", "instance", *words)
+def test_options_that_do_not_fit(data, complaint, tmp_path, flag, sentence):
+    words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["instance"], *flag.split()]
+    assert sentence in complaint("train", "instance", *words)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("task", "flag", "said"),
+    ("task", "flag", "sentence"),
     [
         ("detection", "--augment.copy_paste=0.5", "cuts objects out by their masks, and this task learns from boxes"),
         ("keypoints", "--augment.copy_paste=0.5", "this task learns from keypoints"),
         ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must be 1 or more"),
-        ("keypoints", "--model.keypoint_convs=-1", "keypoint_convs is -1; it must be 1 or more"),
-        ("detection", "--model.masks=class", "--model.masks is not an option of vertebra train detection"),
+        ("keypoints", "--model.keypoint_num_convs=-1", "keypoint_num_convs is -1; it must be 1 or more"),
+        (
+            "detection",
+            "--model.mask_head.kind=class",
+            "--model.mask_head.kind is not an option of vertebra train detection",
+        ),
     ],
 )
-def test_options_of_other_tasks(data, complaint, tmp_path, task, flag, said):
+def test_options_of_other_tasks(data, complaint, tmp_path, task, flag, sentence):
     words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY[task], flag]
-    assert said in complaint("train", task, *words)
+    assert sentence in complaint("train", task, *words)
 
 
 @pytest.mark.slow
@@ -449,4 +473,4 @@ def test_synchronous_norms_on_several_processes_of_a_cpu_are_refused(data, tmp_p
 
 def test_options_of_other_methods(data, complaint, tmp_path):
     words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *COMMON, "--model.method=retinanet"]
-    assert "retinanet has no option rpn_convs" in complaint("train", "detection", *words, "--model.rpn_convs=2")
+    assert "retinanet has no option rpn_num_convs" in complaint("train", "detection", *words, "--model.rpn_num_convs=2")

@@ -1,4 +1,4 @@
-"""`vertebra evaluate` of what other tools have found, in COCO's form."""
+"""`vertebra evaluate` on COCO results of other tools."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ SPOTS = ((3, 5, 5), (8, 30, 10))  # of an object of either category: its number,
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """A COCO folder of three pictures of 60 x 40 pixels and two categories, numbered with gaps."""
+    """A COCO folder of three images of 60 x 40 pixels and two categories, numbered with gaps."""
     folder = tmp_path / "cells"
     (folder / "images").mkdir(parents=True)
     (folder / "annotations").mkdir()
@@ -70,9 +70,9 @@ def saved(folder: Path) -> dict:
 
 
 def test_boxes(data, tmp_path, run_vertebra):
-    """Class a is found in both pictures, class b in one of two; and there is something on the empty picture."""
+    """Class a is detected in both images, class b in one of two; and the empty image has a false positive."""
     entries = [hit(7), hit(12, score=0.8), hit(7, 8, 0.7), hit(30, 8, 0.3)]
-    words = ["evaluate", write(tmp_path / "found.json", entries), f"--data.path={data}", f"--save={tmp_path / 'out'}"]
+    words = ["evaluate", write(tmp_path / "results.json", entries), f"--data.path={data}", f"--save={tmp_path / 'out'}"]
     out = run_vertebra(*words)
     assert "box AP " in out
     assert "0.7525" in out  # (1 + 51 / 101) / 2
@@ -81,20 +81,20 @@ def test_boxes(data, tmp_path, run_vertebra):
     assert made["metrics"]["threshold"] == pytest.approx(0.5)
     assert made["metrics"]["confusion"] == [[2, 0, 0], [0, 1, 1], [0, 0, 0]]
     assert made["classes"] == ["a", "b"]
-    assert [Path(row["path"]).name for row in made["answers"]] == ["7.png", "12.png", "30.png"]
-    assert [row["found"] for row in made["answers"]] == [2, 1, 0]
-    assert [row["error"] for row in made["answers"]] == pytest.approx([0, 1 / 3, 0])
+    assert [Path(row["path"]).name for row in made["images"]] == ["7.png", "12.png", "30.png"]
+    assert [row["true_positives"] for row in made["images"]] == [2, 1, 0]
+    assert [row["error"] for row in made["images"]] == pytest.approx([0, 1 / 3, 0])
     page = (tmp_path / "out/report.html").read_text()
     for heading in ("Precision and recall", "Score threshold", "Confusion matrix", "Classes", "Most wrong"):
         assert f"<h2>{heading}</h2>" in page
-    assert "1 of 2 found" in page
+    assert "1 of 2 detected" in page
     assert page.count('class="pair"') == 1
 
 
 def test_masks(data, tmp_path, run_vertebra):
     entries = [hit(7, segmentation=mask(5, 5)), hit(12, segmentation=[[5, 5, 25, 5, 25, 25, 5, 25]])]
-    found = write(tmp_path / "found.json", entries)
-    out = run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    file = write(tmp_path / "results.json", entries)
+    out = run_vertebra("evaluate", file, f"--data.path={data}", f"--save={tmp_path / 'out'}")
     assert "boundary AP" in out
     made = saved(tmp_path / "out")["metrics"]
     assert made["mask_ap"] == made["boundary_ap"] == pytest.approx(0.5)
@@ -104,30 +104,30 @@ def test_masks(data, tmp_path, run_vertebra):
 
 def test_keypoints(data, tmp_path, run_vertebra):
     entries = [hit(n, keypoints=[7, 7, 1, 17, 17, 1]) for n in (7, 12)]
-    found = write(tmp_path / "found.json", entries)
-    run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    file = write(tmp_path / "results.json", entries)
+    run_vertebra("evaluate", file, f"--data.path={data}", f"--save={tmp_path / 'out'}")
     assert saved(tmp_path / "out")["metrics"]["per_class"]["keypoint_ap"] == pytest.approx([1, 0])
-    assert 'alt="what was found: 7.png"' in (tmp_path / "out/report.html").read_text()
+    assert 'alt="prediction: 7.png"' in (tmp_path / "out/report.html").read_text()
 
 
 def test_the_split_is_chosen_and_a_single_one_is_taken(data, tmp_path, run_vertebra):
-    found = write(tmp_path / "found.json", [hit(4), hit(4, 8)])
-    assert "1.0000" in run_vertebra("evaluate", found, f"--data.path={data}", "--data.split=train")
+    file = write(tmp_path / "results.json", [hit(4), hit(4, 8)])
+    assert "1.0000" in run_vertebra("evaluate", file, f"--data.path={data}", "--data.split=train")
     alone = data / "annotations/instances_train.json"
-    assert "1.0000" in run_vertebra("evaluate", found, f"--data.path={alone}")
+    assert "1.0000" in run_vertebra("evaluate", file, f"--data.path={alone}")
 
 
 def test_sigmas_are_the_datas_own(data, tmp_path, run_vertebra):
     """A keypoint 2 pixels off in an object of 400 is COCO's similarity exp(-4 / (2 sigma) ** 2 / 400 / 2)."""
     entries = [hit(n, c, keypoints=[x + 4, y + 2, 1, x + 14, y + 12, 1]) for n in (7, 12) for c, x, y in SPOTS]
-    found = write(tmp_path / "found.json", entries)
+    file = write(tmp_path / "results.json", entries)
     for sigma in (0.1, 0.04):  # similarities 0.88 and 0.46, of which AP's ten thresholds count eight and none
         for path in (data / "annotations").iterdir():
             content = json.loads(path.read_text())
             for category in content["categories"]:
                 category["sigmas"] = [sigma, sigma]
             write(path, content)
-        run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+        run_vertebra("evaluate", file, f"--data.path={data}", f"--save={tmp_path / 'out'}")
         similarity = np.exp(-4 / (2 * sigma) ** 2 / 400 / 2)
         share = np.mean(np.arange(0.5, 1, 0.05) <= similarity)
         assert saved(tmp_path / "out")["metrics"]["keypoint_ap"] == pytest.approx(share)
@@ -137,36 +137,36 @@ def test_more_detections_than_cocos_hundred(data, tmp_path, run_vertebra, compla
     """The right answer comes after 100 wrong ones that are more certain."""
     wrong = [hit(7, score=0.95, bbox=[40, 20, 4, 4])] * 100
     entries = [*wrong, hit(7), hit(12), hit(7, 8), hit(12, 8)]
-    words = ["evaluate", write(tmp_path / "found.json", entries), f"--data.path={data}", f"--save={tmp_path / 'out'}"]
+    words = ["evaluate", write(tmp_path / "results.json", entries), f"--data.path={data}", f"--save={tmp_path / 'out'}"]
     run_vertebra(*words)
     hundred = saved(tmp_path / "out")["metrics"]["per_class"]["box_ap"][0]
-    run_vertebra(*words, "--detections=200")
+    run_vertebra(*words, "--max_detections=200")
     assert saved(tmp_path / "out")["metrics"]["per_class"]["box_ap"][0] > hundred
     sentence = complaint(*words[:3], "--data.batch_size=4", "--device=cpu")
-    assert "--device, --data.batch_size: no model is run on COCO results" in sentence
+    assert "--device, --data.batch_size: no model runs on COCO results" in sentence
 
 
 def test_nothing_found(data, tmp_path, run_vertebra):
     out = run_vertebra(
-        "evaluate", write(tmp_path / "found.json", []), f"--data.path={data}", f"--save={tmp_path / 'out'}"
+        "evaluate", write(tmp_path / "results.json", []), f"--data.path={data}", f"--save={tmp_path / 'out'}"
     )
     assert "box AP" in out
     assert saved(tmp_path / "out")["metrics"]["box_ap"] == 0
 
 
-def test_pictures_that_went_missing_since(data, tmp_path, run_vertebra):
+def test_images_that_went_missing_since(data, tmp_path, run_vertebra):
     """They are not needed to judge, only to be shown."""
     (data / "images/12.png").unlink()
-    found = write(tmp_path / "found.json", [hit(7), hit(12)])
-    run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
-    assert len(saved(tmp_path / "out")["answers"]) == 3
+    file = write(tmp_path / "results.json", [hit(7), hit(12)])
+    run_vertebra("evaluate", file, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    assert len(saved(tmp_path / "out")["images"]) == 3
     assert "12.png: there is no such file" in (tmp_path / "out/report.html").read_text()
     shutil.rmtree(data / "images")
-    assert "0.5" in run_vertebra("evaluate", found, f"--data.path={data}")
+    assert "0.5" in run_vertebra("evaluate", file, f"--data.path={data}")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ({"annotations": []}, "is no file of COCO results, which is a list"),
         ([hit(7), 5], "entry 1 (counted from 0) is not an object but 5"),
@@ -176,7 +176,7 @@ def test_pictures_that_went_missing_since(data, tmp_path, run_vertebra):
         ([hit(7), hit(7, segmentation=[])], "entry 1 (counted from 0) has no bbox as others have"),
         ([hit(7, score="high")], "entry 0 (counted from 0): score is 'high', not a number"),
         ([hit(7, score=float("nan"))], "score is nan, not a number"),
-        ([hit(7), hit(8)], "entry 1 (counted from 0): no picture of the val split of"),
+        ([hit(7), hit(8)], "entry 1 (counted from 0): no image of the val split of"),
         ([hit(8)], "has image_id 8; there are 7, 12, 30."),
         ([hit(4)], "has image_id 4; it is in the train split."),
         ([hit("7")], "has image_id '7'"),
@@ -189,40 +189,44 @@ def test_pictures_that_went_missing_since(data, tmp_path, run_vertebra):
         ([hit(7, segmentation=[[5, 5, 20, 20]])], "entry 0 (counted from 0): its polygon has 2 points, three or more"),
     ],
 )
-def test_wrong_results(data, tmp_path, complaint, content, said):
-    found = write(tmp_path / "found.json", content)
-    sentence = complaint("evaluate", found, f"--data.path={data}")
-    assert said in sentence
-    assert str(found) in sentence
+def test_wrong_results(data, tmp_path, complaint, content, expected):
+    file = write(tmp_path / "results.json", content)
+    sentence = complaint("evaluate", file, f"--data.path={data}")
+    assert expected in sentence
+    assert str(file) in sentence
 
 
-def test_results_that_number_pictures_otherwise(data, tmp_path, complaint, run_vertebra):
+def test_results_that_number_images_otherwise(data, tmp_path, complaint, run_vertebra):
     """Their numbers may be there in the data by chance."""
-    found = write(tmp_path / "found.json", [hit(7), hit(12)])
+    file = write(tmp_path / "results.json", [hit(7), hit(12)])
     images = [{"id": 7, "file_name": "elsewhere/7.png"}, {"id": 12, "file_name": "elsewhere/30.png"}]
     write(tmp_path / "images.json", {"images": images})
-    sentence = complaint("evaluate", found, f"--data.path={data}")
-    assert "entry 1 (counted from 0): image_id 12 is elsewhere/30.png, as images.json beside it says" in sentence
+    sentence = complaint("evaluate", file, f"--data.path={data}")
+    assert (
+        "entry 1 (counted from 0): image_id 12 is elsewhere/30.png according to the images.json beside it" in sentence
+    )
     assert "predict with --annotations=FILE" in sentence
     images[1]["file_name"] = "12.png"
     write(tmp_path / "images.json", {"images": images})
-    run_vertebra("evaluate", found, f"--data.path={data}")
+    run_vertebra("evaluate", file, f"--data.path={data}")
 
 
 def test_results_that_number_classes_otherwise(data, tmp_path, complaint, run_vertebra):
-    found = write(tmp_path / "found.json", [hit(7), hit(7, 8)])
+    file = write(tmp_path / "results.json", [hit(7), hit(7, 8)])
     images = [{"id": 7, "file_name": "7.png"}]
     write(tmp_path / "images.json", {"images": images, "categories": [{"id": 3, "name": "b"}, {"id": 8, "name": "a"}]})
-    sentence = complaint("evaluate", found, f"--data.path={data}")
-    assert "entry 0 (counted from 0): category_id 3 is 'b', as images.json beside it says, but 'a' in" in sentence
+    sentence = complaint("evaluate", file, f"--data.path={data}")
+    assert (
+        "entry 0 (counted from 0): category_id 3 is 'b' according to the images.json beside it, but 'a' in" in sentence
+    )
     write(tmp_path / "images.json", {"images": images, "categories": [{"id": 3, "name": "a"}, {"id": 8, "name": "b"}]})
-    run_vertebra("evaluate", found, f"--data.path={data}")
+    run_vertebra("evaluate", file, f"--data.path={data}")
 
 
 def test_an_empty_mask_first_does_not_hide_the_others(data, tmp_path, run_vertebra):
     entries = [hit(12, segmentation=[], bbox=[0, 0, 1, 1]), hit(7, segmentation=mask(5, 5), bbox=[5, 5, 20, 20])]
-    found = write(tmp_path / "found.json", entries)
-    run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    file = write(tmp_path / "results.json", entries)
+    run_vertebra("evaluate", file, f"--data.path={data}", f"--save={tmp_path / 'out'}")
     made = saved(tmp_path / "out")["metrics"]
     assert made["mask_ap"] > 0
     assert "box_ap" in made
@@ -236,22 +240,24 @@ def test_masks_on_data_of_boxes_alone(data, tmp_path, run_vertebra):
     write(path, content)
     (data / "annotations/instances_train.json").unlink()
     entries = [hit(n, c, segmentation=mask(5, 5), bbox=hit(n, c)["bbox"]) for n in (7, 12) for c in (3, 8)]
-    found = write(tmp_path / "found.json", entries)
-    out = run_vertebra("evaluate", found, f"--data.path={data}", f"--save={tmp_path / 'out'}")
-    assert "has no masks: the boxes alone are judged" in out
+    file = write(tmp_path / "results.json", entries)
+    out = run_vertebra("evaluate", file, f"--data.path={data}", f"--save={tmp_path / 'out'}")
+    assert "has no masks: the boxes alone are evaluated" in out
     assert saved(tmp_path / "out")["metrics"]["box_ap"] == pytest.approx(1)
 
 
 def test_detections_are_not_of_keypoints(data, tmp_path, complaint):
-    found = write(tmp_path / "found.json", [hit(7, keypoints=[7, 7, 1, 17, 17, 1])])
-    assert "--detections is of boxes and masks" in complaint("evaluate", found, f"--data.path={data}", "--detections=5")
+    file = write(tmp_path / "results.json", [hit(7, keypoints=[7, 7, 1, 17, 17, 1])])
+    assert "--max_detections is for boxes and masks" in complaint(
+        "evaluate", file, f"--data.path={data}", "--max_detections=5"
+    )
 
 
 def test_wrong_files(data, tmp_path, complaint):
     assert "cannot be read (No such file" in complaint("evaluate", tmp_path / "gone.json", f"--data.path={data}")
     (tmp_path / "cut.json").write_text('[{"image_id": 7,')
     assert "cut.json is not valid JSON" in complaint("evaluate", tmp_path / "cut.json", f"--data.path={data}")
-    found = write(tmp_path / "found.json", [hit(7)])
-    assert "give --data.path" in complaint("evaluate", found)
+    file = write(tmp_path / "results.json", [hit(7)])
+    assert "give --data.path" in complaint("evaluate", file)
     annotations = data / "annotations/instances_val.json"
     assert "these are annotations" in complaint("evaluate", annotations, f"--data.path={data}")

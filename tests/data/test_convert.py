@@ -2,6 +2,7 @@
 
 import json
 import math
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 import yaml
 from PIL import Image
 
-from vertebra.data import open_data, readers, shapes
+from vertebra.data import open_data
 from vertebra.data.convert import convert
+from vertebra.data.formats import shapes
+from vertebra.data.reading import read
 from vertebra.errors import VertebraError
 
 HOLE = [[1, 1, 9, 1, 9, 9, 1, 9]]
@@ -48,27 +51,28 @@ def source(folder: Path) -> Path:
 
 
 def pairs(one, other):
-    """The samples of two catalogues by the names of their pictures, with their truths."""
+    """The samples of two catalogues by the names of their images, with their targets."""
     assert set(one.splits) == set(other.splits)
     for split in one.splits:
-        by_name = {sample.picture.stem: sample for sample in other.splits[split]}
+        by_name = {sample.image.stem: sample for sample in other.splits[split]}
         assert len(by_name) == len(one.splits[split])
         for sample in one.splits[split]:
-            twin = by_name[sample.picture.stem]
-            assert twin.picture.read_bytes() == sample.picture.read_bytes()  # never encoded again
-            yield sample, twin, sample.truth((12, 20)), twin.truth((12, 20))
+            twin = by_name[sample.image.stem]
+            assert twin.image.read_bytes() == sample.image.read_bytes()  # never encoded again
+            yield sample, twin, sample.load_target((12, 20)), twin.load_target((12, 20))
 
 
 def test_coco_to_coco_is_all_the_same(tmp_path):
     source(tmp_path / "a")
     _, lost = convert(tmp_path / "a", "coco", tmp_path / "b")
     assert lost == []
-    one, other = (readers.read(tmp_path / name, want=None) for name in "ab")
-    assert (one.classes, one.category_ids, one.points) == (other.classes, other.category_ids, other.points)
+    one, other = (read(tmp_path / name) for name in "ab")
+    assert (one.classes, one.category_ids, one.keypoints) == (other.classes, other.category_ids, other.keypoints)
     for sample, twin, a, b in pairs(one, other):
-        assert (sample.numbers, sample.segments, a.id) == (twin.numbers, twin.segments, b.id)
-        for field in ("boxes", "labels", "masks", "keypoints", "crowd", "areas"):
+        assert (sample.annotation_ids, sample.segments, a.id) == (twin.annotation_ids, twin.segments, b.id)
+        for field in ("boxes", "labels", "keypoints", "crowd", "areas"):
             assert torch.equal(getattr(a, field), getattr(b, field))
+        assert torch.equal(a.masks.dense(), b.masks.dense())
     first, second = (json.loads((tmp_path / name / "annotations" / "instances_val.json").read_text()) for name in "ab")
     by_id = {annotation["id"]: annotation for annotation in second["annotations"]}
     for annotation in first["annotations"]:
@@ -84,7 +88,7 @@ def test_to_voc_and_back(tmp_path):
     assert sorted(path.stem for path in (tmp_path / "b" / "Annotations").iterdir()) == [
         *("p1", "p1-2", "p3", "p3-2", "p8", "p8-2"),
     ]
-    other = readers.read(tmp_path / "b", want="boxes")
+    other = read(tmp_path / "b", fields={"boxes"})
     assert other.classes == ("ant", "cat")
     for split in ("train", "val"):
         for sample, twin in zip(written.splits[split], other.splits[split], strict=True):
@@ -99,9 +103,9 @@ def test_to_yolo_and_back_with_keypoints(tmp_path):
     source(tmp_path / "a")
     _, lost = convert(tmp_path / "a", "yolo", tmp_path / "b")
     assert lost == ["2 crowd regions", "masks beside keypoints", "skeleton", "sigmas", "areas", "ids"]
-    one, other = (readers.read(tmp_path / name, want=None) for name in "ab")
+    one, other = (read(tmp_path / name) for name in "ab")
     assert one.classes == other.classes
-    assert (other.points.names, other.points.flip) == (("left", "right"), (1, 0))
+    assert (other.keypoints.names, other.keypoints.flip_indices) == (("left", "right"), (1, 0))
     for _, _, a, b in pairs(one, other):
         kept = ~a.crowd
         assert torch.allclose(a.boxes[kept], b.boxes, atol=1e-4)
@@ -109,18 +113,18 @@ def test_to_yolo_and_back_with_keypoints(tmp_path):
         assert torch.equal(a.labels[kept], b.labels)
 
 
-def test_which_points_swap_sides_is_kept_where_their_names_do_not_tell(tmp_path):
+def test_flip_indices_are_kept_where_the_names_do_not_give_them(tmp_path):
     convert(source(tmp_path / "a"), "yolo", tmp_path / "b")
     path = tmp_path / "b" / "data.yaml"
-    told = yaml.safe_load(path.read_text())
-    del told["kpt_names"]
-    path.write_text(yaml.safe_dump(told))
+    content = yaml.safe_load(path.read_text())
+    del content["kpt_names"]
+    path.write_text(yaml.safe_dump(content))
     _, lost = convert(tmp_path / "b", "coco", tmp_path / "c")
     assert lost == []
     convert(tmp_path / "c", "yolo", tmp_path / "d")
     for name in "bcd":
-        points = readers.read(tmp_path / name, want=None).points
-        assert (points.names, points.flip) == (("0", "1"), (1, 0))
+        schema = read(tmp_path / name).keypoints
+        assert (schema.names, schema.flip_indices) == (("0", "1"), (1, 0))
 
 
 def test_an_area_that_is_not_annotated_is_the_masks(tmp_path):
@@ -129,7 +133,7 @@ def test_an_area_that_is_not_annotated_is_the_masks(tmp_path):
         for entry in content["annotations"]:
             del entry["area"]
         path.write_text(json.dumps(content))
-    samples = readers.read(tmp_path / "a", want="boxes").splits["train"]
+    samples = read(tmp_path / "a", fields={"boxes"}).splits["train"]
     assert sorted(area for sample in samples for area in sample.target.areas.tolist()) == [8, 8, 32, 64]
 
 
@@ -146,9 +150,9 @@ def test_to_yolo_and_back_with_masks(tmp_path):
     without_points(tmp_path / "a")
     _, lost = convert(tmp_path / "a", "yolo", tmp_path / "b")
     assert lost == ["2 crowd regions", "boxes other than around the masks", "areas", "ids"]
-    one, other = (readers.read(tmp_path / name, want="masks") for name in "ab")
+    one, other = (read(tmp_path / name, fields={"masks"}) for name in "ab")
     for _, _, a, b in pairs(one, other):
-        assert torch.equal(a.masks[~a.crowd], b.masks)  # holes and pieces too
+        assert torch.equal(a.masks.dense()[~a.crowd], b.masks.dense())  # holes and pieces too
         assert torch.equal(a.labels[~a.crowd], b.labels)
 
 
@@ -158,14 +162,14 @@ def test_to_masks_and_back(tmp_path):
     assert lost == ["2 crowd regions", "boxes other than around the masks", "ids"]
     _, lost = convert(tmp_path / "b", "coco", tmp_path / "c")
     assert lost == []
-    one, two, three = (readers.read(tmp_path / name, want="masks") for name in "abc")
+    one, two, three = (read(tmp_path / name, fields={"masks"}) for name in "abc")
     assert one.classes == two.classes == three.classes  # the empty class's folder is there
     for other in (two, three):
         for _, _, a, b in pairs(one, other):
             rank = b.labels.argsort(stable=True)
             expected = (~a.crowd).nonzero()[:, 0]
             expected = expected[a.labels[expected].argsort(stable=True)]
-            assert torch.equal(a.masks[expected], b.masks[rank])
+            assert torch.equal(a.masks.dense()[expected], b.masks.dense()[rank])
             assert torch.equal(a.labels[expected], b.labels[rank])
 
 
@@ -175,57 +179,61 @@ def test_numbers_in_files_to_coco(tmp_path):
             (tmp_path / "a" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(tmp_path / "a" / kind / f"{name}.png")
     convert(tmp_path / "a", "coco", tmp_path / "b")
-    samples = readers.read(tmp_path / "b", want="masks").splits["train"]
-    assert [sample.numbers for sample in samples] == [(1, 2), (3, 4)]  # both files count from 1
-    assert samples[0].truth((2, 2)).masks.tolist() == [[[True, False], [False, False]], [[False, True]] * 2]
+    samples = read(tmp_path / "b", fields={"masks"}).splits["train"]
+    assert [sample.annotation_ids for sample in samples] == [(1, 2), (3, 4)]  # both files count from 1
+    assert samples[0].load_target((2, 2)).masks.dense().tolist() == [
+        [[True, False], [False, False]],
+        [[False, True]] * 2,
+    ]
 
 
 def test_the_shapes(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", {"train": 3, "val": 2})
     _, lost = convert("shapes", "coco", tmp_path / "a", seed=4)
     assert lost == []
-    for want in ("masks", "keypoints"):
-        drawn, read = open_data("shapes", want=want, seed=4), open_data(tmp_path / "a", want=want)
-        assert (drawn.classes, drawn.points) == (read.classes, read.points)
+    for needed in ("masks", "keypoints"):
+        drawn = open_data("shapes", fields={needed}, seed=4)
+        written = open_data(tmp_path / "a", fields={needed})
+        assert (drawn.classes, drawn.keypoints) == (written.classes, written.keypoints)
         for split in ("train", "val"):
-            for sample, twin in zip(drawn.splits[split], read.splits[split], strict=True):
-                assert np.array_equal(np.asarray(Image.open(twin.picture)), sample.picture.permute(1, 2, 0))
-                a, b = sample.truth((128, 128)), twin.truth((128, 128))
+            for sample, twin in zip(drawn.splits[split], written.splits[split], strict=True):
+                assert np.array_equal(np.asarray(Image.open(twin.image)), sample.image.permute(1, 2, 0))
+                a, b = sample.load_target((128, 128)), twin.load_target((128, 128))
                 for field in ("boxes", "labels", "areas", "crowd"):
                     assert torch.equal(getattr(a, field), getattr(b, field))
-                if want == "masks":
-                    assert torch.equal(a.masks, b.masks)
+                if needed == "masks":
+                    assert torch.equal(a.masks.dense(), b.masks.dense())
                 else:
                     assert torch.allclose(a.keypoints, b.keypoints, atol=1e-3)
     _, lost = convert("shapes", "yolo", tmp_path / "b")
     assert lost == ["masks beside keypoints", "skeleton", "sigmas"]
-    assert len(open_data(tmp_path / "b", want="keypoints").split("val")) == 2
+    assert len(open_data(tmp_path / "b", fields={"keypoints"}).split("val")) == 2
 
 
-def test_what_is_broken_stays_behind(tmp_path):
+def test_invalid_annotations_are_not_written(tmp_path):
     path = source(tmp_path / "a") / "annotations" / "instances_val.json"
     content = json.loads(path.read_text())
     content["annotations"][0]["bbox"] = [math.nan, 1, 2, 3]
     path.write_text(json.dumps(content))
     written, _ = convert(tmp_path / "a", "coco", tmp_path / "b")
-    assert len(written.broken) == 1
-    assert readers.read(tmp_path / "b", want=None).counts("val") == [2, 0, 1]
+    assert len(written.problems) == 1
+    assert read(tmp_path / "b").counts("val", attrgetter("labels")) == [2, 0, 1]
 
 
 def test_what_cannot_be_converted_is_explained(tmp_path):
     source(tmp_path / "a")
     with pytest.raises(VertebraError, match="is in use; --save takes a folder that is empty or not there"):
         convert(tmp_path / "a", "coco", tmp_path / "a")
-    with pytest.raises(VertebraError, match="to is 'cocoa'; there are coco, voc, yolo, masks"):
+    with pytest.raises(VertebraError, match="to is 'cocoa'; there are coco, yolo, voc, masks"):
         convert(tmp_path / "a", "cocoa", tmp_path / "b")
     convert(tmp_path / "a", "voc", tmp_path / "voc")
-    with pytest.raises(VertebraError, match="has boxes but no masks: convert it to coco, voc or yolo"):
+    with pytest.raises(VertebraError, match="has boxes but no masks: convert it to coco, yolo or voc"):
         convert(tmp_path / "voc", "masks", tmp_path / "b")
     for name in ("cat", "dog"):
         (tmp_path / "classes" / name).mkdir(parents=True)
         (tmp_path / "classes" / name / "1.png").touch()
     with pytest.raises(
-        VertebraError, match="has classes of whole pictures but no boxes; what is converted are objects"
+        VertebraError, match="has classes of whole images but no boxes; coco, yolo, voc, masks hold objects in images"
     ):
         convert(tmp_path / "classes", "coco", tmp_path / "b")
     for path in (tmp_path / "a" / "annotations").iterdir():
@@ -234,25 +242,23 @@ def test_what_cannot_be_converted_is_explained(tmp_path):
         convert(tmp_path / "a", "masks", tmp_path / "c")
 
 
-def test_pictures_that_are_turned_stay_behind(tmp_path):
+def test_turned_images_are_not_written(tmp_path):
     source(tmp_path / "a")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (20, 12)).save(tmp_path / "a/images/val/p1.jpg", exif=exif)
     written, _ = convert(tmp_path / "a", "voc", tmp_path / "b")
-    (left_out,) = written.broken
-    assert (
-        "p1.jpg: the picture is 20 x 12 pixels, its annotations are for 12 x 20 (height x width), perhaps" in left_out
-    )
-    assert len(readers.read(tmp_path / "b", want="boxes").split("val")) == 2
+    (skipped,) = written.problems
+    assert "p1.jpg: the image is 20 x 12 pixels, its annotations are for 12 x 20 (height x width), perhaps" in skipped
+    assert len(read(tmp_path / "b", fields={"boxes"}).split("val")) == 2
 
 
-def test_masks_are_not_taken_for_another_pictures(tmp_path):
+def test_masks_are_not_taken_for_another_images(tmp_path):
     for name, values in (("scan", [[1, 0], [0, 2]]), ("scan_1", [[0, 3], [3, 3]])):
         for kind, array in (("images", np.zeros((2, 2, 3), np.uint8)), ("masks", np.array(values, np.uint8))):
             (tmp_path / "a" / kind).mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(tmp_path / "a" / kind / f"{name}.png")
     convert(tmp_path / "a", "masks", tmp_path / "b")
-    samples = readers.read(tmp_path / "b", want="masks").split("train")
-    found = {sample.picture.stem: sample.truth((2, 2)).masks for sample in samples}
-    assert {name: masks.sum((1, 2)).tolist() for name, masks in found.items()} == {"scan": [1, 1], "scan_1": [3]}
+    samples = read(tmp_path / "b", fields={"masks"}).split("train")
+    areas = {sample.image.stem: sample.load_target((2, 2)).masks.areas().tolist() for sample in samples}
+    assert areas == {"scan": [1, 1], "scan_1": [3]}

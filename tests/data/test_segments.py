@@ -27,24 +27,18 @@ def test_outlines_by_hand():
     assert segments.outline(mask) == []
     mask[1:3, 2:4] = True
     assert segments.outline(mask) == [2, 1, 4, 1, 4, 3, 2, 3]
-    assert segments.area([2, 1, 4, 1, 4, 3, 2, 3]) == segments.area([2, 3, 4, 3, 4, 1, 2, 1]) == 4
+    assert segments.polygon_area([2, 1, 4, 1, 4, 3, 2, 3]) == segments.polygon_area([2, 3, 4, 3, 4, 1, 2, 1]) == 4
 
 
 @pytest.mark.parametrize("mask", masks())
 def test_encoding_comes_back(mask):
-    encoded = segments.encode(mask)
+    encoded = segments.encode(mask, tuple(mask.shape), "")
     assert isinstance(encoded["counts"], str)
     assert torch.equal(segments.decode(encoded, tuple(mask.shape), ""), mask)
 
 
-def test_extent():
-    mask = torch.zeros(4, 6, dtype=torch.bool)
-    mask[2, 1] = mask[3, 4] = True
-    assert segments.extent(mask) == (1, 2, 5, 4)
-
-
 @pytest.mark.parametrize("form", ["L", "1", "RGB", "RGBA", "P", "I;16"])
-def test_a_picture_file_is_a_mask(tmp_path, form):
+def test_an_image_file_is_a_mask(tmp_path, form):
     path = tmp_path / "mask.png"
     values = RING.astype(np.uint8)
     if form == "1":
@@ -62,24 +56,24 @@ def test_a_picture_file_is_a_mask(tmp_path, form):
     assert np.array_equal(segments.decode(path, RING.shape, ""), RING)
 
 
-def test_numbers_in_a_picture(tmp_path):
+def test_an_instance_map(tmp_path):
     values = np.array([[0, 300, 300, 0], [7, 0, 300, 7], [7, 0, 0, 0]], np.uint16)
     Image.fromarray(values).save(tmp_path / "n.png")
-    size, found = segments.numbered(tmp_path / "n.png")
+    size, instances = segments.read_instance_map(tmp_path / "n.png")
     assert size == (3, 4)
-    assert [(number, box, pixels) for number, _, box, pixels in found] == [(7, (0, 1, 4, 3), 3), (300, (1, 0, 3, 2), 3)]
-    for number, segment, _, _ in found:
-        assert np.array_equal(segments.decode(segment, size, ""), values == number)
+    assert [(x.number, x.box, x.area) for x in instances] == [(7, (0, 1, 4, 3), 3), (300, (1, 0, 3, 2), 3)]
+    for instance in instances:
+        assert np.array_equal(segments.decode(instance.segment, size, ""), values == instance.number)
 
 
-def test_what_cannot_be_decoded_is_said(tmp_path):
-    with pytest.raises(VertebraError, match="here: a mask of 2 x 3 pixels lies on a picture of 4 x 5"):
+def test_masks_that_cannot_be_decoded(tmp_path):
+    with pytest.raises(VertebraError, match="here: a mask of 2 x 3 pixels lies on an image of 4 x 5"):
         segments.decode(torch.zeros(2, 3, dtype=torch.bool), (4, 5), "here")
     with pytest.raises(VertebraError, match=r"here: a mask cannot be decoded \("):
         segments.decode({"size": [4, 5], "counts": [3, 4]}, (4, 5), "here")
-    (tmp_path / "mask.png").write_text("no picture")
-    with pytest.raises(VertebraError, match=r"mask\.png: not a picture"):
+    (tmp_path / "mask.png").write_text("no image")
+    with pytest.raises(VertebraError, match=r"mask\.png: not an image"):
         segments.decode(tmp_path / "mask.png", (4, 5), "here")
     Image.new("RGB", (3, 3)).save(tmp_path / "colours.png")
     with pytest.raises(VertebraError, match=r"colours\.png: its pixels are colours"):
-        segments.numbered(tmp_path / "colours.png")
+        segments.read_instance_map(tmp_path / "colours.png")

@@ -7,7 +7,7 @@ import torch
 
 from vertebra import tasks
 from vertebra.engine.optim import optimizer, parameter_groups, schedule
-from vertebra.engine.settings import Data, Settings
+from vertebra.engine.settings import resolve
 
 
 def test_groups_by_depth_and_dimension():
@@ -31,9 +31,23 @@ def test_frozen_parameters_are_in_no_group():
     assert {id(p) for p in held} == {id(task.head.weight), id(task.head.bias)}
 
 
+def test_a_task_without_a_backbone(brightness):
+    task = tasks.create(brightness, classes=3)
+    (matrices, rest) = parameter_groups(task, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    assert (matrices["lr"], matrices["weight_decay"], len(matrices["params"])) == (1.0, 0.1, 2)
+    assert (rest["lr"], rest["weight_decay"], len(rest["params"])) == (1.0, 0.0, 2)
+
+
+def test_parameters_that_the_task_excludes_from_weight_decay(brightness):
+    task = tasks.create(brightness, classes=3)
+    task.no_weight_decay = ("weight",)
+    (group,) = parameter_groups(task, lr=1.0, weight_decay=0.1)
+    assert group["weight_decay"] == 0
+
+
 def test_warm_up_then_cosine():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler = schedule(optimizer, steps=12, warmup=2, lrf=0.1)
+    scheduler = schedule(optimizer, steps=12, warmup=2, final_lr_ratio=0.1)
     rates = []
     for _ in range(13):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -48,7 +62,7 @@ def test_warm_up_then_cosine():
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_optimisers_are_fused_on_a_cpu_but_where_lightning_could_not_clip(name):
     task = tasks.create("classification", backbone="resnet18", classes=3)
-    settings = Settings(task="classification", data=Data(path="pictures"), model=task.config, optimizer=name)
+    settings = resolve("classification", None, {"optimizer": name})
     assert {group["fused"] for group in optimizer(task, settings).param_groups} == {True}
     settings.precision = "bf16-mixed"
     assert {group["fused"] for group in optimizer(task, settings).param_groups} == {None}

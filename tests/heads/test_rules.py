@@ -1,4 +1,4 @@
-"""Files of other libraries' detectors, made up with their names and shapes: every tensor finds its place."""
+"""Files of other libraries' detectors, fabricated with their names and shapes: every tensor is used."""
 
 import json
 import pickle
@@ -7,14 +7,13 @@ import pytest
 import torch
 
 import vertebra
-from vertebra import weights
-from vertebra.backbones import create as backbone
+from vertebra import backbones, options, tasks, weights
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.ledger.fabricate import fabricate_state
 from vertebra.ops.anchors import anchor_grid
 from vertebra.structures import Preprocess
-from vertebra.tasks.foreign import recognised
+from vertebra.tasks.sources import read_model
 
 SMALL = {"depths": (1, 1, 1, 1)}  # of the ResNets here
 PREPROCESS = Preprocess((64, 96), resize="shortest")
@@ -174,8 +173,8 @@ def hrnet_rows():
     return [(name, tuple(shape)) for name, shape, *_ in rows if not name.startswith(without) and "tracked" not in name]
 
 
-def made(task, rows, folder, kind=".pth", **options):
-    """A model of ours from a file with these rows, of which every tensor is used, and its file."""
+def write(rows, folder, kind=".pth"):
+    """A file with these rows, and its tensors."""
     state = fabricate_state(rows)
     path = folder / f"model{kind}"
     if kind == ".pkl":
@@ -183,25 +182,35 @@ def made(task, rows, folder, kind=".pth", **options):
         path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
     else:
         torch.save({"state_dict": state, "meta": {"epoch": 12}}, path)
-    options = {"backbone_options": SMALL, "preprocess": PREPROCESS, **options}
-    model = vertebra.create(task, weights=path, **options)
+    return path
+
+
+def create_from(task, rows, folder, kind=".pth", **chosen):
+    """A model of ours from a file with these rows, every tensor of which is used; a model that exists takes it too."""
+    path = write(rows, folder, kind)
+    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS, **chosen}
+    model = vertebra.create(task, weights=path, **chosen)
     assert all("cell_anchors" in name for name in model.report.left_out), model.report
     assert all(name.endswith("num_batches_tracked") for name in model.report.new), model.report
-    again = vertebra.create(task, classes=len(model.classes), **{**options, **structure(model)})
-    again.load(path)  # strict
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    with torch.device("meta"):  # of the same options
+        again = type(model)(model.config, model.classes, model.preprocess)
+    again.to_empty(device="cpu").load(path)  # strict
+    tensors = again.state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensors[name], tensor) or name.endswith("num_batches_tracked"), name
     assert model.predict(torch.zeros(3, 64, 96))[0].boxes.shape[1] == 4
     return model
 
 
-def structure(model):
-    """Options that the file decided."""
-    from dataclasses import fields
+def flat(model):
+    """Its method, and its options by dotted path."""
+    return {"method": model.method, **options.flatten(type(model.config), vars(model.config))}
 
-    without = {"backbone", "backbone_options", *model.needless(), *model.report.adapted, "norm", "norm_eps"}
-    return {
-        field.name: getattr(model.config, field.name) for field in fields(model.config) if field.name not in without
-    }
+
+def first_strides(model):
+    """Strides of the first convolution of the first block of every stage of a ResNet."""
+    stages = [*model.backbone.stages, *([model.stage] if hasattr(model, "stage") else [])]
+    return [stage[0].conv1.conv.stride[0] for stage in stages]
 
 
 # -- Detectron2
@@ -210,24 +219,62 @@ def structure(model):
 @pytest.mark.parametrize(
     ("kind", "task", "expected"),
     [
-        ("fpn", "instance", {"method": "mask_rcnn", "proposals_train": 1000, "roi_sampling": 0}),
-        ("c4", "instance", {"method": "mask_rcnn_c4", "proposals_train": 2000, "proposals_test": 1000}),
-        ("cascade", "instance", {"method": "cascade_mask_rcnn", "mask_stages": 1, "cascade_mean": "probabilities"}),
-        ("keypoints", "keypoints", {"keypoint_width": 32, "proposals_train": 1500, "box_beta": 0.5}),
+        (
+            "fpn",
+            "instance",
+            {
+                "method": "mask_rcnn",
+                "neck.channels": C,
+                "rpn_post_nms_top_n_train": 1000,
+                "roi_align.sampling_ratio": 0,
+            },
+        ),
+        (
+            "c4",
+            "instance",
+            {
+                "method": "mask_rcnn_c4",
+                "mask_head.channels": C,
+                "rpn_post_nms_top_n_train": 2000,
+                "rpn_post_nms_top_n_test": 1000,
+                "roi_batch_size": 512,
+            },
+        ),
+        (
+            "cascade",
+            "instance",
+            {"method": "cascade_mask_rcnn", "neck.channels": C, "mask_stages": 1, "average": "probabilities"},
+        ),
+        (
+            "keypoints",
+            "keypoints",
+            {
+                "method": "keypoint_rcnn",
+                "neck.channels": C,
+                "keypoint_width": 32,
+                "rpn_post_nms_top_n_train": 1500,
+                "box_loss.beta": 0.5,
+            },
+        ),
         (
             "retinanet",
             "detection",
-            {"method": "retinanet", "extra_levels": "backbone", "box_beta": 0.0, "clip_late": True},
+            {
+                "method": "retinanet",
+                "neck.channels": C,
+                "extra_levels.source": "backbone",
+                "box_loss.beta": 0.0,
+                "clip_after_nms": True,
+            },
         ),
     ],
 )
 def test_detectron2(kind, task, expected, tmp_path):
-    model = made(task, detectron2(kind), tmp_path, ".pkl")
-    config = {"channels": C, "anchor_offset": 0.0, "norm": "frozen", **expected}
-    assert {name: getattr(model.config, name) for name in config} == config
+    model = create_from(task, detectron2(kind), tmp_path, ".pkl")
+    expected = {"anchors.offset": 0.0, "min_box_size": 1e-6, "norm": "frozen", **expected}
+    assert {name: flat(model)[name] for name in expected} == expected
     assert len(model.classes) == (1 if kind == "keypoints" else K)
-    strides = [block.conv1.conv.stride[0] for block in model.modules() if hasattr(block, "stride_first")]
-    assert strides == [1, 2, 2, 2]  # in the first convolution of a block
+    assert first_strides(model) == [1, 2, 2, 2]  # in the first convolution of a block
 
 
 def test_detectron2_resnext_has_its_stride_and_scale_as_others(tmp_path):
@@ -251,11 +298,11 @@ def test_detectron2_colours(mean, rgb, tmp_path):
     model = vertebra.create("instance", weights=tmp_path / "model.pth", **options).eval()
     assert model.backbone.config.stride_first is not rgb
     assert "pixel_mean" in model.report.left_out
-    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    shown = (picture - torch.tensor(Preprocess.mean)[:, None, None]) / torch.tensor(Preprocess.std)[:, None, None]
-    theirs = shown if rgb else 255 * picture.flip(1) - torch.tensor(mean)[:, None, None]
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    normalised = (image - torch.tensor(Preprocess.mean)[:, None, None]) / torch.tensor(Preprocess.std)[:, None, None]
+    theirs = normalised if rgb else 255 * image.flip(1) - torch.tensor(mean)[:, None, None]
     expected = torch.nn.functional.conv2d(theirs, state["backbone.bottom_up.stem.conv1.weight"], None, 2, 3)
-    assert torch.allclose(model.backbone.stem[0].conv(shown), expected, rtol=1e-4, atol=1e-3)
+    assert torch.allclose(model.backbone.stem[0].conv(normalised), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_detectron2_and_torchvision_agree(tmp_path):
@@ -263,32 +310,28 @@ def test_detectron2_and_torchvision_agree(tmp_path):
     theirs = torchvision_from_detectron2(fabricate_state(detectron2("fpn")))
     torch.save(theirs, tmp_path / "torchvision.pth")
     torch.save(fabricate_state(detectron2("fpn")), tmp_path / "detectron2.pth")
-    options = {"preprocess": PREPROCESS, "norm_eps": 1e-5}
-    one = vertebra.create(
-        "instance", weights=tmp_path / "detectron2.pth", backbone_options=SMALL, norm="frozen", **options
-    )
-    moved = {**SMALL, "stride_first": True}
-    two = vertebra.create(
-        "instance", weights=tmp_path / "torchvision.pth", backbone_options=moved, norm="frozen", **options
-    )
+    # Both compute as Detectron2 does.
+    chosen = {"preprocess": PREPROCESS, "norm_eps": 1e-5, "norm": "frozen", "roi_align.sampling_ratio": 0}
+    chosen["roi_align.aligned"] = True
+    inner = {"detectron2": SMALL, "torchvision": {**SMALL, "stride_first": True}}
     images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    boxes, found = [torch.tensor([[3.0, 4.0, 40.0, 60.0], [1.0, 2.0, 90.0, 63.0]])], []
-    with torch.no_grad():
-        for model in (one.eval(), two.eval()):
+    boxes, results = [torch.tensor([[3.0, 4.0, 40.0, 60.0], [1.0, 2.0, 90.0, 63.0]])], []
+    for library, backbone_options in inner.items():
+        path = tmp_path / f"{library}.pth"
+        model = vertebra.create("instance", weights=path, backbone_options=backbone_options, **chosen).eval()
+        with torch.no_grad():
             maps = model.features(images)
-            x = model.regions(maps, boxes, 7)
-            found.append([*maps, *(y for pair in model.rpn.raw(maps) for y in pair), x])
-            model.config = one.config  # regions are read as Detectron2 does
-            x = model.regions(maps, boxes, 7)
-            found[-1] = [*found[-1][:-1], *model.box(x), model.mask(model.regions(maps, boxes, 14))]
-    for a, b in zip(*found, strict=True):
+            raw = (x for pair in model.rpn.raw(maps) for x in pair)
+            pooled = model.box(model.roi_features(maps, boxes, 7))
+            results.append([*maps, *raw, *pooled, model.mask(model.roi_features(maps, boxes, 14))])
+    for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.std()))
 
 
 def torchvision_from_detectron2(state):
     """By hand: no rule of ours is used."""
     mean_scale = 255 * torch.tensor(Preprocess.std)[:, None, None]
-    found = {}
+    converted = {}
     parts = {"conv1": ("conv1", "bn1"), "conv2": ("conv2", "bn2"), "conv3": ("conv3", "bn3")}
     parts["shortcut"] = ("downsample.0", "downsample.1")
     for name, tensor in state.items():
@@ -296,35 +339,35 @@ def torchvision_from_detectron2(state):
         kind = words[-1]
         if name.startswith("backbone.bottom_up.stem"):
             if words[4] == "weight":
-                found["backbone.body.conv1.weight"] = tensor[:, [2, 1, 0]] * mean_scale
+                converted["backbone.body.conv1.weight"] = tensor[:, [2, 1, 0]] * mean_scale
             else:
-                found[f"backbone.body.bn1.{kind}"] = tensor
+                converted[f"backbone.body.bn1.{kind}"] = tensor
         elif name.startswith("backbone.bottom_up."):
             layer = f"backbone.body.layer{int(words[2][3]) - 1}.{words[3]}"
-            found[f"{layer}.{parts[words[4]]['norm' in words]}.{kind}"] = tensor
+            converted[f"{layer}.{parts[words[4]]['norm' in words]}.{kind}"] = tensor
         elif "fpn_" in name:
             part = "inner_blocks" if "lateral" in name else "layer_blocks"
-            found[f"backbone.fpn.{part}.{int(words[1][-1]) - 2}.0.{kind}"] = tensor
+            converted[f"backbone.fpn.{part}.{int(words[1][-1]) - 2}.0.{kind}"] = tensor
         elif name.startswith("proposal_generator.rpn_head."):
             part = {"conv": "conv.0.0", "objectness_logits": "cls_logits", "anchor_deltas": "bbox_pred"}[words[2]]
-            found[f"rpn.head.{part}.{kind}"] = tensor
+            converted[f"rpn.head.{part}.{kind}"] = tensor
         elif ".box_head." in name:
-            found[f"roi_heads.box_head.fc{int(words[2][2]) + 5}.{kind}"] = tensor
+            converted[f"roi_heads.box_head.fc{int(words[2][2]) + 5}.{kind}"] = tensor
         elif ".cls_score." in name:
-            found[f"roi_heads.box_predictor.cls_score.{kind}"] = torch.cat((tensor[-1:], tensor[:-1]))
+            converted[f"roi_heads.box_predictor.cls_score.{kind}"] = torch.cat((tensor[-1:], tensor[:-1]))
         elif ".bbox_pred." in name:
-            found[f"roi_heads.box_predictor.bbox_pred.{kind}"] = torch.cat((torch.zeros_like(tensor[:4]), tensor))
+            converted[f"roi_heads.box_predictor.bbox_pred.{kind}"] = torch.cat((torch.zeros_like(tensor[:4]), tensor))
         elif ".mask_fcn" in name:
-            found[f"roi_heads.mask_head.{words[2]}.{kind}"] = tensor  # as before torchvision 0.13
+            converted[f"roi_heads.mask_head.{words[2]}.{kind}"] = tensor  # as before torchvision 0.13
         elif ".deconv." in name:
-            found[f"roi_heads.mask_predictor.conv5_mask.{kind}"] = tensor
+            converted[f"roi_heads.mask_predictor.conv5_mask.{kind}"] = tensor
         elif ".predictor." in name:
-            found[f"roi_heads.mask_predictor.mask_fcn_logits.{kind}"] = torch.cat((tensor[:1], tensor))
-    return found
+            converted[f"roi_heads.mask_predictor.mask_fcn_logits.{kind}"] = torch.cat((tensor[:1], tensor))
+    return converted
 
 
 def test_detectron2_orders_anchors_by_side(tmp_path):
-    """Each of its anchors, side by side and then by ratio, gets the answer that was its own."""
+    """Its anchors are ordered by side, then by ratio; each keeps its logit and deltas."""
     state = fabricate_state(detectron2("c4"))
     head = "proposal_generator.rpn_head"
     state[f"{head}.objectness_logits.bias"] = torch.arange(15.0)
@@ -334,16 +377,20 @@ def test_detectron2_orders_anchors_by_side(tmp_path):
     model = vertebra.create("instance", weights=tmp_path / "model.pth", **options)
     theirs = [(side * ratio**-0.5, side * ratio**0.5) for side in (32, 64, 128, 256, 512) for ratio in (0.5, 1.0, 2.0)]
     ours = anchor_grid((1, 1), 16, model.rpn.sides[0])
-    for box, answer, deltas in zip(ours, model.rpn.objectness.bias, model.rpn.deltas.bias.view(15, 4), strict=True):
-        width, height = theirs[int(answer)]
+    for box, logit, deltas in zip(ours, model.rpn.objectness.bias, model.rpn.deltas.bias.view(15, 4), strict=True):
+        width, height = theirs[int(logit)]
         assert (box[2:] - box[:2]).tolist() == pytest.approx([width, height], rel=1e-5)
-        assert deltas.tolist() == [4 * float(answer) + i for i in range(4)]
+        assert deltas.tolist() == [4 * float(logit) + i for i in range(4)]
 
 
-def test_detectron2_group_norm_is_found():
+def file_of(library, rows, task="detection", method="faster_rcnn"):
+    """What is read from a file with these rows."""
+    return read_model(library, tasks.find(task, method).SOURCES[library], fabricate_state(rows))
+
+
+def test_detectron2_group_norm_is_recognised():
     rows = detectron2_resnet("backbone.bottom_up.stem", {2: "backbone.bottom_up."}, parts=("weight", "bias"))
-    found = recognised(fabricate_state(rows + detectron2_fpn((2,))))
-    assert found.options("detection")["norm"] == "group"
+    assert file_of("detectron2", rows + detectron2_fpn((2,))).shapes["norm"] == "group"
 
 
 # -- MMDetection
@@ -352,28 +399,40 @@ def test_detectron2_group_norm_is_found():
 @pytest.mark.parametrize(
     ("kind", "task", "expected"),
     [
-        ("mask", "instance", {"method": "mask_rcnn", "rpn_beta": 0.0, "box_beta": 0.0}),
-        ("cascade", "instance", {"method": "cascade_mask_rcnn", "mask_stages": 3, "cascade_mean": "logits"}),
-        ("cascade", "instance", {"rpn_beta": 1 / 9, "box_beta": 1.0}),
-        ("retinanet", "detection", {"method": "retinanet", "extra_relu": False, "extra_levels": "backbone"}),
-        ("c4", "detection", {"method": "faster_rcnn_c4"}),
+        ("mask", "instance", {"method": "mask_rcnn", "rpn_beta": 0.0, "box_loss.beta": 0.0}),
+        (
+            "cascade",
+            "instance",
+            {
+                "method": "cascade_mask_rcnn",
+                "mask_stages": 3,
+                "average": "logits",
+                "rpn_beta": 1 / 9,
+                "box_loss.beta": 1.0,
+                "rpn_inside_only": True,
+            },
+        ),
+        (
+            "retinanet",
+            "detection",
+            {"method": "retinanet", "extra_levels.relu": False, "extra_levels.source": "backbone"},
+        ),
+        ("c4", "detection", {"method": "faster_rcnn_c4", "rpn_post_nms_top_n_test": 1000}),
     ],
 )
 def test_mmdet(kind, task, expected, tmp_path):
-    model = made(task, mmdet(kind), tmp_path)
-    config = {"anchor_offset": 0.0, "rpn_nearest": 0.3, **expected}
-    if kind == "retinanet":
-        del config["rpn_nearest"]
-    assert {name: getattr(model.config, name) for name in config} == config
+    model = create_from(task, mmdet(kind), tmp_path)
+    expected = {"anchors.offset": 0.0, **({} if kind == "retinanet" else {"rpn_low_quality_iou": 0.3}), **expected}
+    assert {name: flat(model)[name] for name in expected} == expected
     assert len(model.classes) == K
     if kind == "cascade":  # deviations 0.033 and 0.067
-        assert [head.scales[0] for head in model.box] == pytest.approx([10, 20, 30.30303])
-        assert model.box[2].scales[3] == pytest.approx(14.92537)
+        assert [head.weights[0] for head in model.box] == pytest.approx([10, 20, 30.30303])
+        assert model.box[2].weights[3] == pytest.approx(14.92537)
 
 
 def test_mmdet_hrnet(tmp_path):
-    model = made("detection", mmdet("hrnet"), tmp_path, backbone="hrnet_w18", backbone_options={})
-    assert model.config.neck == "hrfpn"
+    model = create_from("detection", mmdet("hrnet"), tmp_path, backbone="hrnet_w18", backbone_options={})
+    assert model.config.neck.name == "hrfpn"
     assert [tuple(x.shape[2:]) for x in model.features(torch.zeros(1, 3, 64, 128))] == [
         (16, 32), (8, 16), (4, 8), (2, 4), (1, 2),
     ]  # fmt: skip
@@ -389,65 +448,67 @@ def test_mmdet_deep_stem():
     for i, (outputs, inputs) in enumerate(((32, 3), (32, 32), (64, 32))):
         rows += conv(f"stem.{3 * i}", outputs, inputs, 3, False) + norm(f"stem.{3 * i + 1}", outputs)
     for name, state in (("resnet50", plain), ("resnet50_d", fabricate_state(rows))):
-        model = backbone(name, **SMALL)
-        converted, dropped, _ = model.convert(state, "mmdet")
-        assert not dropped
-        weights.load(model, converted, weights.Report("", "mmdet"))
+        fit = backbones.fit_state(name, state, source="mmdet", path="", **SMALL)
+        assert not fit.report.left_out
+        weights.load(backbones.create(name, **SMALL), fit.state, fit.report)  # strict
 
 
-def test_mmdets_caffe_style_is_asked_for(tmp_path):
-    model = made("detection", mmdet("c4"), tmp_path)
-    weight = model.backbone.stem[0].conv.weight.clone()
-    model.load(tmp_path / "model.pth", source="mmdet/caffe")
+def test_mmdets_caffe_style_is_chosen_by_its_source(tmp_path):
+    plain = create_from("detection", mmdet("c4"), tmp_path)
+    assert first_strides(plain) == [1, 1, 1, 1]
+    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS}
+    model = vertebra.create("detection", weights=tmp_path / "model.pth", source="mmdet/caffe", **chosen)
     scale = 255 * torch.tensor(Preprocess.std)[:, None, None]
-    assert torch.allclose(model.backbone.stem[0].conv.weight, weight.flip(1) * scale)
-    blocks = [block for block in model.modules() if hasattr(block, "stride_first")]
-    assert [block.conv1.conv.stride[0] for block in blocks] == [1, 2, 2, 2]
+    assert torch.allclose(model.backbone.stem[0].conv.weight, plain.backbone.stem[0].conv.weight.flip(1) * scale)
+    assert first_strides(model) == [1, 2, 2, 2]
+    with pytest.raises(VertebraError, match=r"computes with backbone_options=.*stride_first.*True"):
+        plain.load(tmp_path / "model.pth", source="mmdet/caffe")
 
 
 def test_no_relu_between_mmdets_coarsest_levels(tmp_path):
-    model = made("detection", mmdet("retinanet"), tmp_path)
+    model = create_from("detection", mmdet("retinanet"), tmp_path)
     with torch.no_grad():
         p6, p7 = model.features(torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))[-2:]
-        assert torch.allclose(p7, model.coarser.convs[1](p6), atol=1e-5)
-        assert not torch.allclose(p7, model.coarser.convs[1](p6.relu()), atol=1e-3)
+        assert torch.allclose(p7, model.extra.convs[1](p6), atol=1e-5)
+        assert not torch.allclose(p7, model.extra.convs[1](p6.relu()), atol=1e-3)
 
 
-# -- what is said
+# -- errors, and options that the user sets
 
 
-def test_another_structure_is_named_in_a_sentence(tmp_path):
-    torch.save(fabricate_state(mmdet("mask")), tmp_path / "model.pth")
-    model = vertebra.create("instance", classes=K, rpn_convs=2, backbone_options=SMALL, preprocess=PREPROCESS)
-    with pytest.raises(VertebraError, match=r"built with .*channels=16.*rpn_convs=1.*box_width=24.*weights="):
-        model.load(tmp_path / "model.pth")
-    with pytest.raises(VertebraError, match="those of mmdet, not of torchvision"):
-        model.load(tmp_path / "model.pth", source="torchvision")
+def test_another_structure_is_explained(tmp_path):
+    path = write(mmdet("mask"), tmp_path)
+    model = vertebra.create("instance", classes=K, rpn_num_convs=2, backbone_options=SMALL, preprocess=PREPROCESS)
+    sentence = r"model.pth: .* computes with .*neck.channels=16.*rpn_num_convs=1.*box_width=24.*weights=.* find them"
+    with pytest.raises(VertebraError, match=sentence):
+        model.load(path)
+    with pytest.raises(VertebraError, match=r"model.pth: .*names of mmdet, not of torchvision; leave source out"):
+        model.load(path, source="torchvision")
 
 
 def test_a_new_head_for_other_classes(tmp_path):
-    torch.save(fabricate_state(mmdet("mask")), tmp_path / "model.pth")
-    options = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": tmp_path / "model.pth"}
-    model = vertebra.create("detection", classes=["cat", "dog"], **options)
+    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": write(mmdet("mask"), tmp_path)}
+    model = vertebra.create("detection", classes=["cat", "dog"], **chosen)
     assert model.config.box_width == W
     assert set(model.report.new) >= {"box.classify.weight", "box.deltas.bias"}
     assert model.report.left_out["box.classify.bias"] == f"its shape is [{K + 1}], the model's [3]"
-    assert model.report.left_out["mask.logits.weight"] == "this model answers with no masks"
+    assert model.report.left_out["mask.logits.weight"] == "this model predicts no masks"
 
 
-def test_what_was_chosen_stays(tmp_path):
-    torch.save(fabricate_state(mmdet("mask")), tmp_path / "model.pth")
-    options = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": tmp_path / "model.pth"}
-    model = vertebra.create("instance", roi_sampling=3, norm="batch", **options)
-    assert (model.config.roi_sampling, model.config.norm, model.config.anchor_offset) == (3, "batch", 0.0)
-    assert "roi_sampling" not in model.report.adapted
+def test_what_the_user_sets_stays(tmp_path):
+    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": write(mmdet("mask"), tmp_path)}
+    model = vertebra.create("instance", roi_align={"sampling_ratio": 3}, norm="batch", **chosen)
+    expected = {"roi_align.sampling_ratio": 3, "norm": "batch", "anchors.offset": 0.0}
+    assert {name: flat(model)[name] for name in expected} == expected
+    assert "roi_align.sampling_ratio" not in model.report.adapted
+    assert model.report.adapted["anchors.offset"] == "0.0, as mmdet has it"
 
 
-def test_a_backbone_fills_the_stage_that_regions_run_through(tmp_path):
+def test_a_backbone_fills_the_stage_that_runs_on_rois(tmp_path):
     state = fabricate_state(mmdet_resnet(""))
     torch.save(state, tmp_path / "resnet.pth")
-    options = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": tmp_path / "resnet.pth"}
-    model = vertebra.create("detection", classes=2, method="faster_rcnn_c4", **options)
+    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": tmp_path / "resnet.pth"}
+    model = vertebra.create("detection", classes=2, method="faster_rcnn_c4", **chosen)
     assert torch.equal(model.stage[0].conv1.conv.weight, state["layer4.0.conv1.weight"])
     assert not [name for name in model.report.left_out if "layer4" in name]
 
@@ -458,25 +519,28 @@ def test_torchvisions_names_before_0_13():
         "backbone.fpn.inner_blocks.0.weight": "neck.lateral.0.conv.weight",
         "backbone.fpn.layer_blocks.0.bias": "neck.output.0.conv.bias",
         "rpn.head.conv.weight": "rpn.convs.0.conv.weight",
-        "head.classification_head.conv.6.bias": "dense.classes.3.conv.bias",
-        "head.regression_head.conv.2.weight": "dense.boxes.1.conv.weight",
+        "head.classification_head.conv.6.bias": "dense.cls_tower.3.conv.bias",
+        "head.regression_head.conv.2.weight": "dense.box_tower.1.conv.weight",
     }
-    found = recognised({name: torch.zeros(1) for name in old})
-    assert set(found.beside) == set(old.values()) - {"x"}
+    names = set()
+    for method in ("faster_rcnn", "retinanet"):
+        rows = [(name, (1,)) for name in old]
+        names |= set(file_of("torchvision", rows, method=method).head_state)
+    assert set(old.values()) - {"x"} <= names
 
 
 @pytest.mark.parametrize(
     ("task", "rows"),
     [("instance", detectron2("c4")), ("instance", mmdet("cascade")), ("detection", mmdet("retinanet"))],
 )
-def test_what_was_switched_on_is_saved(task, rows, tmp_path):
+def test_the_librarys_options_are_saved(task, rows, tmp_path):
     """In the file that training writes, and read again from it."""
-    model = made(task, rows, tmp_path).eval()
+    model = create_from(task, rows, tmp_path).eval()
     checkpoint.save(model, tmp_path / "best.safetensors")
     again, _ = checkpoint.load(tmp_path / "best.safetensors", device="cpu")
     assert json.dumps(again.describe()) == json.dumps(model.describe())
-    picture = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
-    one, two = model.predict(picture)[0], again.predict(picture)[0]
+    image = torch.rand(3, 64, 96, generator=torch.Generator().manual_seed(0))
+    one, two = model.predict(image)[0], again.predict(image)[0]
     assert len(one.boxes)
     assert torch.equal(one.boxes, two.boxes)
     assert torch.equal(one.scores, two.scores)

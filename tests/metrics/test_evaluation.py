@@ -1,4 +1,4 @@
-"""What an evaluation holds on to."""
+"""Results of evaluations."""
 
 from vertebra.metrics.evaluation import Evaluation, Worst, written
 from vertebra.structures import Prediction
@@ -10,24 +10,24 @@ def rows() -> list[dict]:
     return [{"index": 10 + i, "error": error} for i, error in enumerate(ERRORS)]
 
 
-def test_worst_are_the_most_wrong():
+def test_worst_have_the_largest_errors():
     evaluation = Evaluation({}, rows())
     assert [row["index"] for row in evaluation.worst(2)] == [12, 15]
     assert [row["index"] for row in evaluation.worst(9)] == [12, 15, 14, 11]
 
 
-def test_predictions_are_kept_of_the_worst_alone():
+def test_only_predictions_of_the_worst_are_kept():
     for count in range(1, 7):
         worst = Worst(count)
         for row in rows():
             worst.add(row, Prediction(path=str(row["index"])))
             assert len(worst.heap) <= count
-        wanted = {row["index"]: str(row["index"]) for row in Evaluation({}, rows()).worst(count)}
-        assert {index: prediction.path for index, prediction in worst.predictions().items()} == wanted
+        expected = {row["index"]: str(row["index"]) for row in Evaluation({}, rows()).worst(count)}
+        assert {index: prediction.path for index, prediction in worst.predictions().items()} == expected
 
 
-def test_numbers_have_labels_and_an_order():
-    evaluation = Evaluation({"b": 2.0, "a": 1.0, "list": []}, [], labels={"a": "first", "gone": "gone", "b": "last"})
+def test_numbers_have_names_and_an_order():
+    evaluation = Evaluation({"b": 2.0, "a": 1.0, "list": []}, [], names={"a": "first", "gone": "gone", "b": "last"})
     assert list(evaluation.numbers.items()) == [("first", 1.0), ("last", 2.0)]
 
 

@@ -1,18 +1,25 @@
-"""The predictor gives what the trained model gives, for pictures from anywhere."""
+"""The predictor's predictions equal the trained model's, for images from any source."""
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_tiles import scene
 
 import vertebra
 from vertebra import tasks
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
-from vertebra.pictures import BrokenPicture
+from vertebra.images import UnreadableImage
 from vertebra.predict import predictor as predictor_module
 from vertebra.structures import Masks, Prediction, Preprocess
+
+
+def scene(*boxes, size=(150, 200)):
+    """Rectangles (x1, y1, x2, y2, red) on a black image [3, H, W] uint8."""
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    for x1, y1, x2, y2, red in boxes:
+        image[0, y1:y2, x1:x2] = red
+    return image
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def probabilities(predictions: list[Prediction]) -> torch.Tensor:
     return torch.stack([p.probabilities for p in predictions])
 
 
-def test_it_says_what_the_trained_model_says(saved, files):
+def test_predictions_equal_the_trained_models(saved, files):
     task, folder = saved
     predictor = vertebra.load(folder, device="cpu")
     assert predictor.classes == ("cat", "dog", "emu")
@@ -54,7 +61,7 @@ def test_it_says_what_the_trained_model_says(saved, files):
     assert [p.path for p in found] == [str(f) for f in files]
 
 
-def test_half_precision_says_nearly_the_same(saved, files):
+def test_half_precision_predicts_nearly_the_same(saved, files):
     exact, half = (vertebra.load(saved[1], device="cpu", precision=name) for name in ("32-true", "bf16-mixed"))
     found, want = (probabilities(predictor.predict(files)) for predictor in (half, exact))
     assert not torch.equal(found, want)
@@ -72,7 +79,7 @@ def test_the_batch_size_changes_nothing(saved, files, batch_size):
     assert torch.allclose(found, probabilities(predictor.predict(files)), atol=1e-6)
 
 
-def test_every_source_of_one_picture(saved, files):
+def test_every_source_of_one_image(saved, files):
     predictor = vertebra.load(saved[1], device="cpu")
     array = np.array(Image.open(files[0]))
     tensor = torch.from_numpy(array).permute(2, 0, 1)
@@ -83,7 +90,7 @@ def test_every_source_of_one_picture(saved, files):
     assert predictor.predict(array)[0].path == ""
 
 
-def test_no_pictures(saved):
+def test_no_images(saved):
     assert vertebra.load(saved[1], device="cpu").predict([]) == []
 
 
@@ -93,16 +100,16 @@ def test_top():
     assert [p for _, p in prediction.top(9)] == pytest.approx([0.5, 0.3, 0.2])
 
 
-def test_stream_passes_broken_pictures_by(saved, files):
+def test_stream_passes_unreadable_images_by(saved, files):
     files[1].write_bytes(b"")
-    files[3].write_text("no picture")
+    files[3].write_text("no image")
     found = list(vertebra.load(saved[1], device="cpu").stream(files))
-    assert [isinstance(answer, BrokenPicture) for answer in found] == [False, True, False, True, False]
+    assert [isinstance(answer, UnreadableImage) for answer in found] == [False, True, False, True, False]
     assert found[0].path == str(files[0])
     assert str(files[3]) in str(found[3])
 
 
-def test_predict_stops_at_a_broken_picture(saved, files):
+def test_predict_stops_at_a_unreadable_image(saved, files):
     files[1].write_bytes(b"")
     with pytest.raises(VertebraError, match=r"1\.png: the file is empty"):
         vertebra.load(saved[1], device="cpu").predict(files)
@@ -127,10 +134,10 @@ def test_a_grey_model_takes_colour(tmp_path, files):
     assert torch.allclose(from_file.probabilities, from_array.probabilities, atol=1e-2)
 
 
-def test_probabilities_are_the_mean_of_the_picture_and_its_mirror_image(saved, files):
+def test_probabilities_are_the_mean_of_the_image_and_its_mirror_image(saved, files):
     predictor = vertebra.load(saved[1], device="cpu")
-    picture = torch.from_numpy(np.array(Image.open(files[0]))).permute(2, 0, 1)
-    want = probabilities(predictor.predict([picture, picture.flip(-1)])).mean(0)
+    image = torch.from_numpy(np.array(Image.open(files[0]))).permute(2, 0, 1)
+    want = probabilities(predictor.predict([image, image.flip(-1)])).mean(0)
     (found,) = predictor.predict(files[0], tta=True)
     assert torch.allclose(found.probabilities, want, atol=1e-6)
     assert found.path == str(files[0])
@@ -140,32 +147,32 @@ def test_probabilities_are_the_mean_of_the_picture_and_its_mirror_image(saved, f
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"threshold": 0.3}, "threshold is for models that find objects; this one is for classification."),
-        ({"tile": 256}, "tile is for models that find objects; this one is for classification."),
+        ({"threshold": 0.3}, "threshold is for models that predict {objects}; this one is for classification."),
+        ({"tile": 256}, "tile is for models that predict {objects}; this one is for classification."),
         ({"batch_size": 0}, "batch_size is 0; it must be 1 or more."),
     ],
 )
 def test_options_that_do_not_fit_classification(saved, files, options, sentence):
     predictor = vertebra.load(saved[1], device="cpu")
-    for ask in (predictor.predict, predictor.stream):
+    for function in (predictor.predict, predictor.stream):
         with pytest.raises(VertebraError) as error:
-            ask(files, **options)
-        assert str(error.value) == sentence
+            function(files, **options)
+        assert str(error.value) == sentence.format(objects="boxes or keypoints or masks")
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"threshold": 1.5}, "threshold is 1.5; it must lie between 0 and 1."),
-        ({"tile": 8}, "tile is 8; it must be 16 pixels or more, or 0 for whole pictures."),
-        ({"tile": -64}, "tile is -64; it must be 16 pixels or more, or 0 for whole pictures."),
+        ({"tile": 8}, "tile is 8; it must be 16 pixels or more, or 0 for whole images."),
+        ({"tile": -64}, "tile is -64; it must be 16 pixels or more, or 0 for whole images."),
         ({"tile": 64, "overlap": 0.0}, "overlap is 0.0; it must be above 0 and 0.5 at most."),
         ({"tile": 64, "overlap": 0.6}, "overlap is 0.6; it must be above 0 and 0.5 at most."),
     ],
 )
-def test_options_out_of_range(make_finder, options, sentence):
+def test_options_out_of_range(make_detector, options, sentence):
     with pytest.raises(VertebraError) as error:
-        make_finder().predict(scene(), **options)
+        make_detector().predict(scene(), **options)
     assert str(error.value) == sentence
 
 
@@ -183,41 +190,133 @@ THREE = [(0, 0, 10, 10, 96), (20, 20, 30, 30, 160), (40, 40, 50, 50, 224)]  # sc
         ({}, 1.0, 0),
     ],
 )
-def test_the_threshold(make_finder, about, threshold, count):
-    (found,) = make_finder(**about).predict(scene(*THREE, size=(64, 64)), threshold=threshold)
+def test_the_threshold(make_detector, about, threshold, count):
+    (found,) = make_detector(**about).predict(scene(*THREE, size=(64, 64)), threshold=threshold)
     assert found.scores.tolist() == [0.875, 0.625, 0.375][:count]
     assert len(found.boxes) == len(found.labels) == len(found.masks) == count
     assert isinstance(found.masks, Masks)
 
 
-def test_pictures_of_like_shape_go_together(make_finder):
-    finder = make_finder()
+def test_detections_below_the_threshold_are_counted(make_detector):
+    detector = make_detector()
+    image = scene(*THREE, size=(64, 64))
+    assert detector.below_threshold == 0
+    for threshold, count in ((0.5, 1), (0.9, 3), (0.0, 0)):  # each call counts anew
+        detector.predict(image, threshold=threshold)
+        assert detector.below_threshold == count
+    detector.predict([image, image], threshold=0.7)
+    assert detector.below_threshold == 4
+    detector.predict(image, threshold=0.7, tta=True)  # of six views, one
+    assert detector.below_threshold == 2
+    detector.predict(image, threshold=0.9, tile=32, overlap=0.1)
+    assert detector.below_threshold >= 3
+
+
+def test_streams_count_apart(make_detector):
+    detector = make_detector()
+    image = scene(*THREE, size=(64, 64))
+    first = detector.stream([image, image], threshold=0.9)
+    next(first)
+    second = detector.stream([image], threshold=0.5)
+    next(first)
+    assert detector.below_threshold == 0  # of the latest
+    next(second)
+    assert detector.below_threshold == 1
+
+
+def test_raw_outputs_are_those_of_forward(saved):
+    task, folder = saved
+    images = torch.randn(2, 3, 32, 32)
+    outputs = vertebra.load(folder, device="cpu").raw(images)
+    assert isinstance(outputs, tuple)
+    with torch.no_grad():
+        expected = task(images)
+    assert len(outputs) == len(expected)
+    for output, tensor in zip(outputs, expected, strict=True):
+        assert torch.allclose(output, tensor, atol=1e-4)
+
+
+def test_images_of_equal_input_size_share_a_batch(make_detector):
+    detector = make_detector()
     sizes = [(64, 160), (160, 64), (64, 160), (160, 64), (64, 64), (64, 160)]
-    many = [scene((4 * i, 0, 4 * i + 8, 8, 200), size=size) for i, size in enumerate(sizes)]
-    found = finder.predict(many, batch_size=2)
-    assert finder.task.batches == [(2, 3, 64, 160), (2, 3, 64, 160), (2, 3, 160, 64)]
-    assert [one.boxes[0, 0].item() for one in found] == [4.0 * i for i in range(6)]
-    assert [one.size for one in found] == sizes
+    images = [scene((4 * i, 0, 4 * i + 8, 8, 200), size=size) for i, size in enumerate(sizes)]
+    predictions = detector.predict(images, batch_size=2)
+    assert detector.task.batches == [(2, 3, 64, 160), (1, 3, 64, 160), (2, 3, 160, 64), (1, 3, 64, 64)]
+    assert [prediction.boxes[0, 0].item() for prediction in predictions] == [4.0 * i for i in range(6)]
+    assert [prediction.size for prediction in predictions] == sizes
 
 
-def test_no_more_is_read_ahead_than_memory_holds(make_finder, monkeypatch):
-    monkeypatch.setattr(predictor_module, "READ_AHEAD", 10_000)
+@pytest.mark.parametrize("resize", ["shortest", "fit"])
+def test_an_image_has_the_same_input_alone_and_among_others(make_detector, monkeypatch, resize):
+    """Input sizes are 64 x 64..76, in steps of the divisor 4; with `fit` they are equal."""
+    detector = make_detector(resize=resize)
+    images = [scene((4, 4, 12, 12, 200), size=(64, width)) for width in (75, 64, 74, 70, 76, 65)]
+    inputs = []
+    infer = detector.task.infer
+
+    def recorded(batch, frames):
+        inputs.extend(zip((frame.original for frame in frames), batch, strict=True))
+        return infer(batch, frames)
+
+    monkeypatch.setattr(detector.task, "infer", recorded)
+    for image in images:
+        detector.predict(image)
+    alone = dict(inputs)
+    for batch_size in (1, 2, 16):
+        inputs.clear()
+        detector.predict(images, batch_size=batch_size)
+        assert len(inputs) == len(images)
+        assert all(torch.equal(batch, alone[size]) for size, batch in inputs)
+
+
+def test_group_norm_does_not_see_the_other_images(tmp_path):
+    """Padding to the size of another image would enter its statistics."""
+    torch.manual_seed(0)
+    task = tasks.create(
+        "detection",
+        backbone="resnet18",
+        classes=3,
+        norm="group",
+        preprocess=Preprocess(size=(64, 160), resize="shortest", divisor=32),
+        **{"neck.channels": 16, "box_width": 16, "rpn_post_nms_top_n_test": 10, "score_threshold": 0.0},
+    )
+    checkpoint.save(task, tmp_path / "best.safetensors")
+    predictor = vertebra.load(tmp_path, device="cpu")
+    images = [torch.randint(0, 256, (3, 64, width), dtype=torch.uint8) for width in (150, 64, 90, 149, 66)]
+    together = predictor.predict(images, batch_size=5, threshold=0)
+    for image, prediction in zip(images, together, strict=True):
+        (alone,) = predictor.predict(image, threshold=0)
+        assert len(alone.scores)
+        assert torch.allclose(prediction.scores, alone.scores, atol=1e-4)
+        assert torch.allclose(prediction.boxes, alone.boxes, atol=1e-2)
+
+
+def test_no_more_is_read_ahead_than_memory_holds(make_detector, monkeypatch):
+    monkeypatch.setattr(predictor_module, "PIXELS_AHEAD", 10_000)
     taken = []
 
-    def pictures():
+    def images():
         for i in range(8):
             taken.append(i)
             yield scene(size=(64, 64))
 
-    answers = make_finder().stream(pictures(), batch_size=16)
+    answers = make_detector().stream(images(), batch_size=16)
     next(answers)
     assert len(taken) == 3  # 12,288 pixels
 
 
-def test_the_stream_of_a_batch_passes_broken_pictures_by(make_finder, files):
+def test_the_stream_of_a_batch_passes_unreadable_images_by(make_detector, files):
     for file in files:
         Image.new("RGB", (64, 64)).save(file)
     files[1].write_bytes(b"")
-    found = list(make_finder().stream(files, batch_size=4))
-    assert [isinstance(answer, BrokenPicture) for answer in found] == [False, True, False, False, False]
+    found = list(make_detector().stream(files, batch_size=4))
+    assert [isinstance(answer, UnreadableImage) for answer in found] == [False, True, False, False, False]
     assert [one.path for one in found if isinstance(one, Prediction)] == [str(files[i]) for i in (0, 2, 3, 4)]
+
+
+def test_scales_of_test_time_augmentation():
+    shortest = Preprocess((800, 1333), resize="shortest")
+    assert predictor_module._scaled(shortest, 0.75).size == (600, 1000)
+    assert predictor_module._scaled(Preprocess((512, 512), resize="fit"), 1.25).size == (640, 640)
+    assert predictor_module._scaled(Preprocess((100, 224), resize="squash"), 0.75).size == (64, 160)  # multiples of 32
+    assert predictor_module._scaled(shortest, 1.0) is shortest

@@ -11,7 +11,7 @@ import vertebra
 from vertebra import backbones, tasks
 from vertebra.errors import VertebraError
 from vertebra.structures import Frame, Prediction, Preprocess, Target
-from vertebra.tasks.classification import Classification, Config
+from vertebra.tasks.classification.linear import Config, LinearClassifier
 
 SMALL = Preprocess(size=(32, 32))
 
@@ -21,7 +21,7 @@ def make(**options):
 
 
 def with_logits(task, logits):
-    task.forward = lambda images: torch.tensor(logits)
+    task.forward = lambda images, sizes=None: (torch.tensor(logits),)
     return task
 
 
@@ -46,7 +46,7 @@ def test_label_smoothing_and_class_weights_by_hand():
     assert float(weighted.loss(torch.zeros(2, 3, 32, 32), both)["classification"]) == pytest.approx(expected)
 
 
-def test_infer_gives_probabilities():
+def test_predictions_are_probabilities():
     task = with_logits(make(classes=2), [[0.0, math.log(3)]])
     (prediction,) = task.infer(torch.zeros(1, 3, 32, 32), [Frame((32, 32), (32, 32))])
     assert prediction.probabilities.tolist() == pytest.approx([0.25, 0.75])
@@ -55,43 +55,55 @@ def test_infer_gives_probabilities():
     assert second == (0, pytest.approx(0.25))
 
 
-def test_predict_takes_pictures_of_every_kind(tmp_path):
+def test_predict_takes_images_of_every_type(tmp_path):
     task = make()
     array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     path = tmp_path / "a.png"
     Image.fromarray(array).save(path)
     tensor = torch.from_numpy(array).permute(2, 0, 1)
-    kinds = [path, str(path), Image.fromarray(array), array, tensor, tensor / 255]
-    single = [task.predict(kind)[0].probabilities for kind in kinds]
-    many = [p.probabilities for p in task.predict(kinds)]
+    images = [path, str(path), Image.fromarray(array), array, tensor, tensor / 255]
+    single = [task.predict(image)[0].probabilities for image in images]
+    many = [p.probabilities for p in task.predict(images)]
     batch = task.predict(tensor[None].repeat(3, 1, 1, 1))
     assert len(batch) == 3
-    for answer in single + many:
-        torch.testing.assert_close(answer, batch[0].probabilities, rtol=1e-4, atol=1e-5)
+    for probabilities in single + many:
+        torch.testing.assert_close(probabilities, batch[0].probabilities, rtol=1e-4, atol=1e-5)
     assert task.predict([]) == []
     assert task.training
 
 
-def test_embeddings(tmp_path):
-    task = make()
-    assert list(task.embed([np.zeros((40, 40, 3), np.uint8)] * 2).shape) == [2, 512]
+def test_embeddings():
+    task = make().eval()
+    images = torch.randn(2, 3, 32, 32)
+    embeddings = task.embed(images)
+    assert list(embeddings.shape) == [2, 512]
+    assert torch.equal(task.head(embeddings), task(images)[0])
+
+
+def test_forward_is_the_logits_alone():
+    (logits,) = make()(torch.randn(2, 3, 32, 32))
+    assert list(logits.shape) == [2, 4]
 
 
 def test_a_backbone_that_exists_is_shared():
     trunk = backbones.create("resnet18", embedding=True)
-    task = Classification(Config(backbone="resnet18"), ["a", "b"], SMALL, backbone=trunk)
+    task = LinearClassifier(Config(backbone="resnet18"), ["a", "b"], SMALL, backbone=trunk)
     assert task.backbone is trunk
 
 
 def test_mistakes_are_explained():
-    with pytest.raises(VertebraError, match=r"no task is called 'clasification'.*Did you mean 'classification'"):
+    with pytest.raises(VertebraError, match=r"task is 'clasification'; there are .*Did you mean 'classification'"):
         vertebra.create("clasification")
     with pytest.raises(VertebraError, match=r"no option 'droput'.*Did you mean 'dropout'"):
         make(droput=0.1)
-    with pytest.raises(VertebraError, match="3 class weights were given for 4 classes"):
+    with pytest.raises(VertebraError, match="3 class weights for 4 classes"):
         make(class_weights=(1.0, 1.0, 1.0))
     with pytest.raises(VertebraError, match="classes is empty"):
         make(classes=[])
+    with pytest.raises(VertebraError, match=r"dropout is 2; it must lie between 0 and 1"):
+        make(dropout=2.0)
+    with pytest.raises(VertebraError, match=r"classification has no method 'liner'.*Did you mean 'linear'"):
+        make(method="liner")
 
 
 def test_predictions_need_probabilities_for_a_top():

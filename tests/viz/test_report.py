@@ -1,4 +1,4 @@
-"""The HTML report needs nothing but itself."""
+"""The HTML report is whole and self-contained."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vertebra import kinds
 from vertebra.data.catalogue import Sample
 from vertebra.metrics.classification import ClassificationMetrics
 from vertebra.metrics.evaluation import Evaluation
@@ -22,11 +23,12 @@ HISTORY = [
     {"epoch": e, "train/loss": 1 / e, "val/loss": 1.1 / e, "val/top1": 0.5, "lr": 0.1, "seconds": 2.0, "waiting": 0.25}
     for e in (1, 2)
 ]
+CATEGORY = kinds.find("category")
 VOID = {"meta", "img", "br"}
 
 
 class Page(HTMLParser):
-    """Every tag and attribute of a page; complains of tags that are not closed."""
+    """Every tag and attribute of a page; fails if a tag is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -50,12 +52,12 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def made():
-    """The evaluation of four pictures of which two are answered wrongly, and the pictures."""
+    """The evaluation of four images, of which two are predicted wrongly, and their samples."""
     probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.1, 0.6, 0.3]])
-    truths = [0, 1, 2, 2]
+    targets = [0, 1, 2, 2]
     samples = [
         Sample(torch.full((3, 10, 10 + i), i, dtype=torch.uint8), Target(label=torch.tensor(t), path=f"in/<{i}>.png"))
-        for i, t in enumerate(truths)
+        for i, t in enumerate(targets)
     ]
     return evaluated(probabilities, samples, CLASSES), samples
 
@@ -68,24 +70,24 @@ def evaluated(probabilities, samples, classes) -> Evaluation:
         {"index": i, "path": target.path, **metrics.row(prediction, target)}
         for i, (prediction, target) in enumerate(zip(predictions, targets, strict=True))
     ]
-    broken = ["in/<x>.png: broken & empty."]
-    return Evaluation(metrics.compute(), rows, broken, classes=tuple(classes), labels=metrics.labels)
+    unreadable = ["in/<x>.png: damaged & empty."]
+    return Evaluation(metrics.compute(), rows, unreadable, classes=tuple(classes), names=metrics.names)
 
 
 def written(path, made, **options) -> str:
     evaluation, samples = made
-    report.write(path, title="cats & <dogs>", evaluation=evaluation, samples=samples, **options)
+    report.write(path, title="cats & <dogs>", kind=CATEGORY, evaluation=evaluation, samples=samples, **options)
     return path.read_text(encoding="utf-8")
 
 
 def test_it_is_whole(tmp_path, made):
-    text = written(tmp_path / "r.html", made, history=HISTORY, config="epochs: 2 # <&>\n", broken=made[0].broken)
+    text = written(tmp_path / "r.html", made, history=HISTORY, config="epochs: 2 # <&>\n", problems=made[0].unreadable)
     page = Page(text)
     for heading in ("Training", "Confusion matrix", "Calibration", "Classes", "Most wrong", "Timings", "Config"):
         assert heading in page.text
-    assert "4 pictures, 3 classes." in page.text
+    assert "4 images, 3 classes." in page.text
     assert "0.5000top-1 accuracy" in page.text
-    assert "Left out (1)" in page.text
+    assert "Skipped (1)" in page.text
     assert "epochs: 2 # <&>" in page.text
     assert "25.0% of the training steps' time" in page.text
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
@@ -102,7 +104,7 @@ def test_it_needs_nothing_else(tmp_path, made):
             assert value.startswith("data:image/png;base64,")
 
 
-def test_its_pictures_can_be_decoded(tmp_path, made):
+def test_its_images_can_be_decoded(tmp_path, made):
     page = Page(written(tmp_path / "r.html", made, history=HISTORY))
     sources = [value.partition(",")[2] for _, key, value in page.attributes if key == "src"]
     assert len(sources) == 5  # curves, confusion, calibration, two mistakes
@@ -111,11 +113,11 @@ def test_its_pictures_can_be_decoded(tmp_path, made):
 
 
 def test_names_are_escaped(tmp_path, made):
-    text = written(tmp_path / "r.html", made, broken=made[0].broken)
+    text = written(tmp_path / "r.html", made, problems=made[0].unreadable)
     assert "<b>cat</b>" not in text
     assert "&lt;b&gt;cat&lt;/b&gt; &amp; co" in text
     assert "<title>cats &amp; &lt;dogs&gt;</title>" in text
-    assert "in/&lt;x&gt;.png: broken &amp; empty." in text
+    assert "in/&lt;x&gt;.png: damaged &amp; empty." in text
     page = Page(text)
     assert all(name in page.text for name in CLASSES)
     assert f"{CLASSES[0]}, is {CLASSES[1]}" in [value for _, key, value in page.attributes if key == "alt"]
@@ -130,16 +132,16 @@ def test_the_most_wrong_come_first(tmp_path, made):
 
 def test_without_history_and_mistakes(tmp_path, made):
     evaluation, samples = made
-    right = replace(evaluation, rows=[r for r in evaluation.rows if r["answer"] == r["truth"]])
+    right = replace(evaluation, rows=[r for r in evaluation.rows if r["prediction"] == r["target"]])
     text = written(tmp_path / "r.html", (right, samples))
-    assert "No picture was answered wrongly." in text
+    assert "No image was predicted wrongly." in text
     assert "Training" not in text
-    assert "Left out" not in text
+    assert "Skipped" not in text
 
 
-def test_answers_that_are_not_numbers(tmp_path, made):
+def test_probabilities_that_are_not_numbers(tmp_path, made):
     evaluation, samples = made
-    rows = [{**row, "probability": float("nan"), "truth_probability": float("nan")} for row in evaluation.rows]
+    rows = [{**row, "probability": float("nan"), "target_probability": float("nan")} for row in evaluation.rows]
     assert "Most wrong" in written(tmp_path / "r.html", (replace(evaluation, rows=rows), samples))
 
 
@@ -151,16 +153,16 @@ def test_one_epoch_and_many_classes(tmp_path):
 
 
 def test_as_json(made):
-    found = json.loads(report.as_json(made[0]))
-    assert found["classes"] == list(CLASSES)
-    assert found["metrics"]["top1"] == 0.5
-    assert found["answers"][1]["truth"] == CLASSES[1]
-    assert found["answers"][1]["answer"] == CLASSES[0]
-    assert found["broken"] == made[0].broken
+    content = json.loads(report.as_json(made[0], CATEGORY))
+    assert content["classes"] == list(CLASSES)
+    assert content["metrics"]["top1"] == 0.5
+    assert content["images"][1]["target"] == CLASSES[1]
+    assert content["images"][1]["prediction"] == CLASSES[0]
+    assert content["unreadable"] == made[0].unreadable
 
 
 def test_curves_show_what_there_is():
-    """Losses together, scores in the order of their labels, and gaps where a number was undefined."""
+    """Losses together, scores in the order of their names, and gaps where a number was undefined."""
     history = [
         {"epoch": 1, "train/loss": 2.0, "train/box": 1.5, "val/a": 0.1, "lr": 0.1, "val/other": 7.0},
         {"epoch": 2, "train/loss": 1.0, "train/box": 0.5, "val/a": 0.2, "lr": 0.1, "val/b": 0.4, "val/loss": 1.2},
@@ -177,11 +179,14 @@ def test_curves_show_what_there_is():
     assert drawn(rate) == {"lr": [0.1, 0.1, 0.0]}
 
 
-def test_metrics_of_a_task_that_has_no_sections(tmp_path):
-    """The frame asks for labels and nothing else."""
+@pytest.mark.parametrize("kind", kinds.names())
+def test_metrics_without_what_the_sections_need(tmp_path, kind):
+    """A task may have metrics of its own: sections that they do not fill are left out."""
     evaluation = Evaluation(
-        {"iou": 0.25}, [{"index": 0, "path": "", "error": 0.0}], classes=("a",), labels={"iou": "mean IoU"}
+        {"iou": 0.25}, [{"index": 0, "path": "", "error": 0.0}], classes=("a",), names={"iou": "mean IoU"}
     )
-    text = written(tmp_path / "r.html", (evaluation, []))
-    assert "1 picture, 1 class." in text
+    report.write(tmp_path / "r.html", title="", kind=kinds.find(kind), evaluation=evaluation, samples=[])
+    text = (tmp_path / "r.html").read_text()
+    assert "1 image, 1 class." in text
     assert "<b>0.2500</b>mean IoU" in text
+    assert "<h2>" not in text

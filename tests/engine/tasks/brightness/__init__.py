@@ -1,0 +1,3 @@
+"""A task of the tests: a small network without a backbone."""
+
+DEFAULT = "means"

@@ -1,0 +1,143 @@
+"""What decides a run: default < recipe < what the user gave, in Python as on the command line."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+import vertebra
+from vertebra import kinds, options, tasks
+from vertebra.cli import main
+from vertebra.engine import settings as engine
+from vertebra.engine.settings import Data, Settings, plain, resolve
+from vertebra.errors import VertebraError
+
+
+def test_recipe_over_default_and_user_over_recipe(brightness):
+    settings = resolve(brightness, None, {"epochs": 7, "model": {"head": {"bias": True}}})
+    assert settings.method == "means"
+    assert (settings.optimizer, settings.lr, settings.epochs) == ("adamw", 0.01, 7)
+    assert (settings.data.batch_size, settings.data.path) == (8, Data.path)
+    assert settings.augment == kinds.find("category").augment(flip=0.25)
+    assert settings.model == {"head.bias": True}  # given, though it is the default
+
+
+@pytest.mark.parametrize(
+    ("given", "lr"),
+    [
+        ({}, 0.01),
+        ({"optimizer": "adamw"}, 0.01),
+        ({"optimizer": "sgd"}, None),  # the recipe's rate is for the recipe's optimizer
+        ({"optimizer": "sgd", "lr": 0.3}, 0.3),
+        ({"lr": None}, None),
+    ],
+)
+def test_the_recipes_learning_rate(brightness, given, lr):
+    assert resolve(brightness, None, given).lr == lr
+
+
+def test_nested_and_dotted_names_are_the_same(brightness):
+    nested = {"data": {"batch_size": 2}, "augment": {"flip": 1.0}, "model": {"head": {"bias": False}, "width": 3}}
+    dotted = {"data.batch_size": 2, "augment.flip": 1.0, "model.head.bias": False, "model": {"width": 3}}
+    short = {"batch_size": 2, "augment.flip": 1, "model": {"head.bias": False, "width": 3}}
+    assert resolve(brightness, None, nested) == resolve(brightness, None, dotted) == resolve(brightness, None, short)
+
+
+def test_the_method_may_stand_among_the_options(brightness):
+    assert resolve(brightness, None, {"model": {"method": "medians", "depth": 2}}).method == "medians"
+    assert resolve(brightness, "medians", {"model.depth": 2}).model == {"depth": 2}
+
+
+def test_every_recipe_is_made_of_settings():
+    for task in tasks.names():
+        for method in tasks.methods(task):
+            settings = resolve(task, method, {})
+            assert (settings.task, settings.method, settings.model) == (task, method, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"epoch": 3}, "has no setting 'epoch'. Did you mean 'epochs'?"),
+        ({"batchsize": 3}, "has no setting 'batchsize'. Did you mean 'batch_size'?"),
+        ({"data.batchsize": 3}, "has no setting 'data.batchsize'. Did you mean 'data.batch_size'?"),
+        ({"augment": {"flop": 1}}, "has no setting 'augment.flop'. Did you mean 'augment.flip'?"),
+        ({"width": 3}, "width is an option of the model, not of the run: give model={'width': ...}"),
+        ({"head": {}}, "head is an option of the model"),
+        ({"model": {"widht": 3}}, "no option 'widht'.*Did you mean 'width'?"),
+        ({"model": {"head": {"bais": True}}}, "head has no option 'bais'.*Did you mean 'bias'?"),
+        ({"model": {"depth": 3}}, "model.depth is an option of medians, not of means"),
+        ({"model": {"depth": 3}}, "leave it out, or choose model.method=medians"),
+        ({"model": 3}, "model is 3; it takes a mapping"),
+        ({"epochs": "3"}, "epochs is '3'; it takes a whole number"),
+        ({"epochs": True}, "epochs is True; it takes a whole number"),
+        ({"lr": "high"}, "lr is 'high'; it takes a number or None"),
+        ({"strict": 1}, "strict is 1; it takes True or False"),
+        ({"batch_size": 2.5}, "data.batch_size is 2.5; it takes a whole number"),
+        ({"augment": {"flip": "x"}}, "augment.flip is 'x'; it takes a number"),
+        ({"model": {"width": "x"}}, "model.width is 'x'; it takes a whole number"),
+        ({"model": {"head": {"bias": 2}}}, "model.head.bias is 2; it takes True or False"),
+        ({"optimizer": "adam"}, "optimizer is 'adam'; there are sgd, adamw. Did you mean 'adamw'?"),
+        ({"resize": "crp"}, "resize is 'crp'.*Did you mean 'crop'?"),
+        ({"resume": "nowhere"}, "nowhere is not a run folder: it holds no config.yaml"),
+    ],
+)
+def test_mistakes_are_named(brightness, given, sentence):
+    with pytest.raises(VertebraError, match=sentence.replace("?", r"\?")):
+        resolve(brightness, None, given)
+
+
+def test_unknown_tasks_and_methods(brightness):
+    with pytest.raises(VertebraError, match="Did you mean 'brightness'"):
+        resolve("brightnes", None, {})
+    with pytest.raises(VertebraError, match="Did you mean 'means'"):
+        resolve(brightness, "mean", {})
+
+
+def test_written_and_read_again(brightness):
+    given = {"model": {"head": {"bias": False}}, "augment": {"flip": 1.0}, "lr": 0.5, "output": "run"}
+    settings = resolve(brightness, "medians", given)
+    written = yaml.safe_load(yaml.safe_dump(plain(settings)))
+    assert written["model"] == {"method": "medians", "head": {"bias": False}}
+    assert "method" not in written
+    assert resolve(written["task"], None, written) == settings
+
+
+def test_python_and_the_command_line_give_the_same_settings(tmp_path, monkeypatch):
+    """Every task and method, with its recipe; an option that equals its default counts as given."""
+    runs: list[Settings] = []
+    monkeypatch.setattr("vertebra.cli.train.train", runs.append)
+    monkeypatch.setattr("vertebra.engine.train.train", lambda settings, data: runs.append(settings))
+    for task in tasks.names():
+        for method in tasks.methods(task):
+            config = tasks.find(task, method).Config
+            assert "backbone" in options.names(config)
+            words = [f"--model.method={method}", "--model.backbone=resnet50", "--data.batch_size=6", "--epochs=3"]
+            assert main(["train", task, f"--data.path={tmp_path}", *words]) == 0
+            vertebra.train(task, data=tmp_path, method=method, backbone="resnet50", batch_size=6, epochs=3)
+            assert dataclasses.asdict(runs[-1]) == dataclasses.asdict(runs[-2])
+            assert runs[-1].model == {"backbone": "resnet50"}
+
+
+def test_the_help_lists_the_options_of_one_method(brightness, capsys):
+    for method, listed in (("means", False), ("medians", True)):
+        with pytest.raises(SystemExit):
+            main(["train", brightness, f"--model.method={method}", "--help"])
+        text = capsys.readouterr().out
+        assert "--model.head.bias" in text
+        assert "--model.method {means,medians}" in text
+        assert ("--model.depth" in text) == listed
+
+
+@pytest.mark.parametrize("form", ["flag", "config"])
+def test_an_option_of_another_method_on_the_command_line(brightness, tmp_path, capsys, form):
+    words = ["--model.depth=2"]
+    if form == "config":
+        (tmp_path / "c.yaml").write_text("task: brightness\nmodel:\n  depth: 2\n")
+        words = [f"--config={tmp_path / 'c.yaml'}"]
+    assert main(["train", brightness, *words]) == 2
+    assert "model.depth is an option of medians, not of means" in capsys.readouterr().err
+
+
+def test_the_scalars_are_all_settings_without_groups():
+    assert {*engine.SCALARS, *engine.GROUPS, "task", "method"} == {field.name for field in dataclasses.fields(Settings)}

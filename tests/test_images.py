@@ -1,0 +1,375 @@
+"""Reading images of every form, valid and damaged."""
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from vertebra.errors import VertebraError
+from vertebra.images import (
+    MAX_PIXELS,
+    UnreadableImage,
+    as_list,
+    find_images,
+    image_size,
+    normalise,
+    prepare,
+    prepare_all,
+    read_image,
+    resize_image,
+)
+from vertebra.structures import Preprocess
+
+WIDE = np.array([[0, 255, 256], [32768, 65280, 65535]], np.uint16)  # [2, 3]
+HIGH = [[0, 0, 1], [128, 255, 255]]  # the upper eight bits of WIDE
+
+
+def colours() -> np.ndarray:
+    """[4, 6, 3] uint8: four rows of one colour each, so that a turned image shows which way it was turned."""
+    rows = np.array([[250, 10, 10], [10, 250, 10], [10, 10, 250], [250, 250, 10]], np.uint8)
+    return np.repeat(rows[:, None], 6, axis=1)
+
+
+def png(width: int, height: int, *, bits: int = 8, colour: int = 0, rows: bytes = b"") -> bytes:
+    """A PNG file by hand, so that its header may claim what its data do not hold."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+# -- valid images of every form
+
+
+def test_rgb(tmp_path):
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    result = read_image(tmp_path / "a.png")
+    assert result.dtype == torch.uint8
+    assert result.is_contiguous()
+    assert np.array_equal(result.permute(1, 2, 0), colours())
+    assert torch.equal(read_image(str(tmp_path / "a.png")), result)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_sixteen_bits_keep_their_upper_eight(tmp_path, suffix):
+    Image.fromarray(WIDE).save(tmp_path / f"wide{suffix}")
+    for channels in (1, 3):
+        assert read_image(tmp_path / f"wide{suffix}", channels).tolist() == [HIGH] * channels
+
+
+def test_sixteen_bits_per_colour(tmp_path):
+    pixels = np.stack([WIDE, WIDE[::-1], WIDE[:, ::-1]], -1).astype(">u2")  # [2, 3, 3]
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)  # 0: the filter that changes nothing
+    (tmp_path / "wide.png").write_bytes(png(3, 2, bits=16, colour=2, rows=rows))
+    assert np.array_equal(read_image(tmp_path / "wide.png").permute(1, 2, 0), pixels >> 8)
+
+
+def test_big_endian_sixteen_bits():
+    image = Image.frombytes("I;16B", (3, 2), WIDE.astype(">u2").tobytes())
+    assert read_image(image, 1).tolist() == [HIGH]
+
+
+def test_more_than_sixteen_bits_and_floats_are_refused(tmp_path):
+    Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "deep.tif")
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(UnreadableImage, match=r"deep\.tif: holds values beyond 16 bits; convert"):
+        read_image(tmp_path / "deep.tif")
+    with pytest.raises(UnreadableImage, match=r"float\.tif: holds floating-point values; convert"):
+        read_image(tmp_path / "float.tif")
+
+
+def test_cmyk(tmp_path):
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    red.save(tmp_path / "red.jpg", quality=100)
+    r, g, b = read_image(tmp_path / "red.jpg")[:, 4, 4].tolist()
+    assert r > 245
+    assert max(g, b) < 10
+
+
+@pytest.mark.parametrize("transparency", [None, 0])
+def test_palette(tmp_path, transparency):
+    image = Image.new("P", (2, 1))
+    image.putpalette([200, 100, 50, 1, 2, 3])
+    image.putdata([0, 1])
+    image.save(tmp_path / "a.png", **({} if transparency is None else {"transparency": transparency}))
+    assert read_image(tmp_path / "a.png")[:, 0].T.tolist() == [[200, 100, 50], [1, 2, 3]]
+
+
+def test_black_and_white(tmp_path):
+    Image.new("1", (2, 2), 1).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(
+    ("tag", "turn"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.swapaxes(0, 1)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).swapaxes(0, 1)),
+        (8, lambda a: np.rot90(a)),
+    ],
+)
+def test_exif_rotation(tmp_path, tag, turn):
+    stored = colours()
+    stored[:, 0] = 128  # a mark at the left edge
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0), turn(stored))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("turn", [1, 3, 6])
+def test_a_turned_image_is_measured_as_it_is_read(tmp_path, suffix, turn):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (8, 6)).save(path, exif=exif)
+    assert image_size(path) == tuple(read_image(path).shape[1:]) == ((8, 6) if turn == 6 else (6, 8))
+
+
+def test_a_damaged_exif_block_is_explained(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.png", exif=b"Exif\0\0II*\0")
+    with pytest.raises(UnreadableImage, match=r"a\.png: cannot be decoded \("):
+        image_size(tmp_path / "a.png")
+
+
+def test_grey(tmp_path):
+    Image.fromarray(np.array([[0, 128, 255]], np.uint8)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png", 1).tolist() == [[[0, 128, 255]]]
+    assert read_image(tmp_path / "a.png", 3).tolist() == [[[0, 128, 255]]] * 3
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_dropped(tmp_path, mode):
+    value = (10, 20, 30, 0) if mode == "RGBA" else (10, 0)
+    Image.new(mode, (2, 2), value).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[:, 0, 0].tolist() == ([10, 20, 30] if mode == "RGBA" else [10] * 3)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("white", "black")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "a.gif").min() == 255
+
+
+def test_other_sources():
+    array = colours()
+    expected = torch.from_numpy(array).permute(2, 0, 1)
+    sources = {
+        "PIL": Image.fromarray(array),
+        "array": array,
+        "tensor": expected,
+        "reversed view": array[::-1].copy()[::-1],
+        "floats": expected / 255,
+        "16 bits": (expected.to(torch.int32) * 257).to(torch.uint16),
+        "alpha": np.concatenate([array, array[..., :1]], -1),
+    }
+    for name, source in sources.items():
+        assert torch.equal(read_image(source), expected), name
+    assert torch.equal(read_image(array[..., 0]), expected[:1].expand(3, -1, -1))
+    assert read_image(torch.zeros(5, 2, 2, dtype=torch.uint8), 5).shape == (5, 2, 2)
+
+
+def test_colour_becomes_grey_as_from_a_file():
+    array = colours()
+    from_file = read_image(Image.fromarray(array), 1).int()
+    for source in (array, torch.from_numpy(array).permute(2, 0, 1) / 255):
+        assert (read_image(source, 1).int() - from_file).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (np.zeros((2, 2, 2, 2), np.uint8), r"\[H, W\] or \[H, W, C\]; this one is \[2, 2, 2, 2\]"),
+        (torch.zeros(4, 4), r"is \[C, H, W\] with pixels in it; this one is \[4, 4\]"),
+        (torch.zeros(3, 0, 4), r"with pixels in it"),
+        (torch.zeros(2, 4, 4), r"takes 3 channels, the image has 2"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), r"uint8, uint16 or floats in 0\.\.1, not torch\.int64"),
+        (torch.full((3, 4, 4), 255.0), r"values in 0\.\.1; this one's go from 255 to 255"),
+        (torch.full((3, 4, 4), float("nan")), r"values in 0\.\.1"),
+        (17, r"path, PIL image, array or tensor, not int"),
+    ],
+)
+def test_invalid_sources_are_explained(source, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        read_image(source)
+
+
+def test_a_file_has_one_or_three_channels(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    with pytest.raises(VertebraError, match="1 or 3 channels, not 5"):
+        read_image(tmp_path / "a.png", 5)
+
+
+# -- damaged images
+
+
+def encoded(kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    Image.fromarray(noise).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM"])
+def test_truncated(tmp_path, kind):
+    whole = encoded(kind)
+    path = tmp_path / "half.jpg"
+    for share in (0.02, 0.5, 0.9):
+        path.write_bytes(whole[: round(len(whole) * share)])
+        with pytest.raises(UnreadableImage, match=r"half\.jpg: "):
+            read_image(path)
+
+
+def test_zero_bytes(tmp_path):
+    (tmp_path / "nothing.jpg").touch()
+    with pytest.raises(UnreadableImage, match=r"nothing\.jpg: the file is empty \(0 bytes\)"):
+        read_image(tmp_path / "nothing.jpg")
+
+
+def test_only_zeros_inside(tmp_path):
+    (tmp_path / "zeros.png").write_bytes(bytes(4096))
+    with pytest.raises(UnreadableImage, match=r"zeros\.png: not an image in any known format"):
+        read_image(tmp_path / "zeros.png")
+
+
+def test_no_pixels(tmp_path):
+    (tmp_path / "flat.png").write_bytes(png(0, 5))
+    with pytest.raises(UnreadableImage, match=r"flat\.png: "):
+        read_image(tmp_path / "flat.png")
+    with pytest.raises(VertebraError):
+        read_image(np.zeros((0, 5, 3), np.uint8))
+
+
+def test_text_by_the_name_of_an_image(tmp_path):
+    (tmp_path / "letter.jpg").write_text("Dear reader,\n" * 50)
+    with pytest.raises(UnreadableImage, match=r"letter\.jpg: not an image in any known format, whatever its name"):
+        read_image(tmp_path / "letter.jpg")
+
+
+def test_a_missing_file_is_unreadable(tmp_path):
+    """One that is deleted while a run goes on must not end it."""
+    with pytest.raises(UnreadableImage, match=r"gone\.jpg: there is no such file"):
+        read_image(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize(("width", "height"), [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (13_400, 13_400)])
+def test_decompression_bomb(tmp_path, width, height):
+    assert width * height > MAX_PIXELS
+    (tmp_path / "bomb.png").write_bytes(png(width, height, rows=bytes(1000)))
+    with pytest.raises(UnreadableImage, match=r"bomb\.png: .*more than 178,956,970 pixels"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_the_limit_does_not_depend_on_pillows(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))
+    with pytest.raises(UnreadableImage, match="60000 x 60000 is more than"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_random_damage_never_gives_another_error(tmp_path):
+    path = tmp_path / "damaged"
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP"):
+        whole = encoded(kind, **({"exif": exif} if kind in ("JPEG", "PNG") else {}))
+        for _ in range(60):
+            content = np.frombuffer(whole, np.uint8).copy()
+            places = random.integers(0, min(len(content), 300), 4)
+            content[places] = random.integers(0, 256, 4)
+            path.write_bytes(content.tobytes())
+            with contextlib.suppress(UnreadableImage):
+                assert read_image(path).ndim == 3
+
+
+# -- finding
+
+
+def test_find(tmp_path):
+    names = ["b.PNG", "a.jpg", "deep/er/c.tif", "notes.txt", ".hidden.jpg", ".cache/d.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
+    assert [str(p.relative_to(tmp_path)) for p in find_images(tmp_path)] == ["a.jpg", "b.PNG", "deep/er/c.tif"]
+
+
+def test_find_below_a_hidden_folder(tmp_path):
+    (tmp_path / ".data").mkdir()
+    (tmp_path / ".data" / "a.jpg").touch()
+    assert len(find_images(tmp_path / ".data")) == 1
+
+
+def test_as_list():
+    image = torch.zeros(3, 4, 4)
+    assert len(as_list(image)) == 1
+    assert len(as_list(image.expand(5, -1, -1, -1))) == 5
+    assert as_list(["a", "b"]) == ["a", "b"]
+    assert as_list("a.jpg") == ["a.jpg"]
+
+
+# -- preparing
+
+
+def test_resize_keeps_the_centre():
+    image = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    image[..., 10:30] = 200  # the middle square
+    result = resize_image(image, Preprocess(size=(20, 20)))
+    assert result.shape == (3, 20, 20)
+    assert result.min() == 200
+    squashed = resize_image(image, Preprocess(size=(20, 20), resize="squash"))
+    assert squashed.shape == (3, 20, 20)
+    assert squashed[0, 0, 0] == 0
+
+
+def test_resize_crops_by_the_share():
+    """crop = 0.5 scales the short side to twice the input, and keeps the middle."""
+    image = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    image[..., 10:30, 10:30] = 200
+    result = resize_image(image, Preprocess(size=(20, 20), crop=0.5, mean=(0.0,), std=(1.0,)))
+    assert result.min() == 200
+
+
+def test_any_size_gives_the_input_size():
+    for height, width in ((1, 1), (1, 64), (64, 1), (7, 13), (33, 32)):
+        image = torch.zeros(3, height, width, dtype=torch.uint8)
+        for crop in (1.0, 0.875):
+            assert resize_image(image, Preprocess(size=(32, 24), crop=crop)).shape == (3, 32, 24)
+
+
+def test_a_long_strip_is_not_scaled_to_gigabytes():
+    image = torch.zeros(3, 1, 100_000, dtype=torch.uint8)
+    image[..., 49_999:50_001] = 200
+    result = resize_image(image, Preprocess(size=(64, 64)))  # whole, it would be 64 x 6,400,000
+    assert result.shape == (3, 64, 64)
+    assert result.max() == 200
+
+
+def test_normalise():
+    image = torch.tensor([0, 255], dtype=torch.uint8).reshape(1, 1, 2)
+    result = normalise(image, Preprocess(mean=(0.5,), std=(0.25,)))
+    assert result.dtype == torch.float32
+    assert result.flatten().tolist() == [-2.0, 2.0]
+
+
+def test_prepare_all(tmp_path):
+    Image.fromarray(colours()).save(tmp_path / "a.png")
+    preprocess = Preprocess(size=(8, 8))
+    batch, _ = prepare_all([tmp_path / "a.png", colours()], preprocess)
+    assert batch.shape == (2, 3, 8, 8)
+    assert torch.equal(batch[0], batch[1])
+    assert torch.equal(batch[0], prepare(read_image(colours()), preprocess))
