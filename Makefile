@@ -23,15 +23,15 @@ demo: $(VENV)/ready
 	$(BIN)/vertebra predict $(DEMO)/run/best.safetensors '$(DEMO)/shapes/images/val/000*.png' --save=$(DEMO)/predictions
 	@echo
 	@echo "Everything is in $(DEMO):"
-	@echo "  shapes/          the pictures, with boxes, masks and keypoints as COCO JSON"
-	@echo "  run/report.html  curves, precision and recall, confusion matrix, the worst pictures: open it in a browser"
+	@echo "  shapes/          the images, with boxes, masks and keypoints as COCO JSON"
+	@echo "  run/report.html  curves, precision and recall, confusion matrix, the worst images: open it in a browser"
 	@echo "  run/             the model (best.safetensors), its config and history"
-	@echo "  predictions/     pictures with what the model found drawn in, and the same as COCO JSON and CSV"
-	@echo "Next, with your own pictures and their annotations (COCO, Pascal VOC, YOLO or masks in files):"
+	@echo "  predictions/     images with what the model found drawn in, and the same as COCO JSON and CSV"
+	@echo "Next, with your own images and their annotations (COCO, Pascal VOC, YOLO or masks in files):"
 	@echo "  source $(BIN)/activate"
 	@echo "  vertebra data my_coco/"
 	@echo "  vertebra train instance --data.path=my_coco/ --model.backbone=resnet18"
-	@echo "Or with a folder of pictures for each class: vertebra train classification --data.path=pictures/"
+	@echo "Or with a folder of images for each class: vertebra train classification --data.path=images/"
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n $(JOBS)
