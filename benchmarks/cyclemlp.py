@@ -1,6 +1,6 @@
-"""The cost of Cycle-FC: CycleMLP-B2 beside the same network with deformable convolutions, as its authors compute it, and
-beside one without shifts, a plain 1x1 network of the same shape. The plain one takes the time of the matrix products:
-no way of shifting can be faster.
+"""The cost of Cycle-FC: CycleMLP-B2 beside the same network with deformable convolutions, as its authors compute it,
+and beside one without shifts, a plain 1x1 network of the same shape. The plain one takes the time of the matrix
+products: no way of shifting can be faster.
 
     python benchmarks/cyclemlp.py
 """

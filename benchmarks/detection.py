@@ -1,15 +1,16 @@
-"""Mask R-CNN (ResNet-50, FPN) beside torchvision's: same weights, same pictures, one process, taking turns.
+"""Mask R-CNN (ResNet-50, FPN) beside torchvision's: same weights, same images, one process, in turns.
 
     python benchmarks/detection.py
 
-Whole predictions, from a picture of 8 bits to masks pasted onto it; training steps and their peak memory; and what
-comes after the network (non-maximum suppression and pasting) by number of boxes. Ratios above 1 are in our favour.
+Whole predictions, from an 8-bit image to pasted masks; training steps and their peak memory; and postprocessing
+(non-maximum suppression and pasting of masks) by number of boxes. Ratios above 1 are in our favour.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable
@@ -25,15 +26,14 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn as make
 from torchvision.ops import FrozenBatchNorm2d, batched_nms
 
 import vertebra
-from vertebra.heads.box import suppress
-from vertebra.ledger.check import fabricate_state
+from vertebra.ledger.fabricate import fabricate_state
 from vertebra.nn.fold import fold
-from vertebra.ops.masks import paste
-from vertebra.structures import Preprocess, Target
-from vertebra.tasks.instance import Config
-from vertebra.tasks.instance import MaskRCNN as Ours
+from vertebra.ops.masks import paste_masks
+from vertebra.structures import Masks, Preprocess, Target
+from vertebra.tasks.instance.mask_rcnn import Config
+from vertebra.tasks.instance.mask_rcnn import MaskRCNN as Ours
 
-# What keeps the scores and boxes of fabricated weights in a sensible range.
+# They keep the scores and boxes of fabricated weights in a sensible range.
 GAINS = {
     "": 1.0,
     "rpn.head.bbox_pred": 0.1,
@@ -58,12 +58,12 @@ def main() -> None:
     print("| what | ours | torchvision | ratio |")
     print("|---|---:|---:|---:|")
     theirs, ours = build(size)
-    picture = torch.rand(3, *(side // 16 for side in size))
-    picture = (nn.functional.interpolate(picture[None], size, mode="bicubic")[0].clamp(0, 1) * 255).to(torch.uint8)
-    prediction(theirs, copy.deepcopy(ours), picture, options.repeats)
-    growth(theirs, copy.deepcopy(ours), picture)
+    image = torch.rand(3, *(side // 16 for side in size))
+    image = (nn.functional.interpolate(image[None], size, mode="bicubic")[0].clamp(0, 1) * 255).to(torch.uint8)
+    prediction(theirs, copy.deepcopy(ours), image, options.repeats)
+    growth(theirs, copy.deepcopy(ours), image)
     training(theirs, ours, size, options.repeats)
-    after_the_network(ours.config, size, options.repeats)
+    postprocessing(ours.config, size, options.repeats)
 
 
 def build(size: tuple[int, int]) -> tuple[MaskRCNN, Ours]:
@@ -88,7 +88,7 @@ def build(size: tuple[int, int]) -> tuple[MaskRCNN, Ours]:
 
 
 def nn_frozen(model: MaskRCNN, norm: Any) -> MaskRCNN:
-    """The model with frozen norms in its backbone, as torchvision's published weights want it."""
+    """The model with frozen norms in its backbone, as torchvision's published weights need it."""
     for module in list(model.backbone.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -96,35 +96,35 @@ def nn_frozen(model: MaskRCNN, norm: Any) -> MaskRCNN:
     return model
 
 
-def prediction(theirs: MaskRCNN, ours: Ours, picture: Tensor, repeats: int) -> None:
+def prediction(theirs: MaskRCNN, ours: Ours, image: Tensor, repeats: int) -> None:
     fold(ours).to(memory_format=torch.channels_last)
 
-    def their_way() -> Any:
+    def predict_theirs() -> Any:
         with torch.inference_mode():
-            (found,) = theirs([torchvision.transforms.v2.functional.to_dtype(picture, torch.float32, scale=True)])
-            return found["boxes"], found["labels"] - 1, found["masks"] > 0.5
+            (instances,) = theirs([torchvision.transforms.v2.functional.to_dtype(image, torch.float32, scale=True)])
+            return instances["boxes"], instances["labels"] - 1, instances["masks"] > 0.5
 
-    def our_way() -> Any:
-        (found,) = ours.predict(picture)
-        assert found.masks is not None
-        return found.boxes, found.labels, found.masks.dense()
+    def predict_ours() -> Any:
+        (instances,) = ours.predict(image)
+        assert instances.masks is not None
+        return instances.boxes, instances.labels, instances.masks.dense()
 
-    (boxes, labels, masks), (our_boxes, our_labels, our_masks) = their_way(), our_way()
+    (boxes, labels, masks), (our_boxes, our_labels, our_masks) = predict_theirs(), predict_ours()
     same = (
         len(boxes) == len(our_boxes) and torch.allclose(boxes, our_boxes, atol=0.1) and torch.equal(labels, our_labels)
     )
     pixels = float((masks[:, 0] != our_masks).float().mean()) if same else 1.0
-    print(f"| (the answer: {len(boxes)} objects; {pixels:.0e} of the pixels of masks differ) | | | |")
-    row("whole prediction, s", {"ours": our_way, "torchvision": their_way}, repeats)
-    peak("prediction peak, MiB", {"ours": our_way, "torchvision": their_way})
+    print(f"| (the prediction: {len(boxes)} objects; {pixels:.0e} of the pixels of masks differ) | | | |")
+    row("whole prediction, s", {"ours": predict_ours, "torchvision": predict_theirs}, repeats)
+    peak("prediction peak, MiB", {"ours": predict_ours, "torchvision": predict_theirs})
 
 
-def growth(theirs: MaskRCNN, ours: Ours, picture: Tensor) -> None:
+def growth(theirs: MaskRCNN, ours: Ours, image: Tensor) -> None:
     """Prediction by area."""
     fold(ours).to(memory_format=torch.channels_last)
     for share in (0.25, 0.5, 1.0):
-        side = [round(s * share**0.5 / 32) * 32 for s in picture.shape[1:]]
-        small = torchvision.transforms.v2.functional.resize(picture, side)
+        side = [round(s * share**0.5 / 32) * 32 for s in image.shape[1:]]
+        small = torchvision.transforms.v2.functional.resize(image, side)
         ours.preprocess = Preprocess((min(side), max(side)), resize="shortest", antialias=False)
         theirs.transform.min_size, theirs.transform.max_size = (min(side),), max(side)
         runs: dict[str, Callable[[], Any]] = {
@@ -134,13 +134,13 @@ def growth(theirs: MaskRCNN, ours: Ours, picture: Tensor) -> None:
         row(f"prediction at {side[0]} x {side[1]}, s", runs, 3)
 
 
-def infer(model: MaskRCNN, picture: Tensor) -> Any:
+def infer(model: MaskRCNN, image: Tensor) -> Any:
     with torch.inference_mode():
-        return model([picture.float() / 255])
+        return model([image.float() / 255])
 
 
 def training(theirs: MaskRCNN, ours: Ours, size: tuple[int, int], repeats: int) -> None:
-    """Forward, backward and a step of SGD on two pictures with ten objects each."""
+    """Forward, backward and a step of SGD on two images with ten objects each."""
     images = [torch.rand(3, *size) for _ in range(2)]
     corners = torch.rand(2, 10, 2) * torch.tensor([size[1] * 0.7, size[0] * 0.7])
     boxes = torch.cat((corners, corners + 40 + torch.rand(2, 10, 2) * 180), 2)
@@ -150,8 +150,8 @@ def training(theirs: MaskRCNN, ours: Ours, size: tuple[int, int], repeats: int) 
             masks[i, j, y1:y2, x1:x2] = True
     labels = torch.randint(0, 90, (2, 10))
     batch = torch.stack(images).contiguous(memory_format=torch.channels_last)
-    targets = [Target(boxes=boxes[i], labels=labels[i], masks=masks[i], size=size) for i in range(2)]
-    given = [{"boxes": boxes[i], "labels": labels[i] + 1, "masks": masks[i].to(torch.uint8)} for i in range(2)]
+    targets = [Target(boxes=boxes[i], labels=labels[i], masks=Masks.from_dense(masks[i]), size=size) for i in range(2)]
+    annotations = [{"boxes": boxes[i], "labels": labels[i] + 1, "masks": masks[i].to(torch.uint8)} for i in range(2)]
     theirs.transform.min_size, theirs.transform.max_size = (size[0],), max(size)
     ours.to(memory_format=torch.channels_last).train()
     theirs.train()
@@ -171,30 +171,32 @@ def training(theirs: MaskRCNN, ours: Ours, size: tuple[int, int], repeats: int) 
 
     runs = {
         "ours": step("ours", lambda: ours.loss(batch, targets)),
-        "torchvision": step("torchvision", lambda: theirs(images, given)),
+        "torchvision": step("torchvision", lambda: theirs(images, annotations)),
     }
-    row("training step of 2 pictures, s", runs, max(3, repeats // 2))
+    row("training step of 2 images, s", runs, max(3, repeats // 2))
     peak("training peak, MiB", runs)
 
 
-def after_the_network(config: Config, size: tuple[int, int], repeats: int) -> None:
-    """Non-maximum suppression of ten candidates for each box, and the masks of the boxes put onto the picture."""
+def postprocessing(config: Config, size: tuple[int, int], repeats: int) -> None:
+    """Non-maximum suppression of ten candidates per box, and pasting of the boxes' masks."""
     for count in (1, 100, 1000):
         corners = torch.rand(count, 2) * torch.tensor([size[1] - 120.0, size[0] - 120.0])
         boxes = torch.cat((corners, corners + 40 + torch.rand(count, 2) * 80), 1)
         candidates = (boxes[:, None] + torch.randn(count, 10, 4)).flatten(0, 1)
         scores, labels = torch.rand(count * 10), torch.arange(count).repeat_interleave(10) % 90
         masks = torch.rand(count, 28, 28)
-        wide = copy.copy(config)
-        object.__setattr__(wide, "detections", count)
+        postprocess = dataclasses.replace(config, max_detections=count)
         runs: dict[str, Callable[[], Any]] = {
-            "ours": lambda: (suppress(candidates, scores, labels, wide), paste(masks, boxes, size)),  # noqa: B023
+            "ours": lambda: (
+                postprocess.select(candidates, scores, labels),  # noqa: B023
+                paste_masks(masks, boxes, size),  # noqa: B023
+            ),
             "torchvision": lambda: (
                 batched_nms(candidates, scores, labels, 0.5)[:count],  # noqa: B023
                 roi_heads.paste_masks_in_image(masks[:, None], boxes, size) > 0.5,  # noqa: B023
             ),
         }
-        row(f"after the network, {count} boxes, ms", runs, repeats, 1e3)
+        row(f"postprocessing of {count} boxes, ms", runs, repeats, 1e3)
 
 
 def row(what: str, runs: dict[str, Callable[[], Any]], repeats: int, scale: float = 1.0) -> None:

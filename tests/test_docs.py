@@ -1,19 +1,21 @@
 """Every example of README.md, CONTRIBUTING.md and docs/ runs.
 
-A page's blocks run in their order, in one temporary folder that `place` furnishes:
+The blocks of a page run in their order, in a temporary folder that `place` fills:
 
 - ```python blocks share a namespace. One with a title is a file: below src/vertebra/ it becomes part of the package
-  while the page runs, below tests/ its tests are called, anything else is written and executed.
-- ```console blocks: lines that begin with `$ vertebra` run, and every line shown below one has to be in what it
-  prints (… stands for anything, runs of spaces count as one).
+  while the page runs, below tests/ its tests are called, any other is written and executed.
+- ```console blocks: lines that begin with `$ vertebra` run, and every line shown below one must occur in its output
+  (… stands for anything, runs of spaces count as one). Numbers of the built-in images are those of the smaller set
+  that the tests draw, see COUNTS.
 - ```sh and ```text blocks: lines with a `vertebra` command are only checked against its options.
 - ```yaml and ```csv blocks with a title are written to that file.
 
-The Hub is played by a timm model with random weights.
+In place of the Hugging Face Hub, a timm model with random weights is read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import shlex
@@ -22,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,8 +33,12 @@ import vertebra
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SLOW = ("README.md", "CONTRIBUTING.md", "quickstart.md", "training.md")
-FEW = {"train": 48, "val": 24}  # pictures of the shapes, while pages run
+SLOW = (
+    *("README.md", "quickstart.md", "training.md", "predicting.md", "python.md", "weights.md"),
+    *("backbone.md", "method.md", "task.md"),
+)
+COUNTS = {"train": 24, "val": 12}
+"""Built-in images of each split while pages run."""
 FENCE = re.compile(r"^```(?P<info>\w[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -39,73 +46,89 @@ FENCE = re.compile(r"^```(?P<info>\w[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE |
 class Block:
     """One fenced block: its language, title, text and first line's number."""
 
-    kind: str
+    language: str
     title: str
     text: str
     line: int
 
 
 class Parsed(Exception):
-    """The options of a command are known."""
+    """Raised once the options of a command are parsed."""
 
 
 def blocks(page: Path) -> list[Block]:
-    """The page's fenced blocks; those inside lists are none, so an indented fence is an error."""
+    """The page's fenced blocks; indented ones are not allowed, because they would not be tested."""
     content = page.read_text(encoding="utf-8")
     assert not re.search(r"^[ \t]+```", content, re.MULTILINE), f"{page} has an indented block, which is not tested"
-    found = []
+    fenced = []
     for match in FENCE.finditer(content):
-        kind, _, rest = match["info"].partition(" ")
+        language, _, rest = match["info"].partition(" ")
         title = re.search(r'title="([^"]+)"', rest)
         line = content[: match.start("body")].count("\n") + 1
-        found.append(Block(kind, title[1] if title else "", match["body"], line))
-    return found
+        fenced.append(Block(language, title[1] if title else "", match["body"], line))
+    return fenced
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def furniture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages may use: pictures/, photo.jpg, best.safetensors, and foreign.safetensors with timm's names."""
+    """What pages may use: images/, photo.jpg, best.safetensors, and foreign.safetensors with timm's names."""
     import timm
     import torch
     from PIL import Image
     from safetensors.torch import save_file
 
-    from vertebra.data import shapes
+    from vertebra.data.formats import shapes
     from vertebra.engine import checkpoint
     from vertebra.structures import Preprocess
 
     folder = tmp_path_factory.mktemp("furniture")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "COUNTS", FEW)
-        shapes.scenes.cache_clear()
-        shapes.write_folder(folder / "pictures")
-        shapes.scenes.cache_clear()
+        patch.setattr(shapes, "COUNTS", COUNTS)
+        shapes.write_folder(folder / "images")
     Image.new("RGB", (90, 60), (200, 30, 30)).save(folder / "photo.jpg")
     torch.manual_seed(0)
     task = vertebra.create(
         "classification", backbone="resnet18", classes=shapes.CLASSES, preprocess=Preprocess((64, 64))
     )
-    checkpoint.save(task, folder / "best.safetensors", data={"path": "pictures"}, epoch=1)
+    checkpoint.save(task, folder / "best.safetensors", data={"path": "images"}, epoch=1)
     save_file(timm.create_model("resnet18").state_dict(), folder / "foreign.safetensors")
     return folder
 
 
+def clear_caches() -> None:
+    """Forgets which families, methods and formats there are."""
+    from vertebra import backbones
+    from vertebra.data import formats
+
+    importlib.invalidate_caches()
+    backbones.families.cache_clear()
+    formats.formats.cache_clear()
+    importlib.import_module("vertebra.tasks.methods")._methods.cache_clear()  # `tasks.methods` is a function
+
+
+def open_packages() -> list[ModuleType]:
+    """Packages in which a page may put files: those where a file is found because it is there."""
+    from vertebra import backbones, kinds, tasks
+    from vertebra.data import formats
+
+    of_tasks = [importlib.import_module(f"vertebra.tasks.{name}") for name in tasks.names()]
+    return [backbones, formats, kinds, tasks, *of_tasks]
+
+
 @pytest.fixture
 def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A furnished working folder; package folders for the page's own families and tasks; a Hub without a network."""
-    from vertebra import backbones, tasks
-    from vertebra.data import shapes
+    """A working folder with the furniture, package folders for the page's own files, and a Hub without a network."""
+    from vertebra.data.formats import shapes
     from vertebra.weights import fetch
 
     shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shapes, "COUNTS", FEW)
-    shapes.scenes.cache_clear()
+    monkeypatch.setattr(shapes, "COUNTS", COUNTS)
     monkeypatch.setattr(fetch, "_download", lambda repository: furniture / "foreign.safetensors")
     modules = set(sys.modules)
-    for package in (backbones, tasks):
+    for package in open_packages():
         extra = tmp_path / "src" / package.__name__.replace(".", "/")
-        extra.mkdir(parents=True)
+        extra.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(extra)])
     yield tmp_path
     for name in set(sys.modules) - modules:
@@ -114,8 +137,7 @@ def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> I
             parent, _, child = name.rpartition(".")
             if parent in sys.modules:
                 vars(sys.modules[parent]).pop(child, None)
-    backbones.families.cache_clear()
-    shapes.scenes.cache_clear()
+    clear_caches()
 
 
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
@@ -127,13 +149,9 @@ def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
     Path(block.title).parent.mkdir(parents=True, exist_ok=True)
     Path(block.title).write_text(block.text, encoding="utf-8")
     if block.title.startswith("src/vertebra/"):
-        from vertebra import backbones
-
-        importlib.invalidate_caches()
-        backbones.families.cache_clear()
+        clear_caches()
         name = block.title.removeprefix("src/").removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        if block.title.endswith("__init__.py") or name.count(".") == 2:  # a module inside a task comes with its task
-            importlib.import_module(name)
+        importlib.import_module(name)
         return
     scope: dict[str, Any] = {"__name__": Path(block.title).stem}
     exec(code, scope)
@@ -159,8 +177,18 @@ def run_console(block: Block, page: Path, capsys: pytest.CaptureFixture[str]) ->
             assert status == 0 or "vertebra: " in block.text, f"{page}: {line!r} failed: {out.err}"
             printed = squeeze(out.out + out.err)
         elif line.strip():
-            pattern = ".*".join(re.escape(part) for part in squeeze(line).split("…"))
-            assert re.search(pattern, printed), f"{page}: {line!r} is not in what was printed:\n{printed}"
+            pattern = ".*".join(re.escape(part) for part in squeeze(with_tested_counts(line)).split("…"))
+            assert re.search(pattern, printed), f"{page}: {line!r} is not in the output:\n{printed}"
+
+
+def with_tested_counts(line: str) -> str:
+    """A line of a page with the numbers of images that the tests draw in place of those that users have."""
+    from vertebra.data.formats import shapes
+
+    real = {"train": 960, "val": 240}
+    numbers = {str(real[split]): str(count) for split, count in shapes.COUNTS.items()}
+    numbers[str(sum(real.values()))] = str(sum(shapes.COUNTS.values()))
+    return re.sub(r"\d+", lambda match: numbers.get(match[0], match[0]), line)
 
 
 def squeeze(text: str) -> str:
@@ -182,14 +210,15 @@ def check_options(block: Block, page: Path, monkeypatch: pytest.MonkeyPatch) -> 
             continue
         words = shlex.split(match[1], comments=True)
         module = importlib.import_module(f"vertebra.cli.{words[0]}")
-        original: Callable[..., Any] = module.parse
+        parse = "explicit_options" if words[0] == "train" else "parse"
+        original: Callable[..., Any] = getattr(module, parse)
 
         def stop(*arguments: Any, original: Callable[..., Any] = original) -> None:
             original(*arguments)
             raise Parsed
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "parse", stop)
+            patch.setattr(module, parse, stop)
             try:
                 status = vertebra_main(words)
                 pytest.fail(f"{page}: {line!r} is not understood (status {status})")
@@ -213,12 +242,14 @@ def test_every_example_runs(
 ) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page):
-        assert block.kind in {"python", "console", "sh", "text", "yaml", "csv"}, f"{page}: a block of {block.kind!r}"
-        if block.kind == "python":
+        assert block.language in {"python", "console", "sh", "text", "yaml", "csv"}, (
+            f"{page}: a block of {block.language!r}"
+        )
+        if block.language == "python":
             run_python(block, page, namespace)
-        elif block.kind == "console":
+        elif block.language == "console":
             run_console(block, page, capsys)
-        elif block.kind in ("yaml", "csv"):
+        elif block.language in ("yaml", "csv"):
             if block.title:
                 Path(block.title).parent.mkdir(parents=True, exist_ok=True)
                 Path(block.title).write_text(block.text, encoding="utf-8")
@@ -239,39 +270,65 @@ def test_variant_tables_are_the_ledgers() -> None:
         page = ROOT / "docs" / "backbones" / f"{entry.family}.md"
         row = f"| `{entry.name}` | {entry.parameters:,} | {entry.macs / 1e9:.3f} |"
         lines = page.read_text(encoding="utf-8").splitlines()
-        found = [line.removeprefix(row) for line in lines if line.startswith(row)]
-        assert found, f"{page} lacks the row {row}"
-        if entry.family not in ("resnet", "efficientnetv2"):  # which tell it checkpoint by checkpoint
-            said = found[0].strip(" |")
-            assert (None if said == "-" else float(said)) == entry.top1, f"{page}: top-1 of {entry.name}"
+        rests = [line.removeprefix(row) for line in lines if line.startswith(row)]
+        assert rests, f"{page} lacks the row {row}"
+        if entry.family not in ("resnet", "efficientnetv2"):  # which list the accuracy by checkpoint
+            cell = rests[0].strip(" |")
+            assert (None if cell == "-" else float(cell)) == entry.top1, f"{page}: top-1 of {entry.name}"
 
 
 def test_every_option_of_training_is_explained() -> None:
-    import dataclasses
+    from vertebra import kinds, options, tasks
+    from vertebra.engine.settings import GROUPS, Data, Settings
 
+    general = "guides/training"
+    expected: dict[str, set[str]] = {general: set()}
+    settings = [field.name for field in dataclasses.fields(Settings) if field.name not in ("task", "method", *GROUPS)]
+    augments = [kinds.find(kind).augment for kind in kinds.names()]
+    expected[general] |= {*settings, *(f"data.{field.name}" for field in dataclasses.fields(Data))}
+    expected[general] |= {f"augment.{field.name}" for augment in augments for field in dataclasses.fields(augment)}
+    pages = {"classification": [general], "detection": ["tasks/detection"]}
+    for task in tasks.names():
+        for method in tasks.methods(task):
+            names = {f"model.{name}" for name in options.names(tasks.find(task, method).Config)}
+            for page in pages.get(task, [f"tasks/{task}", "tasks/detection"]):
+                explained = set(re.findall(r"`--([\w.]+)`", (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
+                names -= explained
+            assert not names, f"{task} {method}: not explained: {sorted(names)}"
+    for page, names in expected.items():
+        text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+        assert not (names - set(re.findall(r"`--([\w.]+)`", text))), f"{page}.md does not explain all options"
+
+
+def test_every_method_is_described() -> None:
     from vertebra import tasks
-    from vertebra.data.transforms import Augment, InstanceAugment
-    from vertebra.engine.settings import Data, Settings
 
-    groups = ((Settings, ""), (Data, "data."), (Augment, "augment."), (InstanceAugment, "augment."))
-    explained: list[tuple[list[str], Any, str]] = [(["guides/training"], group, prefix) for group, prefix in groups]
-    own = {"classification": ["guides/training"], "detection": ["tasks/detection"]}
-    for name in tasks.names():
-        explained.append((own.get(name, [f"tasks/{name}", "tasks/detection"]), tasks.find(name).Config, "model."))
-    for pages, group, prefix in explained:
-        text = "".join((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in pages)
-        for field in dataclasses.fields(group):
-            if f"{prefix}{field.name}" not in ("model", "task", "data", "augment"):
-                assert f"`--{prefix}{field.name}`" in text, f"{pages[0]}.md does not explain --{prefix}{field.name}"
+    text = (ROOT / "docs" / "tasks" / "index.md").read_text(encoding="utf-8")
+    for task in tasks.names():
+        for method in tasks.methods(task):
+            assert f"`{method}`" in text, f"docs/tasks/index.md does not describe {method}"
 
 
 def test_the_built_in_shapes_are_counted() -> None:
-    from vertebra.data.shapes import CLASSES, COUNTS
+    from vertebra.data.formats.shapes import CLASSES, COUNTS
 
     text = " ".join((ROOT / "docs" / "guides" / "data.md").read_text(encoding="utf-8").split())
-    assert f"{COUNTS['train']} to train, {COUNTS['val']} to validate" in text
-    assert f"set of {sum(COUNTS.values())} drawn pictures" in text
+    assert f"{COUNTS['train']} to train and {COUNTS['val']} to validate" in text
+    assert f"set of {sum(COUNTS.values())} drawn images" in text
     assert ", ".join(CLASSES) in text
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        assert f" {page.relative_to(ROOT / 'docs').as_posix()}\n" in navigation, f"mkdocs.yml lacks {page}"
+
+
+def test_pages_use_the_terms_of_the_field() -> None:
+    banned = re.compile(r"\b(pictures?|films?|what is true|truths?|lrf)\b", re.IGNORECASE)
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        text = page.read_text(encoding="utf-8").replace("ground truth", "")
+        assert not (match := banned.search(text)), f"{page} says {match and match[0]!r}; see docs/glossary.md"
 
 
 def test_pages_name_no_machine() -> None:

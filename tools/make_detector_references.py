@@ -1,13 +1,13 @@
-"""Asks Detectron2 and MMDetection themselves what their detectors say, for tests/tasks/test_originals.py.
+"""Computes references of detectors with Detectron2 and MMDetection themselves, for tests/parity/test_originals.py.
 
     python tools/make_detector_references.py detectron2|mmdet [NAME ...]
 
 Needed beside Vertebra, neither of them compiled: the sources of Detectron2 0.5 on PYTHONPATH, with fvcore, iopath,
 omegaconf, yacs, cloudpickle, tabulate and termcolor; mmdet 3.3.0, mmengine and mmcv-lite 2.1.0, with addict, scipy,
-shapely, opencv-python-headless, terminaltables and yapf. What their compiled parts would do is done by torchvision.
+shapely, opencv-python-headless, terminaltables and yapf. torchvision replaces their compiled parts.
 
-Weights are made from their names (vertebra.ledger.fabricate), so that a reference holds numbers alone: the names and
-shapes of the tensors, the losses for one picture with its targets, and the final detections.
+Weights are made from their names (vertebra.ledger.fabricate), so a reference holds only numbers: the names and shapes
+of the tensors, the losses for one image with its targets, and the final detections.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from torch import Tensor, nn
 
 from vertebra.ledger.fabricate import fabricate_state, fabricated_input
 
-FOLDER = Path(__file__).parents[1] / "tests" / "tasks" / "originals"
+FOLDER = Path(__file__).parents[1] / "tests" / "parity" / "originals"
 SIZE = (96, 128)
 BOXES = [[8.0, 6.0, 70.0, 80.0], [50.0, 20.0, 120.0, 90.0], [90.0, 4.0, 110.0, 24.0]]
 LABELS = [2, 0, 1]
-CLASSES, POINTS = 3, 17
-"""Every dataset of these tests: a picture of 96 x 128 pixels with three objects."""
+NUM_CLASSES, NUM_KEYPOINTS = 3, 17
+"""The data of these tests: an image of 96 x 128 pixels with three objects."""
 
 
-def picture() -> Tensor:
+def image() -> Tensor:
     """[3, 96, 128] uint8 RGB."""
     return (127 + 56 * fabricated_input((3, *SIZE), 0)).round().clamp(0, 255).to(torch.uint8)
 
@@ -46,31 +46,31 @@ def masks() -> Tensor:
 
 
 def keypoints() -> Tensor:
-    """[3, 17, 3]: anywhere in their boxes; every third not annotated."""
+    """[3, 17, 3]: at random in their boxes; every third not labelled."""
     boxes = torch.tensor(BOXES)[:, None]
-    share = torch.rand(len(BOXES), POINTS, 2, generator=torch.Generator().manual_seed(0))
-    seen = torch.arange(len(BOXES) * POINTS).remainder(3).view(len(BOXES), POINTS, 1).float()
-    return torch.cat((boxes[..., :2] + share * (boxes[..., 2:] - boxes[..., :2]), seen), 2)
+    position = torch.rand(len(BOXES), NUM_KEYPOINTS, 2, generator=torch.Generator().manual_seed(0))
+    visibility = torch.arange(len(BOXES) * NUM_KEYPOINTS).remainder(3).view(len(BOXES), NUM_KEYPOINTS, 1).float()
+    return torch.cat((boxes[..., :2] + position * (boxes[..., 2:] - boxes[..., :2]), visibility), 2)
 
 
 def fill(model: nn.Module, gains: dict[str, float]) -> list[list[Any]]:
-    """Fills a model; the names and shapes of its tensors."""
+    """Fills a model, and returns the names and shapes of its tensors."""
     kept = {k: t for k, t in model.state_dict().items() if "cell_anchors" in k or k.startswith("pixel_")}
     rows = [[k, list(t.shape)] for k, t in model.state_dict().items() if k not in kept]
     model.load_state_dict(fabricate_state(rows, gains) | kept)
     return rows + [[k, list(t.shape), t.flatten().tolist()] for k, t in kept.items() if k.startswith("pixel_")]
 
 
-def write(name: str, made_by: str, answers: dict[str, Any], **about: Any) -> None:
-    found = {k: [float(f"{v:.7g}") for v in t.flatten().tolist()] for k, t in answers.items() if k != "masks"}
-    if "masks" in answers:
-        found["masks"] = answers["masks"].flatten(1).sum(1).tolist()
-    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in (about | found).items() if key != "state"]
+def write(name: str, made_by: str, detections: dict[str, Any], **about: Any) -> None:
+    values = {k: [float(f"{v:.7g}") for v in t.flatten().tolist()] for k, t in detections.items() if k != "masks"}
+    if "masks" in detections:
+        values["masks"] = detections["masks"].flatten(1).sum(1).tolist()
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in (about | values).items() if key != "state"]
     rows = ",\n".join(json.dumps(row) for row in about["state"])
     FOLDER.mkdir(exist_ok=True)
     text = ",\n".join([f'"made_by": {json.dumps(made_by)}', *lines, f'"state": [\n{rows}\n]'])
     (FOLDER / f"{name}.json").write_text("{\n" + text + "\n}\n")
-    print(name, len(answers["boxes"]), "detections", {k: round(v, 4) for k, v in about["losses"].items()})
+    print(name, len(detections["boxes"]), "detections", {k: round(v, 4) for k, v in about["losses"].items()})
 
 
 # Detectron2: task, config, changes to it.
@@ -78,7 +78,7 @@ SMALL = ["MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 64, "MODEL.R
 BASIC = [*SMALL, "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64]
 RGB = ["MODEL.PIXEL_MEAN", [123.675, 116.28, 103.53], "MODEL.PIXEL_STD", [58.395, 57.12, 57.375], "INPUT.FORMAT", "RGB"]
 RGB += ["MODEL.RESNETS.STRIDE_IN_1X1", False]
-# On one map its anchors are in another order: all 647 that are neither near nor far are drawn.
+# On one map its anchors are in another order: all 647 that are not ignored are sampled.
 C4 = ["MODEL.RPN.BATCH_SIZE_PER_IMAGE", 647, "MODEL.RPN.POST_NMS_TOPK_TEST", 60, "MODEL.RPN.POST_NMS_TOPK_TRAIN", 60]
 DETECTRON2: dict[str, tuple[str, str, str, list[Any]]] = {
     "faster_rcnn": ("detection", "resnet50", "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml", SMALL),
@@ -127,7 +127,7 @@ def detectron2(name: str) -> None:
     config = get_cfg()
     config.merge_from_file(str(Path(package.__file__).parent / "model_zoo" / "configs" / file))
     heads = config.MODEL.ROI_HEADS
-    heads.NUM_CLASSES = config.MODEL.RETINANET.NUM_CLASSES = 1 if task == "keypoints" else CLASSES
+    heads.NUM_CLASSES = config.MODEL.RETINANET.NUM_CLASSES = 1 if task == "keypoints" else NUM_CLASSES
     config.MODEL.DEVICE, config.MODEL.WEIGHTS, config.TEST.DETECTIONS_PER_IMAGE = "cpu", "", 20
     config.INPUT.MASK_FORMAT = "bitmask"
     config.merge_from_list(changes)
@@ -138,22 +138,22 @@ def detectron2(name: str) -> None:
     gains |= {"roi_heads.box_predictor.cls_score": 0.5, "roi_heads.keypoint_head.score_lowres": 0.5}
     rows = fill(model, gains)
 
-    image = picture() if config.INPUT.FORMAT == "RGB" else picture().flip(0)
-    entry: dict[str, Any] = {"image": image, "height": SIZE[0], "width": SIZE[1]}
+    pixels = image() if config.INPUT.FORMAT == "RGB" else image().flip(0)
+    entry: dict[str, Any] = {"image": pixels, "height": SIZE[0], "width": SIZE[1]}
     with torch.no_grad():
-        found = model([entry])[0]["instances"]
-    answers = {"boxes": found.pred_boxes.tensor, "scores": found.scores, "labels": found.pred_classes}
-    truth = Instances(SIZE, gt_boxes=Boxes(torch.tensor(BOXES)))
-    truth.gt_classes = torch.tensor(LABELS if task != "keypoints" else [0] * len(LABELS))
+        instances = model([entry])[0]["instances"]
+    detections = {"boxes": instances.pred_boxes.tensor, "scores": instances.scores, "labels": instances.pred_classes}
+    target = Instances(SIZE, gt_boxes=Boxes(torch.tensor(BOXES)))
+    target.gt_classes = torch.tensor(LABELS if task != "keypoints" else [0] * len(LABELS))
     if task == "instance":
-        answers["masks"] = found.pred_masks
-        truth.gt_masks = BitMasks(masks())
+        detections["masks"] = instances.pred_masks
+        target.gt_masks = BitMasks(masks())
     if task == "keypoints":
-        answers["keypoints"] = found.pred_keypoints[..., :2]
-        truth.gt_keypoints = Keypoints(keypoints())
-    entry["instances"] = truth
+        detections["keypoints"] = instances.pred_keypoints[..., :2]
+        target.gt_keypoints = Keypoints(keypoints())
+    entry["instances"] = target
     model.train()
-    model.loss_normalizer_momentum = 0.0  # RetinaNet's loss by this picture's count, not by a running mean
+    model.loss_normalizer_momentum = 0.0  # RetinaNet's loss by this image's count, not by a running mean
     with in_order(), EventStorage(), torch.no_grad():
         losses = model([entry])
     renamed = {"loss_rpn_cls": "objectness", "loss_rpn_loc": "rpn_box", "loss_cls": "classification"}
@@ -161,19 +161,19 @@ def detectron2(name: str) -> None:
     for i in range(3):
         renamed |= {f"loss_cls_stage{i}": f"classification{i + 1}", f"loss_box_reg_stage{i}": f"box{i + 1}"}
     terms = {renamed[key]: float(value) for key, value in losses.items()}
-    if task == "instance" and "cascade" in name:  # later stages learn from other regions than ours and count otherwise
+    if task == "instance" and "cascade" in name:  # later stages are trained on other RoIs than ours and count otherwise
         terms = {key: value for key, value in terms.items() if not key.endswith(("2", "3")) and key != "mask"}
     source = "detectron2/rgb" if name.endswith("rgb") else None
     about = {"task": task, "backbone": backbone, "source": source, "gain": gains, "losses": terms, "state": rows}
-    write(f"detectron2-{name}", "Detectron2 0.5", answers, **about)
+    write(f"detectron2-{name}", "Detectron2 0.5", detections, **about)
 
 
 # MMDetection: task, backbone, source, config, changes to the model.
 _HEADS = {"in_channels": 32, "feat_channels": 32}
 _FPN = {"neck": {"out_channels": 32}, "rpn_head": _HEADS}
 _EXTRACT = {"out_channels": 32}
-_BOX = {"in_channels": 32, "fc_out_channels": 64, "num_classes": CLASSES}
-_MASK = {"in_channels": 32, "conv_out_channels": 32, "num_classes": CLASSES}
+_BOX = {"in_channels": 32, "fc_out_channels": 64, "num_classes": NUM_CLASSES}
+_MASK = {"in_channels": 32, "conv_out_channels": 32, "num_classes": NUM_CLASSES}
 _BOXES = {"bbox_roi_extractor": _EXTRACT, "bbox_head": _BOX}
 _MASKS = {**_BOXES, "mask_roi_extractor": _EXTRACT, "mask_head": _MASK}
 _R18 = {"backbone": {"depth": 18}, "neck": {"in_channels": [64, 128, 256, 512], "out_channels": 32}}
@@ -188,7 +188,7 @@ MMDET: dict[str, tuple[str, str, str | None, str, dict[str, Any]]] = {
     ),
     "faster_rcnn_c4": (
         "detection", "resnet50", "mmdet/caffe", "faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py",
-        {"roi_head": {"bbox_head": {"num_classes": CLASSES}}},
+        {"roi_head": {"bbox_head": {"num_classes": NUM_CLASSES}}},
     ),
     "mask_rcnn_gn": (
         "instance", "resnet50", "mmdet/caffe", "gn/mask-rcnn_r50_fpn_gn-all_2x_coco.py",
@@ -200,7 +200,7 @@ MMDET: dict[str, tuple[str, str, str | None, str, dict[str, Any]]] = {
     ),
     "retinanet": (
         "detection", "resnet18", None, "retinanet/retinanet_r50_fpn_1x_coco.py",
-        {**_R18, "bbox_head": {**_HEADS, "num_classes": CLASSES}},
+        {**_R18, "bbox_head": {**_HEADS, "num_classes": NUM_CLASSES}},
     ),
     "hrnet": (
         "detection", "hrnet_w18", None, "hrnet/faster-rcnn_hrnetv2p-w18-1x_coco.py", {**_FPN, "roi_head": _BOXES}
@@ -231,7 +231,7 @@ def mmdet(name: str) -> None:
     testing = config.test_cfg.get("rcnn", config.test_cfg)
     testing.max_per_img = 20
     if "rpn_proposal" in config.train_cfg:
-        # MMDetection puts the annotated boxes first, others last: with few regions, all of them are drawn.
+        # MMDetection puts the ground-truth boxes first, others last: with few proposals, all of them are sampled.
         config.train_cfg.rpn_proposal.max_per_img = 60
     if name.endswith("c4"):
         config.test_cfg.rpn.max_per_img = 60
@@ -243,18 +243,18 @@ def mmdet(name: str) -> None:
     rows = fill(model, gains)
 
     usual = config.data_preprocessor
-    image = picture() if usual.bgr_to_rgb else picture().flip(0)
-    batch = ((image - torch.tensor(usual.mean)[:, None, None]) / torch.tensor(usual.std)[:, None, None])[None].float()
+    pixels = image() if usual.bgr_to_rgb else image().flip(0)
+    batch = ((pixels - torch.tensor(usual.mean)[:, None, None]) / torch.tensor(usual.std)[:, None, None])[None].float()
     sample = DetDataSample(metainfo=dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), SIZE))
     sample.set_metainfo({"scale_factor": (1.0, 1.0)})
     with torch.no_grad():
-        found = model.predict(batch, [sample])[0].pred_instances
-    answers = {"boxes": found.bboxes, "scores": found.scores, "labels": found.labels}
-    truth = InstanceData(bboxes=torch.tensor(BOXES), labels=torch.tensor(LABELS))
+        instances = model.predict(batch, [sample])[0].pred_instances
+    detections = {"boxes": instances.bboxes, "scores": instances.scores, "labels": instances.labels}
+    target = InstanceData(bboxes=torch.tensor(BOXES), labels=torch.tensor(LABELS))
     if task == "instance":
-        answers["masks"] = found.masks
-        truth.masks = BitmapMasks(masks().numpy().astype("uint8"), *SIZE)
-    sample.gt_instances = truth
+        detections["masks"] = instances.masks
+        target.masks = BitmapMasks(masks().numpy().astype("uint8"), *SIZE)
+    sample.gt_instances = target
     sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64))
     model.train()
     for module in model.modules():
@@ -272,24 +272,24 @@ def mmdet(name: str) -> None:
             total = float(sum(value)) if isinstance(value, list) else float(value)
             terms[renamed[short] + number] = terms.get(renamed[short] + number, 0) + total
     about = {"task": task, "backbone": backbone, "source": source, "gain": gains, "losses": terms, "state": rows}
-    write(f"mmdet-{name}", "MMDetection 3.3.0", answers, **about)
+    write(f"mmdet-{name}", "MMDetection 3.3.0", detections, **about)
 
 
 def merged(config: Any, changes: dict[str, Any]) -> None:
-    """Changes a nested config in place; what is said of one is said of all in a list."""
+    """Changes a nested config in place; a change of one applies to every entry of a list."""
     for key, value in changes.items():
         if isinstance(value, dict):
-            for each in config[key] if isinstance(config[key], list) else [config[key]]:
-                merged(each, value)
+            for entry in config[key] if isinstance(config[key], list) else [config[key]]:
+                merged(entry, value)
         elif isinstance(value, list) and isinstance(value[0], dict):
-            for each, own in zip(config[key], value, strict=True):
-                merged(each, own)
+            for entry, changed in zip(config[key], value, strict=True):
+                merged(entry, changed)
         else:
             config[key] = value
 
 
 def untrained(config: Any) -> None:
-    """Takes out of a config what would be downloaded."""
+    """Removes from a config what would be downloaded."""
     for value in list(config.values()) if isinstance(config, dict) else config:
         if isinstance(value, dict | list):
             untrained(value)
@@ -351,5 +351,5 @@ def _mmcv_ops() -> None:
 if __name__ == "__main__":
     library, *chosen = sys.argv[1:]
     table, function = {"detectron2": (DETECTRON2, detectron2), "mmdet": (MMDET, mmdet)}[library]
-    for each in chosen or table:
-        function(each)  # type: ignore[operator]
+    for name in chosen or table:
+        function(name)  # type: ignore[operator]

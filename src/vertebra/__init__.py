@@ -121,8 +121,8 @@ def train(
     options = {**(model or {}), **({} if backbone is None else {"backbone": backbone})}
     is_path = isinstance(data, str | os.PathLike)
     path = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
-    given = {**settings, "model": options, "augment": augment, "data.path": path}
-    return training.train(engine.resolve(task, method, given), None if is_path else data)
+    overrides = {**settings, "model": options, "augment": augment, "data.path": path}
+    return training.train(engine.resolve(task, method, overrides), None if is_path else data)
 
 
 def evaluate(

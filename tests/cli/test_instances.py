@@ -23,11 +23,13 @@ from vertebra.tasks import detector
 
 TASKS = ("detection", "instance", "keypoints")
 BEST = {"detection": "box_ap", "instance": "mask_ap", "keypoints": "keypoint_ap"}
+SHALLOW = "--model.backbone_options={depths: [1, 1, 1, 1]}"
 NECK = ("--model.neck.channels=16",)
-ROIS = ("--model.roi_batch_size=16", "--model.rpn_post_nms_top_n_train=50")
+ROIS = ("--model.roi_batch_size=16", "--model.rpn_post_nms_top_n_train=50", "--model.rpn_post_nms_top_n_test=20")
 HEADS = (*NECK, *ROIS, "--model.box_width=32")
 COMMON = (
     "--model.backbone=resnet18",
+    SHALLOW,
     "--data.image_size=64",
     "--data.workers=0",
     "--accelerator=cpu",
@@ -37,15 +39,9 @@ COMMON = (
     "--weight_decay=0",
 )
 TINY = {
-    "detection": (*COMMON, *HEADS, "--model.rpn_post_nms_top_n_test=20"),
-    "instance": (*COMMON, *HEADS, "--model.rpn_post_nms_top_n_test=20"),
-    "keypoints": (
-        *COMMON,
-        *HEADS,
-        "--model.rpn_post_nms_top_n_test=20",
-        "--model.keypoint_width=16",
-        "--model.keypoint_num_convs=1",
-    ),
+    "detection": (*COMMON, *HEADS),
+    "instance": (*COMMON, *HEADS),
+    "keypoints": (*COMMON, *HEADS, "--model.keypoint_width=16", "--model.keypoint_num_convs=1"),
 }
 
 
@@ -216,10 +212,11 @@ def test_an_epochs_line_has_few_numbers(data, run_vertebra, tmp_path):
 
 def test_a_classifiers_checkpoint_freezes_norms_and_says_so(data, trained, run_vertebra, tmp_path):
     run = tmp_path / "run"
-    words = [f"--data.path={data}", f"--output={run}", f"--weights={trained}", *TINY["detection"]]
+    options = [option for option in TINY["detection"] if option != SHALLOW]
+    words = [f"--data.path={data}", f"--output={run}", f"--weights={trained}", *options]
     out = run_vertebra("train", "detection", *words)
-    assert "adapted norm: frozen at what the checkpoint has" in out
-    assert "skipped head." in out  # the classifier's
+    assert "adapted norm: frozen, with the statistics of the checkpoint" in out
+    assert "left out head." in out  # the classifier's
     assert vertebra.load(run, device="cpu").task.config.norm == "frozen"
     before, after = load_file(trained / "best.safetensors"), load_file(run / "best.safetensors")
     norms = [name for name in after if name.startswith("backbone.") and name.endswith("running_mean")]
@@ -444,8 +441,8 @@ def test_options_that_do_not_fit(data, complaint, tmp_path, flag, sentence):
 @pytest.mark.parametrize(
     ("task", "flag", "sentence"),
     [
-        ("detection", "--augment.copy_paste=0.5", "cuts objects out by their masks, and this task learns from boxes"),
-        ("keypoints", "--augment.copy_paste=0.5", "this task learns from keypoints"),
+        ("detection", "--augment.copy_paste=0.5", "cuts objects out by their masks, and this task learns boxes"),
+        ("keypoints", "--augment.copy_paste=0.5", "this task learns keypoints"),
         ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must be 1 or more"),
         ("keypoints", "--model.keypoint_num_convs=-1", "keypoint_num_convs is -1; it must be 1 or more"),
         (

@@ -1,4 +1,4 @@
-"""A user's own torch Datasets: read only when needed, checked item by item, and trained on as any other data."""
+"""Torch Datasets of users: read only when needed, checked item by item, and trained on as any other data."""
 
 import pickle
 
@@ -20,7 +20,7 @@ from vertebra.images import UnreadableImage
 from vertebra.structures import KeypointSchema, Masks, Preprocess, Target
 
 
-class Own(Dataset):
+class UserData(Dataset):
     """Items from a function of the index; counts how often each is read."""
 
     def __init__(self, item, count: int = 6, **attributes) -> None:
@@ -53,10 +53,10 @@ def with_objects(index: int):
 
 
 def test_a_dataset_is_listed_without_reading_it():
-    data = Own(labelled, classes=("cat", "dog", "owl"))
+    data = UserData(labelled, classes=("cat", "dog", "owl"))
     catalogue = catalogue_of(data)
     assert data.reads == [0]
-    assert (catalogue.path, catalogue.format, catalogue.classes) == ("Own", "dataset", ("cat", "dog", "owl"))
+    assert (catalogue.path, catalogue.format, catalogue.classes) == ("UserData", "dataset", ("cat", "dog", "owl"))
     assert (catalogue.has, len(catalogue.split("train"))) == ({"label"}, 6)
     sample = catalogue.split("train")[4]
     assert (sample.size, data.reads) == (None, [0])
@@ -66,20 +66,20 @@ def test_a_dataset_is_listed_without_reading_it():
 
 
 def test_classes_are_numbered_where_they_have_no_names():
-    data = Own(labelled)
+    data = UserData(labelled)
     assert catalogue_of(data).classes == ("0", "1", "2")
     assert sorted(set(data.reads)) == list(range(6))
-    assert catalogue_of(Own(with_objects)).classes == ("0", "1")
-    semantic = Own(lambda i: (image(), Target(semantic=torch.tensor([[4, 255] * 15] * 20))))
+    assert catalogue_of(UserData(with_objects)).classes == ("0", "1")
+    semantic = UserData(lambda i: (image(), Target(semantic=torch.tensor([[4, 255] * 15] * 20))))
     assert len(catalogue_of(semantic).classes) == 5
 
 
 def test_splits():
-    train, val = Own(labelled, 5, classes=("a", "b", "c")), Own(labelled, 3)
+    train, val = UserData(labelled, 5, classes=("a", "b", "c")), UserData(labelled, 3)
     catalogue = open_data({"train": train, "val": val})
     assert {name: len(samples) for name, samples in catalogue.splits.items()} == {"train": 5, "val": 3}
     assert catalogue.classes == ("a", "b", "c")
-    catalogue = open_data(Own(labelled, 30, classes=("a", "b", "c")), val_share=0.2)
+    catalogue = open_data(UserData(labelled, 30, classes=("a", "b", "c")), val_share=0.2)
     assert {name: len(samples) for name, samples in catalogue.splits.items()} == {"train": 24, "val": 6}
     assert sorted(int(sample.image[0, 0, 0]) for part in catalogue.splits.values() for sample in part) == list(
         range(30)
@@ -88,7 +88,7 @@ def test_splits():
 
 
 def test_classes_of_a_part_are_those_of_the_whole():
-    first, second = random_split(Own(labelled, 6, classes=("a", "b", "c")), [4, 2])
+    first, second = random_split(UserData(labelled, 6, classes=("a", "b", "c")), [4, 2])
     assert catalogue_of({"train": first, "val": second}).classes == ("a", "b", "c")
 
 
@@ -96,13 +96,13 @@ def test_keypoints():
     schema = KeypointSchema(("head", "tail"), flip_indices=(0, 1))
 
     def item(index: int):
-        boxes, points = torch.tensor([[2.0, 3, 9, 9]]), torch.tensor([[[3.0, 4, 2], [0, 0, 0]]])
-        return image(), Target(boxes=boxes, labels=torch.tensor([0]), keypoints=points)
+        boxes, positions = torch.tensor([[2.0, 3, 9, 9]]), torch.tensor([[[3.0, 4, 2], [0, 0, 0]]])
+        return image(), Target(boxes=boxes, labels=torch.tensor([0]), keypoints=positions)
 
-    assert catalogue_of(Own(item, keypoints=schema)).keypoints == schema
-    catalogue = catalogue_of(Own(item))
+    assert catalogue_of(UserData(item, keypoints=schema)).keypoints == schema
+    catalogue = catalogue_of(UserData(item))
     assert (catalogue.keypoints, catalogue.has) == (KeypointSchema(("0", "1")), {"boxes", "keypoints"})
-    assert catalogue_of(Own(labelled, keypoints=schema)).keypoints is None
+    assert catalogue_of(UserData(labelled, keypoints=schema)).keypoints is None
 
 
 def test_boxes_and_areas_come_from_masks():
@@ -113,7 +113,7 @@ def test_boxes_and_areas_come_from_masks():
             masks = Masks.from_dense(masks)
         return image, Target(masks=masks, labels=torch.tensor([1, 0, 0]), crowd=torch.tensor([False, True, False]))
 
-    catalogue = catalogue_of(Own(item))
+    catalogue = catalogue_of(UserData(item))
     assert catalogue.has == {"boxes", "masks"}
     for sample in catalogue.split("train")[:2]:
         target = sample.target
@@ -129,7 +129,7 @@ def test_boxes_and_areas_come_from_masks():
 
 
 @pytest.mark.parametrize(
-    ("picture", "shape"),
+    ("pixels", "shape"),
     [
         (Image.new("RGB", (30, 20)), (3, 20, 30)),
         (Image.new("RGBA", (30, 20)), (3, 20, 30)),
@@ -141,8 +141,8 @@ def test_boxes_and_areas_come_from_masks():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_every_sort_of_image(picture, shape):
-    (sample,) = catalogue_of(Own(lambda i: (picture, Target(label=torch.tensor(0))), 1)).split("train")
+def test_every_type_of_image(pixels, shape):
+    (sample,) = catalogue_of(UserData(lambda i: (pixels, Target(label=torch.tensor(0))), 1)).split("train")
     assert (sample.image.shape, sample.image.dtype) == (shape, torch.uint8)
 
 
@@ -154,7 +154,7 @@ def test_an_image_and_its_target_are_of_one_draw():
         value = int(torch.randint(100, (), generator=random))
         return image(value), Target(label=torch.tensor(value))
 
-    samples = catalogue_of(Own(item, classes=tuple(map(str, range(100))))).split("train")
+    samples = catalogue_of(UserData(item, classes=tuple(map(str, range(100))))).split("train")
     values = []
     for _ in range(5):
         for sample in samples:
@@ -168,7 +168,7 @@ def test_an_image_and_its_target_are_of_one_draw():
 
 
 def test_training_and_evaluation():
-    catalogue = catalogue_of(Own(labelled, 8, classes=("a", "b", "c")))
+    catalogue = catalogue_of(UserData(labelled, 8, classes=("a", "b", "c")))
     options = {"num_classes": 3, "batch_size": 4, "workers": 0}
     preprocess, kind = Preprocess((16, 16)), kinds.find("category")
     (batch, other) = loader(catalogue.split("train"), preprocess, kind, augment=CategoryAugment(), **options)
@@ -179,7 +179,7 @@ def test_training_and_evaluation():
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_training_and_evaluation_of_masks(workers):
-    catalogue = catalogue_of(Own(with_objects, 4, classes=("a", "b")))
+    catalogue = catalogue_of(UserData(with_objects, 4, classes=("a", "b")))
     options = {"num_classes": 2, "batch_size": 4, "workers": workers}
     preprocess, kind = Preprocess((40, 80), resize="shortest"), kinds.find("masks")
     (batch,) = loader(catalogue.split("train"), preprocess, kind, augment=ObjectsAugment(), **options)
@@ -193,16 +193,14 @@ def test_masks_are_converted_only_if_they_are_needed():
     def item(index: int):
         return image(), Target(boxes=torch.ones(1, 4).cumsum(1), labels=torch.tensor([0]), masks="none")
 
-    assert catalogue_of(Own(item), {"boxes"}).split("train")[0].target.masks is None
+    assert catalogue_of(UserData(item), {"boxes"}).split("train")[0].target.masks is None
     with pytest.raises(VertebraError, match=r"item 0 of the train split: its masks are a str; they must be"):
-        catalogue_of(Own(item))
+        catalogue_of(UserData(item))
 
 
 def test_samples_can_be_sent_and_renumbered():
-    catalogue = catalogue_of(Own(with_objects, 2, classes=("a", "b")))
+    catalogue = catalogue_of(UserData(with_objects, 2, classes=("a", "b")))
     sample = catalogue.split("train")[1]
-    with pytest.raises(Exception, match="local|pickle"):
-        pickle.dumps(Own(lambda i: i))  # what a Dataset holds is up to its user
     sent = pickle.loads(pickle.dumps(sample))
     assert torch.equal(sent.image, sample.image)
     renumbered = map_classes(catalogue.split("train"), ("a", "b"), ("b", "a"))
@@ -215,7 +213,7 @@ def test_samples_can_be_sent_and_renumbered():
 
 def fails(item, words: str, error: type = VertebraError, count: int = 3, **attributes) -> None:
     with pytest.raises(error, match=words):
-        catalogue_of({"val": Own(item, count, **attributes)}).split("val")[count - 1].image  # noqa: B018
+        catalogue_of({"val": UserData(item, count, **attributes)}).split("val")[count - 1].image  # noqa: B018
 
 
 def late(wrong, right=labelled):
@@ -235,7 +233,7 @@ ONE = torch.tensor([0])
         ((image(), Target(), 1), r"is \(Tensor, Target, int\); it must be"),
         (("a.png", Target()), r": (a\.png: there is no such file|an image is)"),
         ((image().long(), Target()), r": an image holds uint8, uint16 or floats in 0\.\.1, not torch\.int64"),
-        ((image().float(), Target()), r": a floating-point image|\.$"),
+        ((image(9).float(), Target()), r": a floating-point image holds values in 0\.\.1"),
         (
             (torch.zeros(20, 30), Target()),
             r": an image tensor is \[C, H, W\] with pixels in it; this one is \[20, 30\]",
@@ -250,9 +248,11 @@ ONE = torch.tensor([0])
             (image(), Target(boxes=BOX, labels=torch.tensor([0.5]))),
             r": its labels is torch\.float32; classes are int64",
         ),
-        ((image(), Target(boxes=BOX, labels=torch.tensor([3]))), r": its class 3 is not among the 3 classes, 0 to 2"),
-        ((image(), Target(boxes=BOX, labels=torch.tensor([-1]))), r": its class -1 is not among the 3 classes, 0 to 2"),
-        ((image(), Target(label=torch.tensor(7))), r": its class 7 is not among the 3 classes"),
+        ((image(), Target(boxes=BOX, labels=torch.tensor([3]))), r": it has class 3; classes are from 0 to 2"),
+        ((image(), Target(boxes=BOX, labels=torch.tensor([-1]))), r": it has class -1; classes are from 0 to 2"),
+        ((image(), Target(label=7)), r": its label is an int; it must be a tensor"),
+        ((image(), Target(label=torch.ones(2, 2))), r": its label is \[2, 2\]; it must be \[K\]"),
+        ((image(), Target(label=torch.tensor(7))), r": it has class 7; classes are from 0 to 2"),
         (
             (image(), Target(boxes=BOX, labels=ONE, keypoints=torch.ones(1, 3))),
             r": its keypoints is \[1, 3\]; it must be \[1, K, 3\]",
@@ -278,7 +278,7 @@ def test_errors_of_the_dataset():
             raise OSError("truncated")
         return [labelled(0)][index]
 
-    data = Own(item, 3, classes=("a", "b", "c"))
+    data = UserData(item, 3, classes=("a", "b", "c"))
     samples = catalogue_of(data).split("train")
     with pytest.raises(UnreadableImage, match=r"^item 1 of the train split: cannot be read \(truncated\)\.$"):
         samples[1].image  # noqa: B018
@@ -291,13 +291,14 @@ def test_errors_of_the_dataset():
 
 def test_what_is_no_dataset():
     class Stream(IterableDataset):
-        pass
+        def __iter__(self):
+            return iter(())
 
     with pytest.raises(VertebraError, match="the train split is a Stream without a length"):
         open_data(Stream())
-    with pytest.raises(VertebraError, match="the val split, an Own, has no items"):
-        open_data({"train": Own(labelled), "val": Own(labelled, 0)})
+    with pytest.raises(VertebraError, match="the val split, a UserData, has no items"):
+        open_data({"train": UserData(labelled), "val": UserData(labelled, 0)})
     with pytest.raises(VertebraError, match=r"split is 'trian'; .* Did you mean 'train'\?"):
-        open_data({"trian": Own(labelled)})
+        open_data({"trian": UserData(labelled)})
     with pytest.raises(VertebraError, match="data is an empty mapping"):
         open_data({})

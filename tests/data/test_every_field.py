@@ -80,14 +80,14 @@ class Drawn:
 def draw(example: Example) -> Drawn:
     target, blank = example.target, np.zeros(example.size, bool)
     masks, centres, keypoints = {}, {}, {}
-    for label, mask, box, points in zip(
+    for label, mask, box, positions in zip(
         target.labels.tolist(), target.masks.dense(), target.boxes.tolist(), target.keypoints.tolist(), strict=True
     ):
         masks[label] = mask.numpy()
         centres[label] = blank.copy()
         centres[label][int(box[1] + box[3]) // 2, int(box[0] + box[2]) // 2] = True
-        keypoints[label] = [blank.copy() for _ in points]
-        for plane, (x, y, visible) in zip(keypoints[label], points, strict=True):
+        keypoints[label] = [blank.copy() for _ in positions]
+        for plane, (x, y, visible) in zip(keypoints[label], positions, strict=True):
             plane[int(y), int(x)] = visible > 0
     return Drawn(example.image.numpy(), target.semantic.numpy(), masks, centres, keypoints)
 

@@ -19,11 +19,11 @@ def test_recipe_over_default_and_user_over_recipe(brightness):
     assert (settings.optimizer, settings.lr, settings.epochs) == ("adamw", 0.01, 7)
     assert (settings.data.batch_size, settings.data.path) == (8, Data.path)
     assert settings.augment == kinds.find("category").augment(flip=0.25)
-    assert settings.model == {"head.bias": True}  # given, though it is the default
+    assert settings.model == {"head.bias": True}  # set, though it is the default
 
 
 @pytest.mark.parametrize(
-    ("given", "lr"),
+    ("overrides", "lr"),
     [
         ({}, 0.01),
         ({"optimizer": "adamw"}, 0.01),
@@ -32,8 +32,8 @@ def test_recipe_over_default_and_user_over_recipe(brightness):
         ({"lr": None}, None),
     ],
 )
-def test_the_recipes_learning_rate(brightness, given, lr):
-    assert resolve(brightness, None, given).lr == lr
+def test_the_recipes_learning_rate(brightness, overrides, lr):
+    assert resolve(brightness, None, overrides).lr == lr
 
 
 def test_nested_and_dotted_names_are_the_same(brightness):
@@ -56,7 +56,7 @@ def test_every_recipe_is_made_of_settings():
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("overrides", "sentence"),
     [
         ({"epoch": 3}, "has no setting 'epoch'. Did you mean 'epochs'?"),
         ({"batchsize": 3}, "has no setting 'batchsize'. Did you mean 'batch_size'?"),
@@ -82,9 +82,9 @@ def test_every_recipe_is_made_of_settings():
         ({"resume": "nowhere"}, "nowhere is not a run folder: it holds no config.yaml"),
     ],
 )
-def test_mistakes_are_named(brightness, given, sentence):
+def test_mistakes_are_named(brightness, overrides, sentence):
     with pytest.raises(VertebraError, match=sentence.replace("?", r"\?")):
-        resolve(brightness, None, given)
+        resolve(brightness, None, overrides)
 
 
 def test_unknown_tasks_and_methods(brightness):
@@ -95,8 +95,8 @@ def test_unknown_tasks_and_methods(brightness):
 
 
 def test_written_and_read_again(brightness):
-    given = {"model": {"head": {"bias": False}}, "augment": {"flip": 1.0}, "lr": 0.5, "output": "run"}
-    settings = resolve(brightness, "medians", given)
+    overrides = {"model": {"head": {"bias": False}}, "augment": {"flip": 1.0}, "lr": 0.5, "output": "run"}
+    settings = resolve(brightness, "medians", overrides)
     written = yaml.safe_load(yaml.safe_dump(plain(settings)))
     assert written["model"] == {"method": "medians", "head": {"bias": False}}
     assert "method" not in written
@@ -104,7 +104,7 @@ def test_written_and_read_again(brightness):
 
 
 def test_python_and_the_command_line_give_the_same_settings(tmp_path, monkeypatch):
-    """Every task and method, with its recipe; an option that equals its default counts as given."""
+    """Every task and method, with its recipe; an option that equals its default counts as set."""
     runs: list[Settings] = []
     monkeypatch.setattr("vertebra.cli.train.train", runs.append)
     monkeypatch.setattr("vertebra.engine.train.train", lambda settings, data: runs.append(settings))

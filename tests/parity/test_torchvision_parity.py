@@ -1,18 +1,19 @@
-"""Detectors of torchvision, loaded as a user loads them, say what torchvision says."""
+"""Detectors of torchvision, loaded as a user loads them, give torchvision's predictions and losses."""
 
 import pytest
 import torch
 import torchvision
+from detectors import FEWER
 from torch import nn
 from torchvision.models import resnet50
 from torchvision.models.detection import FasterRCNN, backbone_utils
 from torchvision.ops import FrozenBatchNorm2d
 
 import vertebra
-from vertebra import pictures
+from vertebra.images import frame_of, pad_batch, prepare
 from vertebra.ledger.fabricate import fabricate_state, fabricated_input
 from vertebra.structures import Preprocess, Target
-from vertebra.tasks.detection import RetinaNet
+from vertebra.tasks.detection.retinanet import RetinaNet
 
 GAIN = {
     "": 1.0,
@@ -23,15 +24,9 @@ GAIN = {
     "head.classification_head.cls_logits": 2.0,
     "head.regression_head.bbox_reg": 0.1,
 }
-FEWER = {
-    "proposals_test": 100,
-    "proposals_train": 200,
-    "region_batch": 64,
-    "detections": 15,
-}  # so that the heads have less to do
-SIDES = (96, 128)  # shorter side, and most for the longer
-PICTURES = [0.5 + 0.22 * fabricated_input((3, 64, 80), 0), 0.5 + 0.22 * fabricated_input((3, 90, 70), 1)]
-PICTURES = [picture.clamp(0, 1) for picture in PICTURES]
+SIDES = (96, 128)  # shorter side, and maximum of the longer
+IMAGES = [0.5 + 0.22 * fabricated_input((3, 64, 80), 0), 0.5 + 0.22 * fabricated_input((3, 90, 70), 1)]
+IMAGES = [image.clamp(0, 1) for image in IMAGES]
 
 
 def original(name, **options):
@@ -63,29 +58,29 @@ def loaded(task, theirs, folder, **options):
 
 
 def same(ours, theirs, background=1):
-    """Predictions for both pictures, theirs with background as class 0."""
+    """Predictions for both images, theirs with background as class 0."""
     with torch.no_grad():
-        expected = theirs(PICTURES)
-    for own, other in zip(predicted(ours), expected, strict=True):
-        assert len(own.boxes) == len(other["boxes"]) > 10
-        assert torch.allclose(own.boxes, other["boxes"], atol=1e-2)
-        assert torch.allclose(own.scores, other["scores"], rtol=1e-4, atol=1e-5)
-        assert torch.equal(own.labels, other["labels"] - background)
-        yield own, other
+        expected = theirs(IMAGES)
+    for prediction, other in zip(predicted(ours), expected, strict=True):
+        assert len(prediction.boxes) == len(other["boxes"]) > 10
+        assert torch.allclose(prediction.boxes, other["boxes"], atol=1e-2)
+        assert torch.allclose(prediction.scores, other["scores"], rtol=1e-4, atol=1e-5)
+        assert torch.equal(prediction.labels, other["labels"] - background)
+        yield prediction, other
 
 
 def predicted(task):
     """Of floats, which `predict` would round to bytes."""
     task.eval()
-    frames = [pictures.frame(tuple(x.shape[1:]), task.preprocess) for x in PICTURES]
-    batch = pictures.batched([pictures.prepare(x, task.preprocess) for x in PICTURES], task.preprocess)
+    frames = [frame_of(tuple(x.shape[1:]), task.preprocess) for x in IMAGES]
+    batch = pad_batch([prepare(x, task.preprocess) for x in IMAGES], task.preprocess)
     with torch.no_grad():
         return task.infer(batch, frames)
 
 
 def same_losses(ours, theirs, names, monkeypatch, **target):
-    """Terms of the loss for the first picture, ours by theirs in `names`; regions are drawn in their order."""
-    picture, (height, width) = PICTURES[0], PICTURES[0].shape[1:]
+    """Terms of the loss for the first image, ours by theirs in `names`; RoIs are sampled in their order."""
+    image, (height, width) = IMAGES[0], IMAGES[0].shape[1:]
     monkeypatch.setattr(torch, "randperm", lambda count, device=None: torch.arange(count))
     for model in (ours, theirs):
         model.train()
@@ -93,19 +88,19 @@ def same_losses(ours, theirs, names, monkeypatch, **target):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
     with torch.no_grad():
-        expected = theirs([picture], [dict(target)])
-        frame = pictures.frame((height, width), ours.preprocess)
-        batch = pictures.batched([pictures.prepare(picture, ours.preprocess)], ours.preprocess)
-        factor = torch.tensor([frame.scaled[1] / width, frame.scaled[0] / height])
-        own = Target(boxes=target["boxes"] * factor.repeat(2), labels=target["labels"], size=frame.scaled)
+        expected = theirs([image], [dict(target)])
+        frame = frame_of((height, width), ours.preprocess)
+        batch = pad_batch([prepare(image, ours.preprocess)], ours.preprocess)
+        factor = torch.tensor([frame.resized[1] / width, frame.resized[0] / height])
+        annotations = Target(boxes=target["boxes"] * factor.repeat(2), labels=target["labels"], size=frame.resized)
         if "keypoints" in target:
-            own.labels = own.labels - 1
-            own.keypoints = torch.cat((target["keypoints"][..., :2] * factor, target["keypoints"][..., 2:]), 2)
-        found = ours.loss(batch, [own])
-    assert set(found) == set(names)
+            annotations.labels = annotations.labels - 1
+            annotations.keypoints = torch.cat((target["keypoints"][..., :2] * factor, target["keypoints"][..., 2:]), 2)
+        terms = ours.loss(batch, [annotations])
+    assert set(terms) == set(names)
     assert set(names.values()) == set(expected)
     for name, other in names.items():
-        assert float(found[name]) == pytest.approx(float(expected[other]), rel=1e-4), name
+        assert float(terms[name]) == pytest.approx(float(expected[other]), rel=1e-4), name
         assert float(expected[other]) > 1e-4
 
 
@@ -119,14 +114,16 @@ def test_faster_rcnn_as_it_was_published(tmp_path):
     ours = loaded("detection", fill(theirs), tmp_path)
     assert len(ours.classes) == 90
     assert ours.config.norm_eps == 0.0
-    assert set(ours.report.adapted) == {"anchor_offset", "rounded_anchors", "inferred_strides", "roi_aligned", "norm"}
+    assert set(ours.report.adapted) == {
+        *("anchors.offset", "anchors.rounded", "anchors.inferred_strides", "roi_align.aligned", "norm", "norm_eps"),
+    }
     list(same(ours, theirs))
 
 
 def test_faster_rcnn_v2(tmp_path):
     theirs = original("fasterrcnn_resnet50_fpn_v2", num_classes=7)
     ours = loaded("detection", theirs, tmp_path, **FEWER)
-    chosen = (ours.config.rpn_convs, ours.config.box_head, ours.config.neck_norm, ours.config.head_norm)
+    chosen = (ours.config.rpn_num_convs, ours.config.box_head, ours.config.neck.norm, ours.config.head_norm)
     assert chosen == (2, "4conv1fc", "batch", "batch")
     list(same(ours, theirs))
 
@@ -136,25 +133,25 @@ def test_faster_rcnn_v2(tmp_path):
 def test_mask_rcnn(name, tmp_path):
     theirs = original(name, num_classes=7)
     ours = loaded("instance", theirs, tmp_path, **FEWER)
-    for own, other in same(ours, theirs):
+    for prediction, other in same(ours, theirs):
         masks = other["masks"][:, 0] >= 0.5
         assert masks.any()
-        assert float((own.masks.dense() != masks).float().mean()) < 1e-4
+        assert float((prediction.masks.dense() != masks).float().mean()) < 1e-4
 
 
 @pytest.mark.slow
 def test_keypoint_rcnn(tmp_path, monkeypatch):
     theirs = original("keypointrcnn_resnet50_fpn", num_classes=2)
     ours = loaded("keypoints", theirs, tmp_path, **FEWER)
-    for own, other in same(ours, theirs):
-        assert torch.allclose(own.keypoints[..., :2], other["keypoints"][..., :2], atol=2e-2)
-        assert torch.allclose(own.keypoints[..., 2], other["keypoints_scores"].sigmoid(), atol=1e-4)
+    for prediction, other in same(ours, theirs):
+        assert torch.allclose(prediction.keypoints[..., :2], other["keypoints"][..., :2], atol=2e-2)
+        assert torch.allclose(prediction.keypoints[..., 2], other["keypoints_scores"].sigmoid(), atol=1e-4)
     names = {"classification": "loss_classifier", "box": "loss_box_reg", "keypoint": "loss_keypoint"}
     names |= {"objectness": "loss_objectness", "rpn_box": "loss_rpn_box_reg"}
     boxes = torch.tensor([[5.0, 4.0, 40.0, 60.0], [30.0, 8.0, 78.0, 50.0]])
-    points = torch.rand(2, 17, 2, generator=torch.Generator().manual_seed(0)) * 60
+    locations = torch.rand(2, 17, 2, generator=torch.Generator().manual_seed(0)) * 60
     seen = torch.arange(34).remainder(3).view(2, 17, 1).float()
-    keypoints = torch.cat((points, seen), 2)
+    keypoints = torch.cat((locations, seen), 2)
     labels = torch.ones(2, dtype=torch.int64)
     same_losses(ours, theirs, names, monkeypatch, boxes=boxes, labels=labels, keypoints=keypoints)
 
@@ -164,7 +161,7 @@ def test_retinanet(name, levels, tmp_path, monkeypatch):
     theirs = original(f"retinanet_resnet50_fpn{name}", num_classes=7)
     ours = loaded("detection", theirs, tmp_path)
     assert isinstance(ours, RetinaNet)
-    assert (len(ours.classes), ours.config.extra_levels, ours.config.detections) == (7, levels, 300)
+    assert (len(ours.classes), ours.config.extra_levels.source, ours.config.max_detections) == (7, levels, 300)
     list(same(ours, theirs, background=0))  # its classes have the background among them
     names = {"classification": "classification", "box": "bbox_regression"}
     boxes = torch.tensor([[5.0, 4.0, 40.0, 60.0], [30.0, 8.0, 78.0, 50.0]])

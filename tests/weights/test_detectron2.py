@@ -29,8 +29,8 @@ def test_arrays_are_read_to_the_bit(tmp_path, arrays, protocol, kind):
     content = {"model": kind(arrays), "__author__": "Detectron2 Model Zoo", "matching_heuristics": True}
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps(content, protocol))
-    state, metadata, found = weights.read(path)
-    assert (list(state), metadata, found) == (list(arrays), {}, path)
+    state, metadata, read_path = weights.read(path)
+    assert (list(state), metadata, read_path) == (list(arrays), {}, path)
     for name, array in arrays.items():
         assert state[name].dtype == torch.from_numpy(array).dtype
         np.testing.assert_array_equal(state[name].numpy(), array)

@@ -57,8 +57,8 @@ def arrays():
 def test_arrays_are_read_to_the_bit(tmp_path, arrays, protocol, kind):
     content = kind(arrays) | {NAMES: {name: f"parameter_{name}" for name in arrays}}
     path = write(tmp_path / "model.pdparams", content, protocol)
-    state, metadata, found = weights.read(path)
-    assert (list(state), metadata, found) == (list(arrays), {}, path)
+    state, metadata, read_path = weights.read(path)
+    assert (list(state), metadata, read_path) == (list(arrays), {}, path)
     for name, array in arrays.items():
         want = np.asarray(array)
         assert state[name].dtype == torch.from_numpy(want.astype(want.dtype.newbyteorder("="))).dtype
@@ -489,8 +489,8 @@ def test_every_tensor_of_the_published_models_has_its_place(name):
     with torch.device("meta"):
         model = vertebra.backbone(**options)
         state = {k: torch.empty(shape) for k, shape in shapes.items()}
-        heads = {"head.weight": (1000, model.width // model.parts), "head.bias": (1000,)}
-        if model.parts == 2:
+        heads = {"head.weight": (1000, model.width // model.num_classifiers), "head.bias": (1000,)}
+        if model.num_classifiers == 2:
             heads = {k.replace("head", f"head.{i}"): shape for i in range(2) for k, shape in heads.items()}
     own = {k: tuple(v.shape) for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
     assert choose(state, model.tables(), None, model.state_dict()) == "paddle"
@@ -620,8 +620,10 @@ def test_models_load_strictly(tmp_path, family):
     shapes, name, options, places = SMALL[family]
     arrays = fabricate(shapes)
     path = write(tmp_path / "model.pdparams", arrays, 4)
-    task = vertebra.create("classification", backbone=name, classes=5, backbone_options=options)
-    report = task.load(path, source="paddle")
+    task = vertebra.create(
+        "classification", backbone=name, classes=5, backbone_options=options, weights=path, source="paddle"
+    )
+    report = task.report
     dropped = {k for k in shapes if k.endswith(("attn_mask", "relative_position_index"))}
     assert set(report.left_out) == dropped
     assert len(report.used) == len(shapes) - len(dropped)
@@ -636,9 +638,9 @@ def test_models_load_strictly(tmp_path, family):
             want = want[:, :, None, None]
         assert torch.equal(state[ours], want), f"{theirs} -> {ours}"
     if family in ("resnet", "hrnet", "swin", "vit"):
-        found = vertebra.backbone(name, embedding=True, **options).load(path)
-        assert found.source == "paddle"
-        assert len(found.used) == len(report.used) - 2
+        backbone_report = vertebra.backbone(name, embedding=True, weights=path, **options).report
+        assert backbone_report.source == "paddle"
+        assert len(backbone_report.used) == len(report.used) - 2
 
 
 def test_hrnet_with_biases_takes_weights_without(tmp_path):
@@ -673,7 +675,7 @@ def test_first_blocks_of_res2net_compute_as_in_paddleclas(stride):
     outputs = []
     for i, module in enumerate(layer.convs):  # a group sees the one before unless the block has a stride
         outputs.append(module(groups[i] if i == 0 or stride == 2 else groups[i] + outputs[-1]))
-    if stride == 2:  # a mean of what lies inside the picture
+    if stride == 2:  # a mean of what lies inside the image
         total = torch.nn.functional.avg_pool2d(groups[3], 3, 2, 1, divisor_override=1)
         count = torch.nn.functional.avg_pool2d(torch.ones(1, 3, 6, 6), 3, 2, 1, divisor_override=1)
         outputs.append(total / count)
@@ -685,9 +687,13 @@ def test_first_blocks_of_res2net_compute_as_in_paddleclas(stride):
 def test_res2net_computes_as_the_source_does(tmp_path):
     shapes, name, options, _ = SMALL["res2net"]
     path = write(tmp_path / "model.pdparams", fabricate(shapes), 4)
-    model = vertebra.backbone(name, **options)
-    report = model.load(path)
-    assert report.adapted == {"apart": "False, as paddle has it", "count_include_pad": "False, as paddle has it"}
+    with pytest.raises(VertebraError, match="apart=False, count_include_pad=False: create the backbone with it"):
+        vertebra.backbone(name, **options).load(path)
+    model = vertebra.backbone(name, weights=path, **options)
+    assert model.report.adapted == {
+        "apart": "False, as paddle computes it",
+        "count_include_pad": "False, as paddle computes it",
+    }
     assert (model.config.apart, model.config.count_include_pad) == (False, False)
     again = vertebra.backbone(name, **options, apart=False, count_include_pad=False).eval()
     again.load_state_dict(model.state_dict())

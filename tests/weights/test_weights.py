@@ -89,7 +89,13 @@ def test_two_tensors_of_one_name_are_refused():
         convert({"a.x": torch.zeros(1), "b.x": torch.zeros(1)}, (Rename(r"^[ab]\.", ""),))
 
 
-def test_the_source_is_found_out(tmp_path, timm_state):
+def test_a_tensor_that_cannot_be_fixed_is_named():
+    rules = (Fix(r"conv", lambda x: x.flip(1), "BGR -> RGB"),)
+    with pytest.raises(VertebraError, match=r"conv.weight of the checkpoint has the shape \[3\], .*BGR -> RGB"):
+        convert({"conv.weight": torch.zeros(3)}, rules)
+
+
+def test_the_source_is_detected(tmp_path, timm_state):
     torch.save({"state_dict": {f"module.{k}": v for k, v in timm_state.items()}, "epoch": 3}, tmp_path / "a.pth")
     report = classifier().load(tmp_path / "a.pth")
     assert report.source == "timm"
@@ -209,25 +215,27 @@ def test_damaged_and_foreign_files_are_explained(tmp_path, timm_state):
 
 
 def test_a_licence_that_forbids_commerce_is_named_before_use(monkeypatch, tmp_path, timm_state):
-    monkeypatch.setattr(weights, "read", lambda where: (_ for _ in ()).throw(VertebraError("stop here")))
-    model = backbones.create("resnet18")
+    def stop(where):
+        raise VertebraError("stop here")
+
+    monkeypatch.setattr(weights.checkpoint, "read", stop)
     name = "resnext101_32x8d.fb_wsl_ig1b_ft_in1k"
-    with pytest.warns(UserWarning, match="not for commercial use"), pytest.raises(VertebraError):
-        model.load(name)
+    with pytest.warns(UserWarning, match="not for commercial use"), pytest.raises(VertebraError, match="stop here"):
+        backbones.create("resnet18").load(name)
 
 
 def test_published_names_bring_their_preprocessing(monkeypatch, tmp_path, timm_state):
     save_file(timm_state, tmp_path / "model.safetensors")
-    asked = []
-    monkeypatch.setattr(weights.fetch, "_download", lambda name: asked.append(name) or tmp_path / "model.safetensors")
+    names = []
+    monkeypatch.setattr(weights.fetch, "_download", lambda name: names.append(name) or tmp_path / "model.safetensors")
     task = vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in1k")
-    assert asked == ["timm/resnet18.a1_in1k"]
+    assert names == ["timm/resnet18.a1_in1k"]
     assert task.preprocess.size == (288, 288)
     assert task.preprocess.interpolation == "bicubic"
     assert len(task.report.used) == 122
     for name in ("timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k"):  # the same by the name of its repository
         assert vertebra.create("classification", backbone="resnet18", weights=name).preprocess == task.preprocess
-    assert set(asked) == {"timm/resnet18.a1_in1k"}
+    assert set(names) == {"timm/resnet18.a1_in1k"}
     with pytest.raises(VertebraError, match=r"Did you mean 'resnet18.a1_in1k'"):
         vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in2k")
 
@@ -254,12 +262,12 @@ class Hub(http.server.BaseHTTPRequestHandler):
     files: dict[str, bytes] = {}  # noqa: RUF012
 
     def do_HEAD(self):
-        self.answer(body=False)
+        self.respond(body=False)
 
     def do_GET(self):
-        self.answer(body=True)
+        self.respond(body=True)
 
-    def answer(self, body):
+    def respond(self, body):
         content = self.files.get(self.path.partition("?")[0])
         self.send_response(404 if content is None else 200)
         if content is None:
@@ -283,12 +291,13 @@ def test_hub_names_are_fetched_and_cached(tmp_path, timm_state):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "import json, vertebra, vertebra.errors\n"
-        "try:\n"
-        "    t = vertebra.create('classification', backbone='resnet18', weights=NAME)\n"
-        "    print(json.dumps([len(t.report.used), t.report.source]))\n"
-        "except vertebra.errors.VertebraError as e:\n"
-        "    print(json.dumps(str(e)))\n"
+        "import json, sys, vertebra, vertebra.errors\n"
+        "for name in sys.argv[1:]:\n"
+        "    try:\n"
+        "        t = vertebra.create('classification', backbone='resnet18', weights=name)\n"
+        "        print(json.dumps([len(t.report.used), t.report.source]))\n"
+        "    except vertebra.errors.VertebraError as e:\n"
+        "        print(json.dumps(str(e)))\n"
     )
     environment = os.environ | {
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
@@ -298,18 +307,20 @@ def test_hub_names_are_fetched_and_cached(tmp_path, timm_state):
         "no_proxy": "127.0.0.1",
     }
 
-    def ask(name: str):
-        script = code.replace("NAME", repr(name))
-        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    def create(*names: str):
+        script = [sys.executable, "-c", code, *names]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        return [json.loads(line) for line in done.stdout.splitlines()]
 
-    assert ask("someone/resnet18.mine") == [122, "timm"]
-    assert "someone/other" in ask("someone/other")
+    first, missing = create("someone/resnet18.mine", "someone/other")
+    assert first == [122, "timm"]
+    assert "someone/other" in missing
     server.shutdown()
     server.server_close()
-    assert ask("someone/resnet18.mine") == [122, "timm"]
-    assert "the Hub does not answer" in ask("someone/third")
+    again, unknown = create("someone/resnet18.mine", "someone/third")
+    assert again == [122, "timm"]
+    assert "the Hub does not answer" in unknown
 
 
 def test_paths_go_before_hub_names(tmp_path, monkeypatch, timm_state):

@@ -25,9 +25,13 @@ class ArgumentParser(jsonargparse.ArgumentParser):
     The docstring of a dataclass that has none is its signature, which jsonargparse would take for the heading.
     """
 
-    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+    def add_class_arguments(self, theclass: type, nested_key: str | None = None, **kwargs: Any) -> list[str]:
         _resolve_annotations(theclass)
-        added: list[str] = super().add_class_arguments(theclass, *args, **kwargs)
+        added: list[str] = super().add_class_arguments(theclass, nested_key, **kwargs)
+        depth = nested_key.count(".") + 1 if nested_key else 0
+        for action in self._actions:
+            if action.dest.startswith(nested_key or "") and action.dest.count(".") > depth:
+                action.required = False  # what the field of a group lacks, the config's default for the group has
         return added
 
     def format_help(self, formatter: Any = None) -> str:

@@ -1,4 +1,4 @@
-"""A user's own torch Datasets of (image, Target) as data."""
+"""Torch Datasets of (image, Target), which users write, as data."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] 
             keypoints = KeypointSchema(tuple(map(str, range(first.keypoints.shape[1]))))
     classes = _attribute(readers[0].dataset, "classes")
     if classes is None:
-        classes = range(1 + max(map(_largest_class, _targets(readers))))
+        numbers = torch.cat([_class_numbers(target) for target in _targets(readers)])
+        classes = range(1 + max(numbers.tolist(), default=-1))
     catalogue = Catalogue(
         type(readers[0].dataset).__name__,
         "dataset",
@@ -143,8 +144,6 @@ class Items:
             if rows is not None:
                 count = len(rows) if count is None else count
                 _check_shape(name, rows, (count, *SHAPES[name]))
-        if target.masks is not None and len(target.masks) != count:
-            raise VertebraError(f"it has {len(target.masks)} masks and {count} boxes.")
         if target.boxes is not None:
             if target.labels is None:
                 raise VertebraError("it has boxes without labels, the class of each.")
@@ -157,6 +156,8 @@ class Items:
             target.areas = sides.prod(1).float() if target.areas is None else target.areas.float()
         if target.keypoints is not None:
             target.keypoints = target.keypoints.float()
+        if target.label is not None:
+            _check_shape("label", target.label, (-1,) if getattr(target.label, "ndim", 0) else ())
         if target.semantic is not None:
             _check_shape("semantic", target.semantic, size)
         for name in ("label", "labels", "semantic"):
@@ -165,11 +166,10 @@ class Items:
                 if values.is_floating_point() or values.dtype == torch.bool:
                     raise VertebraError(f"its {name} is {values.dtype}; classes are int64.")
                 setattr(target, name, values.long())
-        last = _largest_class(target)
-        if self.classes and last >= len(self.classes):
-            raise VertebraError(
-                f"its class {last} is not among the {len(self.classes)} classes, 0 to {len(self.classes) - 1}."
-            )
+        for number in _class_numbers(target).tolist():
+            if number < 0 or (self.classes and number >= len(self.classes)):
+                expected = f"from 0 to {len(self.classes) - 1}" if self.classes else "0 or more"
+                raise VertebraError(f"it has class {number}; classes are {expected}.")
         return target
 
 
@@ -238,6 +238,8 @@ def _with_masks(target: Target, masks: Any, size: tuple[int, int]) -> Target:
         )
     areas = masks.areas() if target.areas is None else target.areas
     if target.boxes is not None:
+        if len(masks) != len(target.boxes):
+            raise VertebraError(f"it has {len(masks)} masks and {len(target.boxes)} boxes.")
         return replace(target, masks=masks, areas=areas)
     if target.labels is None or len(target.labels) != len(masks):
         raise VertebraError(f"it has {len(masks)} masks; labels must hold the class of each.")
@@ -258,7 +260,7 @@ def _check_shape(name: str, values: Any, shape: tuple[int, ...]) -> None:
 
 
 def _channels(image: Any) -> int:
-    """Channels to read an image with: its own, save transparency and palettes of files."""
+    """Channels to read an image with: as many as it has, without transparency and palettes of files."""
     if isinstance(image, Image.Image):
         return 1 if image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I") else 3
     if isinstance(image, np.ndarray):
@@ -266,14 +268,14 @@ def _channels(image: Any) -> int:
     return len(image) if isinstance(image, Tensor) and image.ndim == 3 else 3
 
 
-def _largest_class(target: Target) -> int:
-    """The largest class number in a target, -1 if there is none."""
+def _class_numbers(target: Target) -> Tensor:
+    """The class numbers in a target, [M] int64: of image and instances, or else of the label map."""
     if target.label is not None and target.label.ndim == 1:
-        return len(target.label) - 1
+        return torch.tensor([len(target.label) - 1])  # a soft label
     values = [value.reshape(-1) for value in (target.label, target.labels) if value is not None]
     if not values and target.semantic is not None:
         values = [target.semantic[target.semantic != IGNORED]]
-    return max((int(value.max()) for value in values if value.numel()), default=-1)
+    return torch.cat(values).unique() if values else torch.zeros(0, dtype=torch.int64)
 
 
 def _attribute(dataset: Any, name: str) -> Any:
@@ -286,4 +288,4 @@ def _attribute(dataset: Any, name: str) -> Any:
 def _a(value: Any) -> str:
     """The type of a value with its article."""
     name = type(value).__name__
-    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+    return f"an {name}" if name[0].lower() in "aeio" else f"a {name}"

@@ -120,17 +120,17 @@ def flip_horizontal(example: Example, keypoints: KeypointSchema | None = None) -
     if target.boxes is not None:
         x1, y1, x2, y2 = target.boxes.unbind(1)
         boxes = torch.stack([width - x2, y1, width - x1, y2], 1)
-    points = None
+    positions = None
     if target.keypoints is not None:
         x, y, visible = target.keypoints.unbind(-1)
-        points = _swapped(_present(width - 1 - x, y, visible), keypoints)
+        positions = _swapped(_present(width - 1 - x, y, visible), keypoints)
     masks = None
     if target.masks is not None:
         crops = [mask.flip(1) for mask in target.masks.crops]
         corners = [(width - x - mask.shape[1], y) for (x, y), mask in zip(target.masks.corners, crops, strict=True)]
         masks = Masks(example.size, corners, crops)
     semantic = None if target.semantic is None else target.semantic.flip(-1)
-    moved = replace(target, boxes=boxes, keypoints=points, masks=masks, semantic=semantic, size=example.size)
+    moved = replace(target, boxes=boxes, keypoints=positions, masks=masks, semantic=semantic, size=example.size)
     return Example(example.image.flip(-1), moved)
 
 
@@ -141,17 +141,17 @@ def flip_vertical(example: Example, keypoints: KeypointSchema | None = None) -> 
     if target.boxes is not None:
         x1, y1, x2, y2 = target.boxes.unbind(1)
         boxes = torch.stack([x1, height - y2, x2, height - y1], 1)
-    points = None
+    positions = None
     if target.keypoints is not None:
         x, y, visible = target.keypoints.unbind(-1)
-        points = _swapped(_present(x, height - 1 - y, visible), keypoints)
+        positions = _swapped(_present(x, height - 1 - y, visible), keypoints)
     masks = None
     if target.masks is not None:
         crops = [mask.flip(0) for mask in target.masks.crops]
         corners = [(x, height - y - mask.shape[0]) for (x, y), mask in zip(target.masks.corners, crops, strict=True)]
         masks = Masks(example.size, corners, crops)
     semantic = None if target.semantic is None else target.semantic.flip(-2)
-    moved = replace(target, boxes=boxes, keypoints=points, masks=masks, semantic=semantic, size=example.size)
+    moved = replace(target, boxes=boxes, keypoints=positions, masks=masks, semantic=semantic, size=example.size)
     return Example(example.image.flip(-2), moved)
 
 
@@ -174,15 +174,15 @@ def resize(example: Example, size: tuple[int, int], preprocess: Preprocess) -> E
     boxes = None
     if target.boxes is not None:
         boxes = target.boxes * torch.tensor([scale_x, scale_y, scale_x, scale_y])
-    points = None
+    positions = None
     if target.keypoints is not None:
         x, y, visible = target.keypoints.unbind(-1)
-        points = _present(x * scale_x, y * scale_y, visible)
+        positions = _present(x * scale_x, y * scale_y, visible)
     rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(size, example.size))
     moved = replace(
         target,
         boxes=boxes,
-        keypoints=points,
+        keypoints=positions,
         masks=None if target.masks is None else _resized(target.masks, rows, columns),
         semantic=None if target.semantic is None else target.semantic[rows][:, columns],
         areas=None if target.areas is None else target.areas * (scale_y * scale_x),
@@ -263,11 +263,11 @@ def _cropped(example: Example, top: int, left: int, height: int, width: int) -> 
     inside = ((centres >= corner) & (centres < corner + torch.tensor([width, height]))).all(1)
     example = example.take(inside | example.crowd)
     target, size = example.target, (height, width)
-    points = None
+    positions = None
     if target.keypoints is not None:
         x, y, visible = target.keypoints.unbind(-1)
         x, y = x - left, y - top
-        points = _present(x, y, visible * ((x >= 0) & (x < width) & (y >= 0) & (y < height)))
+        positions = _present(x, y, visible * ((x >= 0) & (x < width) & (y >= 0) & (y < height)))
     masks, cut = None, [False] * len(example.boxes)
     if target.masks is not None:
         masks = Masks(size)
@@ -283,7 +283,7 @@ def _cropped(example: Example, top: int, left: int, height: int, width: int) -> 
     offset = torch.tensor([left, top, left, top])
     limits = torch.tensor([width, height, width, height], dtype=torch.float32)
     boxes = (example.boxes - offset).clamp(min=0).minimum(limits)
-    return _with_cut_boxes(example, replace(target, masks=masks, keypoints=points, size=size), boxes, cut)
+    return _with_cut_boxes(example, replace(target, masks=masks, keypoints=positions, size=size), boxes, cut)
 
 
 def _with_cut_boxes(before: Example, target: Target, boxes: Tensor, cut: Sequence[bool]) -> Target:
@@ -360,9 +360,9 @@ def _present(x: Tensor, y: Tensor, visible: Tensor) -> Tensor:
     return torch.stack([x, y, visible], -1) * (visible > 0)[..., None]
 
 
-def _swapped(points: Tensor, keypoints: KeypointSchema | None) -> Tensor:
+def _swapped(positions: Tensor, keypoints: KeypointSchema | None) -> Tensor:
     """Keypoints [N, K, 3] in the order of the mirror image."""
-    return points[:, list(keypoints.flip_indices)] if keypoints is not None and keypoints.flip_indices else points
+    return positions[:, list(keypoints.flip_indices)] if keypoints is not None and keypoints.flip_indices else positions
 
 
 def _area(boxes: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ SCALARS = tuple(name for name in Settings.__dataclass_fields__ if name not in ("
 """Settings that hold a value of their own."""
 
 
-def resolve(task: str, method: str | None, given: Mapping[str, Any]) -> Settings:
+def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Settings:
     """The settings of a run: default < the method's RECIPE < the resumed run's config.yaml < what the user gave.
 
     With another optimizer than the recipe's, the recipe's learning rate does not apply.
@@ -132,14 +132,14 @@ def resolve(task: str, method: str | None, given: Mapping[str, Any]) -> Settings
         task: its name.
         method: its name; `model.method` of the settings if None. Without either it is left to the checkpoint in
             `weights`, or is the task's default.
-        given: fields of Settings; those of `model`, `data` and `augment` as mappings or by dotted name
+        overrides: fields of Settings; those of `model`, `data` and `augment` as mappings or by dotted name
             (`data.batch_size`); those of Data also by their name alone.
 
     Raises:
         VertebraError: for a task, method, setting or option that does not exist (with the nearest that does), and a
             value of another type.
     """
-    layers = [_flat(given)]
+    layers = [_flat(overrides)]
     if resume := layers[0].get("resume"):
         layers.insert(0, _flat(run_config(resume)))
         check_resumed_method(resume, task, method or layers[1].get("model.method"))
@@ -245,11 +245,11 @@ def plain(settings: Settings) -> dict[str, Any]:
     return plain_content
 
 
-def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted name; paths as strings."""
     data = {option.name for option in dataclasses.fields(Data)}
     flat: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in settings.items():
         if key in GROUPS and dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = vars(value)
         if key in GROUPS and isinstance(value, Mapping):

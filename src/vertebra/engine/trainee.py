@@ -237,5 +237,6 @@ def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
 
 def write_config(settings: Settings, folder: Path) -> None:
     """config.yaml, which reproduces the run."""
+    content = {key: value for key, value in plain(settings).items() if value != {}}  # an empty group has no flags
     with replacing(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(plain(settings) | {"resume": None}, sort_keys=False))
+        temporary.write_text(yaml.safe_dump(content | {"resume": None}, sort_keys=False))

@@ -100,7 +100,12 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor
                 if isinstance(rule, Drop):
                     dropped[old] = rule.why
                     break
-                tensor = rule.function(tensor)
+                try:
+                    tensor = rule.function(tensor)
+                except (IndexError, RuntimeError) as error:
+                    raise VertebraError(
+                        f"{old} of the checkpoint has the shape {list(tensor.shape)}, which does not fit ({rule.why})."
+                    ) from error
         else:
             if join is not None:
                 joins.setdefault(name, (join, {}))[1][part] = tensor
