@@ -118,12 +118,22 @@ def open_packages() -> list[ModuleType]:
 @pytest.fixture
 def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with the furniture, package folders for the page's own files, and a Hub without a network."""
+    from torch.utils.data import DataLoader
+
+    from vertebra.data import loader
     from vertebra.data.formats import shapes
     from vertebra.weights import fetch
+
+    def in_this_process(*arguments: Any, **options: Any) -> DataLoader:
+        """A DataLoader without workers, which take longer to start than the few images to read."""
+        return DataLoader(
+            *arguments, **options | {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None}
+        )
 
     shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shapes, "COUNTS", COUNTS)
+    monkeypatch.setattr(loader, "DataLoader", in_this_process)
     monkeypatch.setattr(fetch, "_download", lambda repository: furniture / "foreign.safetensors")
     modules = set(sys.modules)
     for package in open_packages():

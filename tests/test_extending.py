@@ -82,7 +82,7 @@ def run(folder: Path, *arguments: str) -> str:
         (
             "method.md",
             ["detection", "--model.method=fcos", "--model.backbone=resnet18", "--model.neck.channels=64"],
-            "val box AP",
+            "val box_ap",
         ),
         ("task.md", ["counting", "--model.backbone=resnet18"], "val exact"),
     ],

@@ -143,6 +143,7 @@ class Model:
         self.input_size = (self.batch.shape[2], self.batch.shape[3])
         with torch.no_grad():
             self.maps = self.task.features(self.batch)
+        self.task.features = lambda images: self.maps  # once is enough: norms are in eval mode throughout
 
     @property
     def dense(self) -> bool:

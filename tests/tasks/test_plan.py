@@ -136,7 +136,7 @@ def test_a_file_of_nobody_is_no_detectors(tmp_path, names):
 
 
 def test_another_librarys_name_is_refused(torchvision_file):
-    with pytest.raises(VertebraError, match=r"a.pth: its tensors have names of torchvision, not of mmdet; leave source"):
+    with pytest.raises(VertebraError, match=r"a.pth: its tensors have names of torchvision, not of mmdet; leave"):
         tasks.plan("detection", weights=torchvision_file, source="mmdet")
     with pytest.raises(VertebraError, match="source='timm' names the library of a checkpoint, but no weights are"):
         tasks.plan("detection", source="timm")

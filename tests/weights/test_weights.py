@@ -291,7 +291,8 @@ def test_hub_names_are_fetched_and_cached(tmp_path, timm_state):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "import json, sys, vertebra, vertebra.errors\n"
+        "import json, sys, time, vertebra, vertebra.errors\n"
+        "time.sleep = lambda seconds: None\n"  # huggingface_hub waits between its tries
         "for name in sys.argv[1:]:\n"
         "    try:\n"
         "        t = vertebra.create('classification', backbone='resnet18', weights=name)\n"

@@ -77,7 +77,8 @@ def explicit_options(parser: jsonargparse.ArgumentParser, argv: Sequence[str]) -
     Raises:
         VertebraError: as `parse`.
     """
-    options = _parse(parser, argv, defaults=False).as_dict()
+    printing = any(word.startswith("--print_config") for word in argv)  # which prints the defaults too, and exits
+    options = _parse(parser, argv, defaults=printing).as_dict()
     options.pop("config", None)
     return options
 

@@ -1,0 +1,52 @@
+"""The smallest model of every method, exported: the program computes what the model does."""
+
+import pytest
+import torch
+
+from vertebra import tasks
+from vertebra.structures import Frame
+
+METHODS = [(task, method) for task in tasks.names() for method in tasks.methods(task)]
+FRAMES = [Frame((100, 80), (64, 51)), Frame((64, 64), (64, 64))]
+
+
+def equal(one, other):
+    """Whether two predictions have the same fields, to rounding."""
+    for name, value in vars(one).items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(getattr(other, name), value, atol=1e-4, rtol=1e-4, msg=name)
+        elif name == "masks" and value is not None:
+            different = (value.dense() != getattr(other, name).dense()).flatten(1).sum(1)
+            assert (different <= 2).all()  # pixels whose probability is 0.5 to rounding
+        else:
+            assert getattr(other, name) == value
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "method"), METHODS)
+def test_the_exported_program_computes_what_the_model_does(make, task, method):
+    options = {} if task == "classification" else {"score_threshold": 0.3, "max_detections": 8}
+    model = make(task, method, classes=5, backbone_options={"depths": (1, 1, 1, 1)}, **options).eval()
+    for name, parameter in model.named_parameters():
+        if "classify" in name:  # scores on both sides of the threshold
+            torch.nn.init.normal_(parameter) if parameter.ndim > 1 else torch.nn.init.zeros_(parameter)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        raw = model(images)
+        program = torch.export.export(model, (images,)).module()
+        exported = program(images)
+        assert isinstance(raw, tuple)
+        assert len(exported) == len(raw)
+        for x, y in zip(raw, exported, strict=True):
+            assert (x.shape, x.dtype) == (y.shape, y.dtype)
+            torch.testing.assert_close(y, x, atol=1e-5, rtol=1e-5)
+        predictions = model.decode(raw, FRAMES)
+        for prediction, other in zip(predictions, model.decode(exported, FRAMES), strict=True):
+            assert equal(prediction, other)
+        # Of other images, so that nothing that depends on the data is a constant of the program.
+        images = torch.randn(2, 3, 64, 64)
+        for x, y in zip(model(images), program(images), strict=True):
+            torch.testing.assert_close(y, x, atol=1e-5, rtol=1e-5)
+    if task != "classification":
+        assert any(len(prediction.boxes) for prediction in predictions)

@@ -1,0 +1,39 @@
+"""A prediction does not depend on the other images of a call, which would be padding around it."""
+
+import numpy as np
+import pytest
+import torch
+
+from vertebra import options, tasks
+
+NORMS = ("batch", "group", "frozen")
+CASES = [
+    (task, method, norm)
+    for task in tasks.names()
+    for method in tasks.methods(task)
+    for norm in (NORMS if "norm" in options.names(tasks.find(task, method).Config) else (None,))
+]
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+LARGER = np.random.default_rng(1).integers(0, 256, (70, 60, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("task", "method", "norm"), CASES)
+def test_an_image_alone_and_among_others(make, task, method, norm):
+    chosen = {} if task == "classification" else {"score_threshold": 0.05, "max_detections": 8}
+    chosen |= {} if norm is None else {"norm": norm}
+    if norm == "group" and method == "retinanet":  # whose heads have norms too
+        chosen |= {"neck.norm": "group", "head_norm": "group", "neck.channels": 64}
+    model = make(task, method, backbone_options={"depths": (1, 1, 1, 1)}, **chosen)
+    if method == "retinanet":
+        torch.nn.init.zeros_(model.dense.classify.bias)  # initial scores are 0.01
+    (alone,) = model.predict([IMAGE])
+    together, other = model.predict([IMAGE, LARGER])
+    (again,) = model.predict(LARGER)
+    for one, two in ((alone, together), (again, other)):
+        for name, value in vars(one).items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(getattr(two, name), value, atol=1e-4, rtol=1e-4, msg=name)
+        if one.masks is not None:
+            assert torch.equal(two.masks.dense(), one.masks.dense())
+        if task != "classification":
+            assert len(one.boxes)
