@@ -1,6 +1,7 @@
 """The arrows: a folder imports only from those above it."""
 
 import ast
+import re
 from pathlib import Path
 
 import vertebra
@@ -8,9 +9,10 @@ import vertebra
 ROOT = Path(vertebra.__file__).parent
 ORDER = [
     "errors",
+    "options",
     "structures",
     "files",
-    "pictures",
+    "images",
     "ops",
     "weights",
     "nn",
@@ -23,6 +25,7 @@ ORDER = [
     "refine",
     "data",
     "viz",
+    "kinds",
     "engine",
     "predict",
     "export",
@@ -31,11 +34,19 @@ ORDER = [
     "cli",
     "__main__",
 ]
+SHARED = {
+    "backbones": {"__init__", "base", "facts", "fitting", "residual", "isotropic"},
+    "tasks": {
+        *("__init__", "base", "methods", "loading", "sources"),
+        *("detector", "detector_sources", "two_stage"),
+    },
+}
+"""Modules that several families, or several tasks, import."""
 
 
 def imports(path: Path) -> set[str]:
     """First-level parts of vertebra that a file imports, at its top or inside functions."""
-    found = set()
+    parts = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -44,8 +55,8 @@ def imports(path: Path) -> set[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        found |= {name.split(".")[1] for name in names if name.startswith("vertebra.")}
-    return found & set(ORDER)
+        parts |= {name.split(".")[1] for name in names if name.startswith("vertebra.")}
+    return parts & set(ORDER)
 
 
 def test_every_part_has_its_place():
@@ -69,13 +80,91 @@ def test_imports_point_upwards():
 
 def test_no_family_imports_another_and_no_task_another():
     for folder in ("backbones", "tasks"):
-        own = {"__init__", "base", "facts", "residual", "isotropic", "foreign", "region", "two_stage"}
+        shared = SHARED[folder]
         for path in (ROOT / folder).rglob("*.py"):
             text = path.read_text()
             part = path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
-            siblings = {p.stem for p in (ROOT / folder).iterdir() if not p.name.startswith("_")} - own - {part}
-            if part not in own:
+            siblings = {p.stem for p in (ROOT / folder).iterdir() if not p.name.startswith("_")} - shared - {part}
+            if part not in shared:
                 assert not [s for s in siblings if f"vertebra.{folder}.{s}" in text], path
+
+
+def test_the_shared_modules_exist_and_import_no_method():
+    for folder, shared in SHARED.items():
+        modules = {p.stem for p in (ROOT / folder).glob("*.py")}
+        assert shared <= modules, shared - modules
+        owners = {p.stem for p in (ROOT / folder).iterdir()} - shared
+        for module in shared - {"__init__"}:
+            names = [f"vertebra.{folder}.{owner}" for owner in owners]
+            text = (ROOT / folder / f"{module}.py").read_text()
+            assert not [name for name in names if name in text], module
+
+
+def test_a_kind_imports_no_other():
+    shared = {"__init__", "base"}
+    kinds = {p.stem: p.read_text() for p in (ROOT / "kinds").glob("*.py")}
+    owners = {name for name, text in kinds.items() if "\nKIND" in text}
+    assert owners
+    for name in owners:
+        others = [f"vertebra.kinds.{other}" for other in owners - shared - {name}]
+        assert not [other for other in others if other in kinds[name]], name
+
+
+def compared_words(path: Path) -> set[str]:
+    """Words that a file compares something with, by ==, !=, `in`, `match` or as a choice in a dict that is indexed."""
+    compared = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            parts = [node.value]
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
+            parts = [key for key in node.value.keys if key is not None]
+        else:
+            continue
+        compared |= {
+            leaf.value
+            for part in parts
+            for leaf in ast.walk(part)
+            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+        }
+    return compared
+
+
+def test_no_file_outside_kinds_and_tasks_asks_which_it_is():
+    """No other file branches on the name of a task, a method or a kind, or on a class of metrics."""
+    from vertebra import kinds, tasks
+
+    names = {*tasks.names(), *(method for task in tasks.names() for method in tasks.methods(task)), *kinds.names()}
+    names |= {"CocoMetrics", "ClassificationMetrics"}
+    # Names that mean something else there too: the fields of Target, by which formats say what they hold.
+    names -= {"boxes", "masks", "keypoints"}
+    wrong = []
+    for path in ROOT.rglob("*.py"):
+        if path.relative_to(ROOT).parts[0] in ("kinds", "tasks", "metrics"):
+            continue
+        wrong += [f"{path.relative_to(ROOT)}: {word}" for word in compared_words(path) & names]
+        text = path.read_text()
+        wrong += [
+            f"{path.relative_to(ROOT)}: isinstance {name}"
+            for name in ("CocoMetrics", "ClassificationMetrics")
+            if re.search(rf"isinstance\([^)]*{name}", text)
+        ]
+    assert not wrong, wrong
+
+
+FIELDS = ("boxes", "masks", "keypoints", "semantic", "label")
+
+
+def test_no_command_asks_for_a_field():
+    """Engine, prediction, commands and drawing know a prediction by its kind, not by which fields it has."""
+    wrong = []
+    for part in ("engine", "predict", "cli", "ledger"):
+        for path in (ROOT / part).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr in FIELDS:
+                    wrong.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert not wrong, wrong
 
 
 def test_heavy_libraries_stay_out_of_the_light_modules():

@@ -4,8 +4,8 @@
     python tools/draw_figures.py swin overview   # some
     python tools/draw_figures.py --also FOLDER   # and PNG copies there, to look at
 
-`overview` plots src/vertebra/ledger/facts.json; draw it again when counts change. The others are drawings of what the
-files of families and tasks say. Coordinates are pixels from the top left; every figure is 820 wide. Drawing twice gives
+`overview` plots src/vertebra/ledger/facts.json; draw it again when counts change. The others show the architectures of
+families and methods. Coordinates are pixels from the top left; every figure is 820 wide. Drawing twice gives
 the same bytes, as long as matplotlib is the same.
 """
 
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def compact(svg: str) -> str:
-    """The same picture in fewer bytes: short numbers and names, and nothing that is not drawn."""
+    """The same drawing in fewer bytes: short numbers and names, and nothing that is not drawn."""
     svg = re.sub(r"<\?xml.*?\?>|<!.*?>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'<clipPath.*?</clipPath>| clip-path="[^"]*"|(?<=<g) id="[^"]*"', "", svg, flags=re.DOTALL)
     svg = re.sub(r"<defs>\s*</defs>", "", svg)
@@ -504,7 +504,7 @@ def overview() -> Figure:
             ax.plot(*place, marker, alpha=0.9, clip_on=False, **style)
     for axis, ticks, words in (
         (ax.xaxis, (5, 10, 20, 50, 100, 200, 500), "parameters, millions"),
-        (ax.yaxis, (1, 2, 5, 10, 20, 50, 100), "multiply-adds, 10⁹ per picture"),
+        (ax.yaxis, (1, 2, 5, 10, 20, 50, 100), "multiply-adds, 10⁹ per image"),
     ):
         axis.set_ticks(ticks, [str(tick) for tick in ticks])
         axis.set_ticks((), minor=True)
@@ -762,21 +762,21 @@ def maps(ax: Axes, x: float, colour: str, levels: Sequence[tuple[float, float, s
         box(ax, x, y, width, 28, stride, colour, 8)
 
 
-def scene(ax: Axes, x: float, y: float, found: bool = False) -> None:
-    """A picture of two objects from the corner (x, y) on, 84 x 64; with boxes if they are `found`."""
+def example_image(ax: Axes, x: float, y: float, boxes: bool = False) -> None:
+    """An image of two objects, 84 x 64, whose top left corner is (x, y); with their boxes if `boxes`."""
     ax.add_patch(Rectangle((x, y), 84, 64, facecolor=FILLS["gray"], edgecolor=INK, zorder=2))
     ax.add_patch(Circle((x + 25, y + 38), 15, facecolor=FILLS["amber"], edgecolor=EDGES["orange"], zorder=3))
     corners = [(x + 48, y + 34), (x + 61, y + 10), (x + 74, y + 34)]
     ax.add_patch(Polygon(corners, facecolor=FILLS["leaf"], edgecolor=EDGES["green"], zorder=3))
-    if found:
+    if boxes:
         outlined(ax, x + 9, y + 22, 32, 32, EDGES["orange"], 1.6)
         outlined(ax, x + 46, y + 8, 30, 28, EDGES["green"], 1.6)
 
 
 def two_stage() -> Figure:
     ax = sheet(380)
-    title(ax, 68, 36, "Picture", 9)
-    scene(ax, 26, 260)
+    title(ax, 68, 36, "Image", 9)
+    example_image(ax, 26, 260)
     title(ax, 184, 36, "Backbone", 9)
     title(ax, 304, 36, "Pyramid", 9)
     arrow(ax, (110, 292), (136, 292))
@@ -793,25 +793,25 @@ def two_stage() -> Figure:
     line(ax, (319, 68), (370, 68), (370, 292))
     note(ax, 200, 342, "the numbers are strides: input pixels per cell;\nevery map of the pyramid has 256 channels")
 
-    title(ax, 472, 36, "1. Where?", 9)
+    title(ax, 472, 36, "1. Proposals", 9)
     arrow(ax, (370, 96), (394, 96))
-    box(ax, 472, 96, 156, 56, "proposal network:\n3 anchors in every cell,\nobject or not, and moved", "purple", 8)
+    box(ax, 472, 96, 156, 56, "proposal network:\n3 anchors per cell,\nobjectness and deltas", "purple", 8)
     downward(ax, 472, (124, 160), (206, 269))
-    box(ax, 472, 183, 156, 46, "regions of the picture,\nthe likeliest 1000", "gray", 8)
-    title(ax, 680, 36, "2. What?", 9)
+    box(ax, 472, 183, 156, 46, "the 1000 top-scoring\nproposals", "gray", 8)
+    title(ax, 680, 36, "2. RoI heads", 9)
     arrow(ax, (370, 292), (394, 292))
-    box(ax, 472, 292, 156, 46, "RoIAlign, from the level\nthat fits a region's size", "green", 8)
+    box(ax, 472, 292, 156, 46, "RoIAlign, from the level\nfor the RoI's size", "green", 8)
     line(ax, (550, 292), (572, 292))
-    for y, words, colour, answer, extra in (
+    for y, words, colour, output, extra in (
         (292, "keypoint head,\n14 × 14 cells", "red", "keypoints", True),
         (208, "mask head,\n14 × 14 cells", "red", "mask", True),
-        (124, "box head,\n7 × 7 cells", "orange", "class, score,\nbetter box", False),
+        (124, "box head,\n7 × 7 cells", "orange", "class, score,\nrefined box", False),
     ):
         arrow(ax, (572, 292), (572, y), (594, y), dashed=extra)
         box(ax, 644, y, 100, 42, words, colour, 8)
         arrow(ax, (694, y), (712, y), dashed=extra)
-        text(ax, 716, y, answer, 8, align="left")
-    note(ax, 610, 342, "both stages are trained together;\nmasks and keypoints are made of the boxes that are left")
+        text(ax, 716, y, output, 8, align="left")
+    note(ax, 610, 342, "both stages are trained together;\nmasks and keypoints of the final boxes")
     return ax.figure
 
 
@@ -830,7 +830,7 @@ def cascade() -> Figure:
         if i < 2:
             arrow(ax, (x + 46, 150), (x + 136, 150))
             arrow(ax, (x + 91, 150), (x + 91, 98), (x + 136, 98))
-            note(ax, x + 91, 162, "better boxes")
+            note(ax, x + 91, 162, "refined boxes")
     arrow(ax, (163, 150), (163, 98), (196, 98))
     arrow(ax, (676, 150), (712, 150))
     text(ax, 717, 150, "boxes", align="left")
@@ -850,9 +850,9 @@ def retinanet() -> Figure:
         line(ax, (110 + width / 2, y), (196, y))
     line(ax, (196, 68), (196, 268))
     note(ax, 110, 304, "strides; the same heads for all")
-    for y, words, colour, last, answer in (
-        (110, "classes", "orange", "9 anchors × K", "of each anchor the probability\nof every class, by itself"),
-        (226, "boxes", "green", "9 anchors × 4", "where and how large\nits object is"),
+    for y, words, colour, last, output in (
+        (110, "classes", "orange", "9 anchors × K", "of each anchor, a sigmoid\nper class"),
+        (226, "boxes", "green", "9 anchors × 4", "deltas to the\nbox of its object"),
     ):
         arrow(ax, (196, y), (230, y))
         for i in range(4):
@@ -860,9 +860,9 @@ def retinanet() -> Figure:
             rightward(ax, y, (278 + 62 * i, 292 + 62 * i))
         box(ax, 530, y, 104, 40, f"3 × 3 to\n{last}", colour, 8)
         arrow(ax, (582, y), (604, y))
-        text(ax, 610, y, answer, 8, align="left")
+        text(ax, 610, y, output, 8, align="left")
         title(ax, 347, y - 36, words, 9)
-    note(ax, 450, 304, "9 anchors in every cell: three shapes, in three sizes each")
+    note(ax, 450, 304, "9 anchors per cell: three ratios in three sizes")
     return ax.figure
 
 
@@ -877,10 +877,10 @@ def pyramids() -> Figure:
         rightward(ax, y, (86 + width / 2, 206 - width / 2))
         if i:
             downward(ax, 206, (y + 14, levels[i - 1][0] - 14))
-    note(ax, 146, 330, "every map to one width,\nand what is above added to it")
+    note(ax, 146, 330, "every map to one width,\nplus the upsampled coarser one")
 
     title(ax, 410, 36, "HRFPN")
-    note(ax, 410, 58, "HRNet, if you ask for it")
+    note(ax, 410, 58, "HRNet, with neck.name=hrfpn")
     maps(ax, 330, "gray", levels)
     for y, width, _ in levels:
         line(ax, (330 + width / 2, y), (382, y))
@@ -895,7 +895,7 @@ def pyramids() -> Figure:
     note(ax, 410, 330, "all maps joined at stride 4,\nthen pooled again")
 
     title(ax, 680, 36, "Simple pyramid")
-    note(ax, 680, 58, "families of one map, such as ViT")
+    note(ax, 680, 58, "single-scale families, such as ViT")
     box(ax, 604, 170, 48, 28, "16", "gray", 8)
     line(ax, (628, 170), (640, 170))
     line(ax, (640, 114), (640, 282))
@@ -903,7 +903,7 @@ def pyramids() -> Figure:
         arrow(ax, (640, y), (740 - width / 2, y))
         note(ax, 664, y - 10, words)
     maps(ax, 740, "blue", levels)
-    note(ax, 680, 330, "the one map, by deconvolution\nand pooling")
+    note(ax, 680, 330, "deconvolution and pooling\nof the single map")
     return ax.figure
 
 
@@ -938,15 +938,15 @@ def one_map() -> Figure:
         box(ax, 548, y + 24, 96, 42, stage, "blue", 8)
         note(ax, 616, y + 34, "7 × 7")
         line(ax, (596, y + 24), (640, y + 24))
-        for dy, answer in ((0, "mean: class and box"), (48, "twice as large: mask")):
+        for dy, output in ((0, "mean: class and box"), (48, "twice as large: mask")):
             arrow(ax, (640, y + 24), (640, y + dy), (660, y + dy))
-            text(ax, 666, y + dy, answer, 8, align="left")
-    note(ax, 410, 336, "the numbers are strides; what lies right of RoIAlign is computed for every region")
+            text(ax, 666, y + dy, output, 8, align="left")
+    note(ax, 410, 336, "the numbers are strides; everything right of RoIAlign is computed for every RoI")
     return ax.figure
 
 
 def stack(ax: Axes, x: float, rows: list[list[str]]) -> None:
-    """Maps one behind the other, of which the first is seen."""
+    """Maps one behind the other; the first is visible."""
     for shift in (16, 8):
         ax.add_patch(Rectangle((x + shift, 100 - shift), 84, 84, facecolor="white", edgecolor=LINES, zorder=2))
     grid(ax, x, 100, 6, rows)
@@ -954,7 +954,7 @@ def stack(ax: Axes, x: float, rows: list[list[str]]) -> None:
 
 def masks() -> Figure:
     ax = sheet(300)
-    title(ax, 84, 36, "Region", 9)
+    title(ax, 84, 36, "RoI", 9)
     grid(ax, 42, 92, 6, white(14, 14))
     note(ax, 84, 210, "14 × 14 cells,\n256 channels")
     arrow(ax, (126, 134), (147, 134))
@@ -964,41 +964,41 @@ def masks() -> Figure:
     box(ax, 398, 134, 54, 44, "2 × up", "orange", 8)
     box(ax, 460, 134, 42, 44, "1 × 1", "green", 8)
     rightward(ax, 134, (425, 439), (481, 498))
-    title(ax, 556, 36, "A mask for every class", 9)
+    title(ax, 556, 36, "A mask per class", 9)
     rows = [["amber" if (i - 6.5) ** 2 + (j - 6.5) ** 2 < 34 else "white" for j in range(14)] for i in range(14)]
     stack(ax, 500, rows)
-    note(ax, 556, 210, "28 × 28 cells; that of the class\nwhich the box head says")
+    note(ax, 556, 210, "28 × 28 cells; the one of the\npredicted class")
     arrow(ax, (606, 134), (680, 134))
-    title(ax, 724, 36, "Picture", 9)
-    scene(ax, 682, 102, found=True)
-    note(ax, 724, 210, "stretched to the box;\nwhere it is 0.5 or more")
+    title(ax, 724, 36, "Image", 9)
+    example_image(ax, 682, 102, boxes=True)
+    note(ax, 724, 210, "pasted into the box,\nthreshold 0.5")
     note(
         ax,
         410,
         256,
-        "class: each pixel of each class by itself, so that classes do not compete; agnostic: one mask for all;\n"
-        "softmax: classes and background compete for every pixel",
+        "class: one sigmoid per class and pixel, so classes do not compete; agnostic: one mask for all classes;\n"
+        "softmax: a softmax over classes and background in every pixel",
     )
     return ax.figure
 
 
 def keypoints() -> Figure:
     ax = sheet(280)
-    title(ax, 84, 36, "Region", 9)
+    title(ax, 84, 36, "RoI", 9)
     grid(ax, 42, 92, 6, white(14, 14))
     note(ax, 84, 204, "14 × 14 cells,\n256 channels")
     arrow(ax, (126, 134), (148, 134))
     box(ax, 210, 134, 124, 52, "3 × 3, eight times,\n512 channels", size=8)
     box(ax, 344, 134, 112, 52, "deconvolution,\nthen bilinear 2 ×", "orange", 8)
     rightward(ax, 134, (272, 288), (400, 430))
-    title(ax, 490, 36, "A map for every keypoint", 9)
+    title(ax, 490, 36, "A heatmap per keypoint", 9)
     spread = {0: "full blue", 1: "steel", 2: "sky"}
     rows = [[spread.get(max(abs(i - 4), abs(j - 8)), "white") for j in range(14)] for i in range(14)]
     stack(ax, 432, rows)
-    note(ax, 490, 204, "56 × 56; a softmax over\nthe cells, one of them is right")
+    note(ax, 490, 204, "56 × 56 cells;\na softmax over them")
     arrow(ax, (540, 134), (606, 134))
-    note(ax, 572, 122, "best cell")
-    title(ax, 690, 36, "Picture", 9)
+    note(ax, 572, 122, "maximum")
+    title(ax, 690, 36, "Image", 9)
     ax.add_patch(Rectangle((612, 72), 156, 112, facecolor=FILLS["gray"], edgecolor=INK, zorder=2))
     outlined(ax, 636, 84, 108, 90, EDGES["orange"], 1.6)
     places = [(690, 96), (724, 130), (690, 162), (656, 130)]
@@ -1007,7 +1007,7 @@ def keypoints() -> Figure:
         colour = EDGES["blue"] if i == 0 else EDGES["green"]
         ax.add_patch(Circle((x, y), 4.5, facecolor=colour, edgecolor="white", zorder=4))
     note(ax, 690, 204, "x, y and score")
-    note(ax, 410, 250, "the skeleton, which keypoints change sides in the mirror, and their names come from the data")
+    note(ax, 410, 250, "names, skeleton and left-right pairs of the keypoints come from the data")
     return ax.figure
 
 

@@ -16,8 +16,8 @@ def first_line(error: BaseException) -> str:
 
 def nearest(name: str, choices: Iterable[str]) -> str:
     """`" Did you mean 'resnet50'?"`, or `""` where nothing comes close."""
-    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.55)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.55)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def check_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> None:
@@ -32,8 +32,8 @@ def check_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> Non
 def in_range(what: str, value: float | None, low: float, high: float | None = None) -> None:
     """Raises if option `what` has a `value` that is not in low..high; None stands for a default and passes."""
     if value is not None and not (low <= value and (high is None or value <= high)):
-        wanted = f"be {low:g} or more" if high is None else f"lie between {low:g} and {high:g}"
-        raise VertebraError(f"{what} is {value:g}; it must {wanted}.")
+        expected = f"be {low:g} or more" if high is None else f"lie between {low:g} and {high:g}"
+        raise VertebraError(f"{what} is {value:g}; it must {expected}.")
 
 
 def check_choices(options: Any) -> None:

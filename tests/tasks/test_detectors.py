@@ -236,7 +236,7 @@ def test_folding_changes_nothing(make, norm):
 )
 def test_another_methods_option_is_refused_and_its_owner_named(make, task, method, option, owners):
     (name,) = option
-    sentence = f"{method} has no option {name!r}, which is one of .*{owners}.*: leave it out, or choose another method"
+    sentence = f"{name} is an option of .*{owners}.*, not of {method}, .*: leave it out, or choose method="
     with pytest.raises(VertebraError, match=sentence):
         make(task, method, **option)
 

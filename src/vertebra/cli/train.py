@@ -13,7 +13,6 @@ from vertebra.engine.settings import (
     GROUPS,
     Data,
     Settings,
-    check_model_options,
     check_resumed_method,
     resolve,
     run_config,
@@ -37,7 +36,7 @@ def run(argv: Sequence[str]) -> None:
     if resume:
         check_resumed_method(resume, task, method)
     arguments = _arguments(task, method)
-    check_model_options(task, method, _model_options(words, content))
+    tasks.check_options(task, method, _model_options(words, content), "model.", unknown_ok=True)
     if config:
         check_config(config, arguments)
     train(resolve(task, None, explicit_options(arguments, words)))  # among them model.method, if the user chose it

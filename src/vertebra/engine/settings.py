@@ -173,24 +173,6 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     return settings
 
 
-def check_model_options(task: str, method: str, names: Iterable[str]) -> None:
-    """Raises VertebraError if one of the dotted `names` is an option of other methods of the task only."""
-    known = _with_groups(options.names(tasks.find(task, method).Config))
-    for name in names:
-        if name in known or any(name.startswith(f"{option}.") for option in known):
-            continue
-        others = [
-            other
-            for other in tasks.methods(task)
-            if other != method and name in _with_groups(options.names(tasks.find(task, other).Config))
-        ]
-        if others:
-            raise VertebraError(
-                f"model.{name} is an option of {', '.join(others)}, not of {method}, so {method} has no option {name}: "
-                f"leave it out, or choose model.method={others[0]}."
-            )
-
-
 def check_resumed_method(resume: str, task: str, method: str | None) -> None:
     """Raises VertebraError if the run to resume is of another task, or of another method where one is chosen."""
     before = _flat(run_config(resume))
@@ -274,7 +256,7 @@ def _check_names(flat: Mapping[str, Any], task: str, method: str, augment: type)
         *SCALARS,
         *(f"{part}.{option.name}" for part, kind in parts.items() for option in dataclasses.fields(kind)),
     ]
-    check_model_options(task, method, _part(flat, "model"))
+    tasks.check_options(task, method, _part(flat, "model"), "model.", unknown_ok=True)
     for key in flat:
         if key in known or key.startswith("model."):
             continue

@@ -128,7 +128,8 @@ class PostprocessConfig:
             boxes = torch.cat((boxes, boxes.new_zeros(missing, 4)))
             scores = torch.cat((scores, scores.new_zeros(missing)))
             labels = torch.cat((labels, labels.new_zeros(missing)))
-        return Detections(boxes[index] * valid[:, None], torch.where(valid, scores[index], 0.0), labels[index], valid)
+        scores = torch.where(valid, scores[index], 0.0)
+        return Detections(boxes[index] * valid[:, None], scores, labels[index] * valid, valid)
 
 
 def to_slots(detections: Sequence[Detections], num_slots: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ __all__ = [
     "Metrics",
     "Plan",
     "Task",
+    "check_options",
     "create",
     "default_method",
     "find",
@@ -89,7 +90,7 @@ def plan(
     if source is not None and weights is None:
         raise VertebraError(f"source={source!r} names the library of a checkpoint, but no weights are given.")
     module = find(task, method)
-    check_options(task, module, given)
+    check_options(task, method or default_method(task), given)
     loaded = None
     if weights is not None:
         backbone, inner = _chosen_backbone(module, given)
@@ -99,7 +100,7 @@ def plan(
         loaded = read(task, method, checkpoint, source, backbone, inner)
         if loaded.method is not None and method is None:
             module = find(task, loaded.method)
-            check_options(task, module, given)
+            check_options(task, loaded.method, given)
     layers = [] if loaded is None else [loaded.options_for(module)]
     config = _build(module.Config, *layers, given)
     if loaded is not None:
@@ -127,8 +128,8 @@ def load(task: Task, where: str | Path, *, source: str | None = None, partial: b
     checkpoint = open_task_checkpoint(where, backbone)
     loaded = read(task.task_name, task.method, checkpoint, source, backbone, inner)
     module = find(task.task_name, task.method)
-    wanted = {key: value for key, value in loaded.options_for(module).items() if key not in ("norm", "norm_eps")}
-    other = options.differing(config, wanted)
+    required = {key: value for key, value in loaded.options_for(module).items() if key not in ("norm", "norm_eps")}
+    other = options.differing(config, required)
     if other and not partial:
         listed = ", ".join(f"{key}={value!r}" for key, value in other.items())
         raise VertebraError(

@@ -218,9 +218,9 @@ class BackboneTask(Task):
 
     def place(self, backbone_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under the backbone's own names, those of its classifier under `head.`, as named in this model."""
-        own = self.state_dict().keys()
+        names = self.state_dict().keys()
         return {
-            name if name in own or name.startswith("head.") else f"backbone.{name}": tensor
+            name if name in names or name.startswith("head.") else f"backbone.{name}": tensor
             for name, tensor in backbone_state.items()
         }
 

@@ -190,9 +190,10 @@ class Detector(BackboneTask):
         return {f"{part}.": f"this model predicts no {part}s" for part in parts}
 
     def fill(self, state: Mapping[str, Tensor], report: weights.Report, *, partial: bool = False) -> weights.Report:
-        own = self.state_dict()
+        expected = self.state_dict()
         # Frozen norms do not count batches.
-        used = {k: t for k, t in self.rearranged(state).items() if k in own or not k.endswith("num_batches_tracked")}
+        tensors = self.rearranged(state)
+        used = {k: t for k, t in tensors.items() if k in expected or not k.endswith("num_batches_tracked")}
 
         def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
             return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
@@ -206,10 +207,10 @@ class Detector(BackboneTask):
     def rearranged(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of another detector of ours, with the backbone's last stage where this one has it: C4 detectors keep
         it apart, as `stage`."""
-        own = self.state_dict().keys()
+        expected = self.state_dict().keys()
         here = f"backbone.stages.{len(getattr(self.backbone, 'stages', ())) - 1}."
         stage = [name for name in state if name.startswith("stage.") and not name.endswith("num_batches_tracked")]
-        if not all(here + name.removeprefix("stage.") in own for name in stage):
+        if not all(here + name.removeprefix("stage.") in expected for name in stage):
             return dict(state)
         return {
             here + name.removeprefix("stage.") if name.startswith("stage.") else name: tensor
@@ -225,14 +226,14 @@ class Detector(BackboneTask):
         Raises:
             VertebraError: naming the part: the file's network computes with it, so predictions without it are wrong.
         """
-        own, unwanted = self.state_dict(), tuple(self.unwanted)
+        expected, unwanted = self.state_dict(), tuple(self.unwanted)
         problems = []
         for name, tensor in state.items():
-            if name not in own:
+            if name not in expected:
                 if not name.startswith(unwanted) and not name.endswith("num_batches_tracked"):
                     problems.append(f"{name} has no place in it")
-            elif tensor.shape != own[name].shape and not name.startswith("backbone."):
-                problems.append(f"{name} is {list(tensor.shape)}, not {list(own[name].shape)}")
+            elif tensor.shape != expected[name].shape and not name.startswith("backbone."):
+                problems.append(f"{name} is {list(tensor.shape)}, not {list(expected[name].shape)}")
         if problems:
             raise VertebraError(
                 f"this file is of a detector other than {self.method} over {self.config.backbone}: {problems[0]}"

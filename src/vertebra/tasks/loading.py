@@ -40,7 +40,7 @@ class Loaded:
     """The backbone's tensors, under its own names; None of a checkpoint of ours."""
     backbone_options: dict[str, Any]
     """Options of the backbone with which its library computes, or with which it was saved."""
-    own_options: dict[str, Any] = field(default_factory=dict)
+    saved_options: dict[str, Any] = field(default_factory=dict)
     """Of a checkpoint of ours of the same task and method: the options that it was saved with."""
     file: ModelFile | None = None
     """Of another library's model."""
@@ -49,7 +49,7 @@ class Loaded:
     def options_for(self, module: Any) -> dict[str, Any]:
         """The layer of options that the checkpoint brings to a model of `module`, by dotted path."""
         known = options.names(module.Config, training=False)
-        layer: dict[str, Any] = dict(self.own_options)
+        layer: dict[str, Any] = dict(self.saved_options)
         if self.file is not None:
             if module.__name__.rpartition(".")[2] == self.method:
                 layer = {**self.file.preset, **self.file.shapes}
@@ -103,7 +103,7 @@ def read(
     """What a checkpoint means for a model of `task` and `backbone`, whose options `inner` the user has chosen."""
     source = checkpoint.source(source)
     if checkpoint.about is not None:
-        return _read_own(task, method, checkpoint, backbone)
+        return _read_ours(task, method, checkpoint, backbone)
     with naming(checkpoint.path):
         recognised = None if checkpoint.card else _recognise(task, method, checkpoint.state, source)
         if recognised is None:
@@ -123,7 +123,7 @@ def read(
     return Loaded(checkpoint, owner, fit.report, fit.state, fit.options, file=file, num_classes=file.num_classes)
 
 
-def _read_own(task: str, method: str | None, checkpoint: Checkpoint, backbone: str | None) -> Loaded:
+def _read_ours(task: str, method: str | None, checkpoint: Checkpoint, backbone: str | None) -> Loaded:
     about = checkpoint.about
     assert about is not None
     report = Report(str(checkpoint.path), "vertebra")
@@ -138,11 +138,11 @@ def _read_own(task: str, method: str | None, checkpoint: Checkpoint, backbone: s
     module = find(about["task"], about["method"])
     saved = options.flatten(module.Config, {k: v for k, v in model.items() if k != "backbone_options"})
     if about["task"] == task and method in (None, about["method"]):
-        return Loaded(checkpoint, about["method"], report, None, inner, own_options=saved)
+        return Loaded(checkpoint, about["method"], report, None, inner, saved_options=saved)
     # Another method computes as this one does, where they have the same parts.
     computing = {"backbone", "norm_eps"}.union(*(reader.preset for reader in module.SOURCES.values()))
     saved = {key: value for key, value in saved.items() if key in computing}
-    return Loaded(checkpoint, None, report, None, inner, own_options=saved)
+    return Loaded(checkpoint, None, report, None, inner, saved_options=saved)
 
 
 def _recognise(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -75,18 +74,28 @@ def known_methods() -> list[dict[str, Any]]:
     return rows
 
 
-def check_options(task: str, module: Any, given: Mapping[str, Any]) -> None:
-    """Raises if an option is not of this method; names the method that has it, or the nearest option."""
-    known = options.names(module.Config)
-    own = module.__name__.rpartition(".")[2]
-    for key in given:
-        head = key.partition(".")[0]
-        if head in {field.name for field in dataclasses.fields(module.Config)}:
+def check_options(task: str, method: str, given: Iterable[str], prefix: str = "", *, unknown_ok: bool = False) -> None:
+    """Raises if an option is not of this method; names the method that has it, or the nearest option.
+
+    Args:
+        given: names of options, dotted or of groups.
+        prefix: before the names in the message, such as `model.`.
+        unknown_ok: whether options of no method pass, because somebody else has more to say of them.
+    """
+    known = options.names(find(task, method).Config)
+    for name in given:
+        if _has_option(known, name):
             continue
-        others = [m for m in methods(task) if head in {f.name for f in dataclasses.fields(find(task, m).Config)}]
+        others = [m for m in methods(task) if _has_option(options.names(find(task, m).Config), name)]
         if others:
             raise VertebraError(
-                f"{own} has no option {key!r}, which is one of {', '.join(others)}: leave it out, or choose another "
-                "method."
+                f"{prefix}{name} is an option of {', '.join(others)}, not of {method}, so {method} has no option "
+                f"{name}: leave it out, or choose {prefix}method={others[0]}."
             )
-        raise VertebraError(f"{own} has no option {key!r}; there are {', '.join(known)}.{nearest(key, known)}")
+        if not unknown_ok and name.partition(".")[0] not in {option.partition(".")[0] for option in known}:
+            raise VertebraError(f"{method} has no option {name!r}; there are {', '.join(known)}.{nearest(name, known)}")
+
+
+def _has_option(known: Iterable[str], name: str) -> bool:
+    """Whether `name` is among the dotted names, is one of their groups, or lies in an option that is a mapping."""
+    return any(option == name or option.startswith(f"{name}.") or name.startswith(f"{option}.") for option in known)

@@ -315,6 +315,11 @@ def _bottlenecks(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(Bottleneck(inputs, width, 2), Bottleneck(outputs, width), Bottleneck(outputs, width))
 
 
-def stack_raw(parts: Sequence[Tensor], num_slots: int) -> Tensor:
-    """Raw predictions [N_i, ...] of each image as [B, K, ...]; in exported programs every N_i is K."""
-    return torch.stack(list(parts)) if torch.compiler.is_compiling() else spread(parts, num_slots)
+def stack_raw(predictions: Tensor, detections: Sequence[Detections], num_slots: int) -> Tensor:
+    """Raw predictions [sum of N_i, ...] for the detections as [B, K, ...], empty slots 0; in exported programs every
+    N_i is K."""
+    parts = predictions.split([len(d.boxes) for d in detections])
+    if not torch.compiler.is_compiling():
+        return spread(parts, num_slots)
+    valid = torch.stack([d.valid for d in detections])  # type: ignore[misc]
+    return torch.stack(parts) * valid.view(*valid.shape, *[1] * (predictions.ndim - 1))

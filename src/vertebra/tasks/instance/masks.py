@@ -61,7 +61,7 @@ class WithMasks(TwoStage):
         x = self.roi_features(maps, [d.boxes for d in detections], 14)
         labels = torch.cat([d.labels for d in detections])
         masks = torch.stack([head.probabilities(head(x), labels) for head in self.mask_heads]).mean(0)
-        return [stack_raw(masks.split([len(d.boxes) for d in detections]), self.config.max_detections)]
+        return [stack_raw(masks, detections, self.config.max_detections)]
 
     def extra_loss(
         self, maps: Sequence[Tensor], stages: Sequence[Sequence[Samples]], targets: Sequence[Target]

@@ -58,7 +58,7 @@ class KeypointRCNN(FPNForm):
     def extra_raw(self, maps: Sequence[Tensor], detections: Sequence[Detections]) -> list[Tensor]:
         """Heatmap logits over the boxes: [B, K, keypoints, M, M]."""
         heatmaps = self.keypoint(self.roi_features(maps, [d.boxes for d in detections], 14))
-        return [stack_raw(heatmaps.split([len(d.boxes) for d in detections]), self.config.max_detections)]
+        return [stack_raw(heatmaps, detections, self.config.max_detections)]
 
     def extra_loss(
         self, maps: Sequence[Tensor], stages: Sequence[Sequence[Samples]], targets: Sequence[Target]
