@@ -287,6 +287,18 @@ def test_variant_tables_are_the_ledgers() -> None:
             assert (None if cell == "-" else float(cell)) == entry.top1, f"{page}: top-1 of {entry.name}"
 
 
+def test_fields_of_backbones_exist() -> None:
+    from vertebra import backbones
+
+    for family, module in backbones.families().items():
+        text = (ROOT / "docs" / "backbones" / f"{family}.md").read_text(encoding="utf-8")
+        table = text.partition("\n| field | meaning |\n")[2].partition("\n\n")[0]
+        listed = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+        fields = {field.name for field in dataclasses.fields(module.Config)}
+        assert listed, family
+        assert listed <= fields, f"{family}.md describes {sorted(listed - fields)}"
+
+
 def test_every_option_of_training_is_explained() -> None:
     from vertebra import kinds, options, tasks
     from vertebra.engine.settings import GROUPS, Data, Settings

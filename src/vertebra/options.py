@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from vertebra.errors import VertebraError, nearest
 
@@ -103,8 +103,9 @@ def _built(config: type, options: Mapping[str, Any]) -> Any:
         elif field.name in options:
             value = options[field.name]
             kind = hints[field.name]
-            if isinstance(value, Mapping) and hasattr(kind, "from_dict"):
-                value = kind.from_dict(dict(value))
+            kinds = [choice for choice in (kind, *get_args(kind)) if hasattr(choice, "from_dict")]
+            if isinstance(value, Mapping) and kinds:
+                value = kinds[0].from_dict(dict(value))
             values[field.name] = as_tuples(value)
     return config(**values)
 

@@ -186,9 +186,10 @@ class KeypointSchema:
 
     @staticmethod
     def from_dict(fields: dict[str, Any]) -> KeypointSchema:
-        """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
-        pairs = tuple((int(a), int(b)) for a, b in fields["skeleton"])
-        return KeypointSchema(tuple(fields["names"]), pairs, tuple(fields["flip_indices"]), tuple(fields["sigmas"]))
+        """The inverse of `dataclasses.asdict`, also after a trip through JSON; all but `names` may be missing."""
+        pairs = tuple((int(a), int(b)) for a, b in fields.get("skeleton", ()))
+        flip_indices, sigmas = (tuple(fields.get(name, ())) for name in ("flip_indices", "sigmas"))
+        return KeypointSchema(tuple(fields["names"]), pairs, flip_indices, sigmas)
 
 
 COCO_PERSON = KeypointSchema(

@@ -1,5 +1,6 @@
 """What the tests of the command line share: a way to run it, and one tiny trained model."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -61,12 +62,13 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
 
 @pytest.fixture(scope="session")
 def trained(once) -> Path:
-    """A run folder of one epoch; `photos` beside it is its training data. Not to be written to."""
+    """A run folder of one epoch, its training data `photos` and what it printed (output.txt) beside it. Read only."""
 
     def make(folder: Path) -> None:
         write_images(folder / "photos")
         words = ["train", "classification", f"--data.path={folder / 'photos'}", f"--output={folder / 'run'}", *TINY]
-        assert main(words) == 0
+        with (folder / "output.txt").open("w") as file, contextlib.redirect_stdout(file):
+            assert main(words) == 0
 
     return once("trained", make) / "run"
 

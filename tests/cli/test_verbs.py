@@ -110,9 +110,9 @@ def test_the_config_of_a_run_is_complete(trained):
     assert config["seed"] == 0
 
 
-def test_train_prints_what_it_does(tmp_path, photos, run_vertebra):
-    run = tmp_path / "run"
-    out = run_vertebra("train", "classification", f"--data.path={photos}", f"--output={run}", *TINY)
+def test_train_prints_what_it_does(trained):
+    run, photos = trained, trained.parent / "photos"
+    out = (trained.parent / "output.txt").read_text()
     assert "resnet18: 11,177,538 parameters, 11,177,538 trained" in out
     assert f"{photos}: 8 train, 2 val images in 2 classes" in out
     assert "20% of each class set apart with seed 0" in out

@@ -46,7 +46,7 @@ class Data:
 
 @dataclass
 class Settings:
-    """One training run; `resolve` makes it from what a user gives."""
+    """A training run."""
 
     task: str
     """The task to train."""

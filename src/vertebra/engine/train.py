@@ -129,13 +129,17 @@ def _plan(settings: Settings, kind: Kind, catalogue: Catalogue) -> Plan:
     balancing = decided.keys() - kind.model_options(catalogue, False).keys()
     if settings.balance and not (balancing and balancing <= known):
         raise VertebraError(f"balance weighs the classes of whole images; {settings.task} has no use for it.")
+    decided = {name: value for name, value in decided.items() if name in known}
+    for name in options.differing(options.build(assumed.Config, settings.model), decided):
+        if name in options.flatten(assumed.Config, settings.model):
+            raise VertebraError(f"model.{name} differs from the data, which decides it: leave it out.")
     plan = tasks.plan(
         settings.task,
         method=settings.method,
         weights=settings.weights,
         source=settings.source,
         classes=catalogue.classes,
-        **settings.model | {name: value for name, value in decided.items() if name in known},
+        **settings.model | decided,
     )
     if plan.module.RECIPE != assumed.RECIPE:
         raise VertebraError(
