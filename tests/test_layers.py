@@ -1,7 +1,6 @@
 """The arrows: a folder imports only from those above it."""
 
 import ast
-import re
 from pathlib import Path
 
 import vertebra
@@ -108,50 +107,6 @@ def test_a_kind_imports_no_other():
     for name in owners:
         others = [f"vertebra.kinds.{other}" for other in owners - shared - {name}]
         assert not [other for other in others if other in kinds[name]], name
-
-
-def compared_words(path: Path) -> set[str]:
-    """Words that a file compares something with, by ==, !=, `in`, `match` or as a choice in a dict that is indexed."""
-    compared = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Compare):
-            parts = [node.left, *node.comparators]
-        elif isinstance(node, ast.MatchValue):
-            parts = [node.value]
-        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Dict):
-            parts = [key for key in node.value.keys if key is not None]
-        else:
-            continue
-        compared |= {
-            leaf.value
-            for part in parts
-            for leaf in ast.walk(part)
-            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
-        }
-    return compared
-
-
-def test_no_file_outside_kinds_and_tasks_asks_which_it_is():
-    """No other file branches on the name of a task, a method or a kind, or on a class of metrics."""
-    from vertebra import kinds, tasks
-
-    names = {*tasks.names(), *(method for task in tasks.names() for method in tasks.methods(task)), *kinds.names()}
-    names |= {"CocoMetrics", "ClassificationMetrics"}
-    wrong = []
-    for path in ROOT.rglob("*.py"):
-        part = path.relative_to(ROOT).parts[0]
-        if part in ("kinds", "tasks", "metrics"):
-            continue
-        # In data these are fields of Target, by which a format says what it holds.
-        fields = {"boxes", "masks", "keypoints"} if part == "data" else set()
-        wrong += [f"{path.relative_to(ROOT)}: {word}" for word in compared_words(path) & names - fields]
-        text = path.read_text()
-        wrong += [
-            f"{path.relative_to(ROOT)}: isinstance {name}"
-            for name in ("CocoMetrics", "ClassificationMetrics")
-            if re.search(rf"isinstance\([^)]*{name}", text)
-        ]
-    assert not wrong, wrong
 
 
 FIELDS = ("boxes", "masks", "keypoints", "semantic", "label")

@@ -111,7 +111,9 @@ def test_the_papers_numbers():
     preprocess = Preprocess((1024, 1024), resize="shortest")
     for method, train, test, sampled in (("faster_rcnn", 2000, 1000, 512), ("faster_rcnn_c4", 2000, 300, 64)):
         torch.manual_seed(0)
-        model = tasks.create("detection", classes=2, method=method, backbone="resnet18", preprocess=preprocess)
+        narrow = {} if method.endswith("_c4") else {"neck": {"channels": 16}, "box_width": 16}
+        options = {"classes": 2, "backbone": "resnet18", "preprocess": preprocess, **narrow}
+        model = tasks.create("detection", method=method, **options)
         assert model.config.max_detections == 100
         maps = model.features(torch.randn(1, 3, 512, 512))
         raw = [(torch.randn_like(logits), torch.zeros_like(deltas)) for logits, deltas in model.rpn.raw(maps)]

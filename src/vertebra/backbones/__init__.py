@@ -103,7 +103,7 @@ def create(
     """
     if weights is None:
         return _build(name, overrides)
-    fitted = fit(name, open_checkpoint(weights, family(name).WEIGHTS), source=source, **overrides)
+    fitted = fit(name, open_checkpoint(weights, family(name).WEIGHTS, source), source=source, **overrides)
     model = _build(name, {**fitted.options, **overrides})
     model.fill(fitted.state, fitted.report)
     return model

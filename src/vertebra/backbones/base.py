@@ -139,7 +139,7 @@ class Backbone(nn.Module):
             VertebraError: if the file cannot be read, needs other options than this backbone has, or does not fit and
                 `partial` is False.
         """
-        opened = weights.open_checkpoint(where, self.family.WEIGHTS)
+        opened = weights.open_checkpoint(where, self.family.WEIGHTS, source)
         fit = fit_model(self, opened.state, opened.source(source), opened.path, opened.about)
         adaptable = {field.name for field in dataclasses.fields(BackboneConfig)}  # they change no tensor's meaning
         other = {

@@ -30,7 +30,7 @@ MODEL_OPTIONS = ("device", "data.val_share", "data.seed", "data.batch_size", "da
 
 
 @dataclass
-class Data:
+class EvaluationData:
     path: str = ""
     """Data in any form that `vertebra train` takes; default: the data that the model was trained on."""
     split: Literal["train", "val", "test"] = "val"
@@ -48,7 +48,7 @@ class Data:
 
 @dataclass
 class Options:
-    data: Data = field(default_factory=Data)
+    data: EvaluationData = field(default_factory=EvaluationData)
     """Data to evaluate on"""
     strict: bool = False
     """Stop at the first unreadable image or wrong annotation, instead of skipping it."""

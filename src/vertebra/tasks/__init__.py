@@ -94,7 +94,7 @@ def plan(
     loaded = None
     if weights is not None:
         backbone, inner = _chosen_backbone(module, given)
-        checkpoint = open_task_checkpoint(weights, backbone)
+        checkpoint = open_task_checkpoint(weights, backbone, source)
         if checkpoint.about is not None and "backbone" not in given:
             backbone = checkpoint.about["model"].get("backbone")
         loaded = read(task, method, checkpoint, source, backbone, inner)
@@ -125,7 +125,7 @@ def load(task: Task, where: str | Path, *, source: str | None = None, partial: b
     """Fills a model that exists; see `Task.load`."""
     config = task.config
     backbone, inner = getattr(config, "backbone", None), getattr(config, "backbone_options", {})
-    checkpoint = open_task_checkpoint(where, backbone)
+    checkpoint = open_task_checkpoint(where, backbone, source)
     loaded = read(task.task_name, task.method, checkpoint, source, backbone, inner)
     module = find(task.task_name, task.method)
     required = {key: value for key, value in loaded.options_for(module).items() if key not in ("norm", "norm_eps")}

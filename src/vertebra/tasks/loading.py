@@ -23,9 +23,9 @@ from vertebra.tasks.sources import ModelFile, read_model
 from vertebra.weights import Checkpoint, Report, open_checkpoint
 
 
-def open_task_checkpoint(where: str | Path | Checkpoint, backbone: str | None) -> Checkpoint:
+def open_task_checkpoint(where: str | Path | Checkpoint, backbone: str | None, source: str | None = None) -> Checkpoint:
     """Reads a checkpoint that may be named as one of a backbone's published ones."""
-    return open_checkpoint(where, backbones.family(backbone).WEIGHTS if backbone else None)
+    return open_checkpoint(where, backbones.family(backbone).WEIGHTS if backbone else None, source)
 
 
 @dataclass

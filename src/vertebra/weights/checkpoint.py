@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,27 @@ class Checkpoint:
         return given
 
 
-def open_checkpoint(where: str | Path | Checkpoint, published: Mapping[str, Weights] | None = None) -> Checkpoint:
+def open_checkpoint(
+    where: str | Path | Checkpoint, published: Mapping[str, Weights] | None = None, source: str | None = None
+) -> Checkpoint:
     """Reads a checkpoint.
 
     Args:
         where: a published checkpoint by name (a key of `published`), or what `vertebra.weights.read` takes; a
             Checkpoint is returned as it is.
         published: known checkpoints by name.
+        source: the library that the user names; one that a published checkpoint is not from is an error before
+            anything is downloaded.
 
     Raises:
-        VertebraError: if it cannot be read, or its description is of a form that this version does not know.
+        VertebraError: if it cannot be read, is from another library than `source`, or its description is of a form that
+            this version does not know.
     """
     if isinstance(where, Checkpoint):
         return where
     card = known(published or {}, where)
+    if card is not None and source not in (None, card.source):
+        raise VertebraError(f"{where} is from {card.source}, not from {source}; leave source out.")
     if card is not None and not card.commercial:
         warnings.warn(f"{where} is licensed {card.licence}: not for commercial use.", stacklevel=3)
     try:
@@ -78,7 +86,8 @@ def open_checkpoint(where: str | Path | Checkpoint, published: Mapping[str, Weig
     if "vertebra" in metadata:
         try:
             about = json.loads(metadata["vertebra"])
-            {"task": about["task"], "model": about["model"], "preprocess": Preprocess.from_dict(about["preprocess"])}
+            itemgetter("task", "method", "model", "classes")(about)
+            Preprocess.from_dict(about["preprocess"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
     return Checkpoint(path, state, about, card)
