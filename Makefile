@@ -20,13 +20,13 @@ demo: $(VENV)/ready
 	$(BIN)/vertebra data shapes --save=$(DEMO)/shapes --format=coco
 	$(BIN)/vertebra train instance --config=demo.yaml --data.path=$(DEMO)/shapes --output=$(DEMO)/run
 	$(BIN)/vertebra evaluate $(DEMO)/run/best.safetensors --data.path=$(DEMO)/shapes
-	$(BIN)/vertebra predict $(DEMO)/run/best.safetensors '$(DEMO)/shapes/images/val/000*.png' --save=$(DEMO)/predictions
+	$(BIN)/vertebra predict $(DEMO)/run/best.safetensors '$(DEMO)/shapes/images/val/00001*.png' --save=$(DEMO)/predictions
 	@echo
 	@echo "Everything is in $(DEMO):"
 	@echo "  shapes/          the images, with boxes, masks and keypoints as COCO JSON"
 	@echo "  run/report.html  curves, precision and recall, confusion matrix, the worst images: open it in a browser"
 	@echo "  run/             the model (best.safetensors), its config and history"
-	@echo "  predictions/     images with what the model found drawn in, and the same as COCO JSON and CSV"
+	@echo "  predictions/     images with the detections drawn in, and the same as COCO JSON and CSV"
 	@echo "Next, with your own images and their annotations (COCO, Pascal VOC, YOLO or masks in files):"
 	@echo "  source $(BIN)/activate"
 	@echo "  vertebra data my_coco/"
