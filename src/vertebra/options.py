@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from vertebra.errors import VertebraError, nearest
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _TRAINING = "training"
 
@@ -126,18 +129,18 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def differing(config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def differing(config: DataclassInstance, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options, by dotted path, that a built config has otherwise, with the values of `options`."""
     current = _flat(config)
     return {key: value for key, value in flatten(type(config), options).items() if current[key] != as_tuples(value)}
 
 
-def changed(config: Any, other: Any) -> dict[str, Any]:
+def changed(config: DataclassInstance, other: DataclassInstance) -> dict[str, Any]:
     """The options, by dotted path, of a built config that another of its type has otherwise, with the values of
     `config`."""
     theirs = _flat(other)
     return {key: value for key, value in _flat(config).items() if value != theirs[key]}
 
 
-def _flat(config: Any) -> dict[str, Any]:
+def _flat(config: DataclassInstance) -> dict[str, Any]:
     return flatten(type(config), {field.name: getattr(config, field.name) for field in dataclasses.fields(config)})

@@ -12,7 +12,7 @@ from vertebra import options
 from vertebra.errors import VertebraError
 from vertebra.structures import Preprocess
 from vertebra.tasks.base import Metrics, Task
-from vertebra.tasks.loading import Loaded, check_complete, freeze, open_task_checkpoint, read
+from vertebra.tasks.loading import Loaded, check_complete, open_task_checkpoint, read
 from vertebra.tasks.methods import check_options, default_method, find, known_methods, methods, names
 from vertebra.weights import Checkpoint, Report
 
@@ -104,7 +104,7 @@ def plan(
     layers = [] if loaded is None else [loaded.options_for(module)]
     config = _build(module.Config, *layers, given)
     if loaded is not None:
-        config = freeze(config, loaded)
+        config = loaded.freeze(config)
         loaded.note(config, module)
     if classes is None:
         classes = 1000 if loaded is None or loaded.num_classes is None else loaded.num_classes

@@ -84,6 +84,20 @@ class Loaded:
         stage = re.sub(r"^stages\.\d+\.", "stage.", name)
         return f"backbone.{name}" in self.checkpoint.state or stage in self.checkpoint.state
 
+    def freeze(self, config: Any) -> Any:
+        """With norm `auto` decided: norms are frozen if the checkpoint has the statistics of all of them."""
+        if getattr(config, "norm", None) != "auto":
+            return config
+        with torch.device("meta"):
+            trunk = backbones.create(config.backbone, level_norms=True, **config.backbone_options)
+        if not has_norms(trunk):
+            return config
+        if missing := [name for name in trunk.state_dict() if name.endswith("running_mean") and not self.has(name)]:
+            self.report.adapted["norm"] = f"batch, because the checkpoint has no {missing[0]}"
+            return config
+        self.report.adapted["norm"] = "frozen, with the statistics of the checkpoint; the option norm chooses another"
+        return dataclasses.replace(config, norm="frozen")
+
     def tensors(self, task: Any) -> dict[str, Tensor]:
         """The tensors under the model's own names."""
         if self.backbone_state is None:
@@ -182,21 +196,6 @@ def _matches(task: str, state: Iterable[str]) -> list[tuple[str, str, Any]]:
         for library, source in find(task, name).SOURCES.items()
         if source.recognises(state)
     ]
-
-
-def freeze(config: Any, loaded: Loaded) -> Any:
-    """With norm `auto` decided: norms are frozen if the checkpoint has the statistics of all of them."""
-    if getattr(config, "norm", None) != "auto":
-        return config
-    with torch.device("meta"):
-        trunk = backbones.create(config.backbone, level_norms=True, **config.backbone_options)
-    if not has_norms(trunk):
-        return config
-    if missing := [name for name in trunk.state_dict() if name.endswith("running_mean") and not loaded.has(name)]:
-        loaded.report.adapted["norm"] = f"batch, because the checkpoint has no {missing[0]}"
-        return config
-    loaded.report.adapted["norm"] = "frozen, with the statistics of the checkpoint; the option norm chooses another"
-    return dataclasses.replace(config, norm="frozen")
 
 
 @contextlib.contextmanager
