@@ -34,7 +34,7 @@ demo: $(VENV)/ready
 	@echo "Or with a folder of images for each class: vertebra train classification --data.path=images/"
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ for words in (
     ["evaluate", "run", "--data.path=shapes", "--data.workers=0", "--save=evaluation", "--device=cpu"],
     ["data", "convert", "shapes", "--to=coco", "--save=data"],
     ["predict", "run", "data/images/val", "--save=predictions", "--device=cpu"],
+    ["methods", task],
 ):
     assert main(words) == 0, words
 """
@@ -77,17 +78,18 @@ def run(folder: Path, *arguments: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("page", "options", "shown"),
+    ("page", "options", "shown", "listed"),
     [
         (
             "method.md",
             ["detection", "--model.method=fcos", "--model.backbone=resnet18", "--model.neck.channels=64"],
             "val box_ap",
+            r"fcos.*1904\.01355.*torchvision",
         ),
-        ("task.md", ["counting", "--model.backbone=resnet18"], "val exact"),
+        ("task.md", ["counting", "--model.backbone=resnet18"], "val exact", "counting +regression"),
     ],
 )
-def test_one_file_is_enough(package, page, options, shown):
+def test_one_file_is_enough(package, page, options, shown, listed):
     folder = package(page)
     printed = run(folder, COMMANDS, json.dumps([*options, "--data.image_size=64", "--data.batch_size=8"]))
     assert "epoch 1/1" in printed
@@ -99,9 +101,5 @@ def test_one_file_is_enough(package, page, options, shown):
     assert len(evaluation["images"]) == 8
     assert len(list((folder / "predictions").glob("*.png"))) == 8
     assert json.loads((folder / "predictions" / "predictions.json").read_text()) is not None
+    assert re.search(listed, printed)
     run(folder, EXPORT)
-
-
-def test_the_new_method_is_listed(package):
-    printed = run(package("method.md"), "from vertebra.cli import main; main(['methods'])")
-    assert re.search(r"fcos.*1904\.01355.*torchvision", printed)
