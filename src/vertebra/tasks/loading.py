@@ -147,7 +147,7 @@ def _read_ours(task: str, method: str | None, checkpoint: Checkpoint, backbone: 
     ):
         return Loaded(checkpoint, None, report, None, {})
     inner = dict(model.get("backbone_options") or {})
-    if about["task"] not in names():
+    if about["task"] not in names() or "method" not in about:
         return Loaded(checkpoint, None, report, None, inner)
     module = find(about["task"], about["method"])
     saved = options.flatten(module.Config, {k: v for k, v in model.items() if k != "backbone_options"})

@@ -86,7 +86,7 @@ def open_checkpoint(
     if "vertebra" in metadata:
         try:
             about = json.loads(metadata["vertebra"])
-            itemgetter("task", "method", "model", "classes")(about)
+            itemgetter("task", "model")(about)
             Preprocess.from_dict(about["preprocess"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
