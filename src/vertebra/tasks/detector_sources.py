@@ -128,7 +128,7 @@ _MMDET = {
     "rpn_beta": 0.0,
     "box_loss.beta": 0.0,
 }
-_C4_STAGE = {"detectron2": r"^roi_heads\.res5\.", "mmdet": r"^roi_head\.shared_head\."}
+_C4_STAGE = {library: stage.pattern for library, stage in STAGES.items()}
 _CASCADE = {"detectron2": r"^roi_heads\.box_head\.0\.", "mmdet": r"^roi_head\.bbox_head\.0\."}
 _PARTS = (RPN, BoxHead, MaskHead, KeypointHead)
 
