@@ -1,12 +1,24 @@
 """The one error a user's mistake raises: a sentence that says what, where, and what to do next."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class VertebraError(ValueError):
     """Something the user can put right. The command line prints its text alone, without a traceback."""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value out of a file or of a user for a message: its repr on one line, cut to about `limit` characters.
+
+    Bounded in time too, whatever the value holds.
+    """
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother, short.maxlong = 2, limit, limit, limit
+    text = short.repr(value).replace("\n", " ")
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def first_line(error: BaseException) -> str:

@@ -1,15 +1,28 @@
-"""Reading text, and writing files that are whole or not there."""
+"""Reading text, JSON and YAML within bounds, and writing files that are whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
+import yaml
 from safetensors import SafetensorError
 
-from vertebra.errors import VertebraError, first_line
+from vertebra.errors import VertebraError, first_line, shown
+
+MAX_BYTES = 8 << 30
+"""Size of a text file up to which it is read; the largest annotation files in use have half of it."""
+MAX_YAML_BYTES = 64 << 20
+MAX_DEPTH = 100
+"""Levels of lists and mappings in one another, in YAML."""
+MAX_DIGITS = 19
+"""Digits of an integer, in JSON and YAML; a number with more is read as a float."""
 
 
 def expanded(path: str | Path) -> Path:
@@ -19,16 +32,176 @@ def expanded(path: str | Path) -> Path:
     return Path(path)
 
 
-def read_text(path: Path) -> str:
+def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        VertebraError: if it is missing, unreadable, larger than `limit` bytes, or a pipe or device, which may not end.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+            raise VertebraError(f"{path} is {kind}, not a file.")
+        if status.st_size > limit:
+            raise VertebraError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read.")
+        with path.open("rb") as file:
+            return file.read(limit)  # some files of /proc and /sys say that they are empty, and do not end
+    except (OSError, ValueError) as error:
+        if isinstance(error, VertebraError):
+            raise
+        raise VertebraError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+
+
+def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
     """A text file in UTF-8, with or without the mark at its beginning that some editors write.
 
     Raises:
-        VertebraError: if it is in another encoding.
+        VertebraError: as `read_bytes`, and if it is in another encoding.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise VertebraError(f"{path} is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: str | Path, limit: int = MAX_BYTES) -> Any:
+    """The content of a JSON file, see `parse_json`.
+
+    Raises:
+        VertebraError: as `read_bytes` and `parse_json`.
+    """
+    return parse_json(read_bytes(path, limit), str(path))
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """JSON text. Integers of more than MAX_DIGITS digits become floats, those of more than 308 infinite.
+
+    NaN and Infinity are read as such: whoever uses a number checks it.
+
+    Args:
+        text: in UTF-8, -16 or -32 if it is bytes.
+        name: of the file, for messages.
+
+    Raises:
+        VertebraError: if it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text, parse_int=_integer)
+    except json.JSONDecodeError as error:
+        raise VertebraError(f"{name}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+    except UnicodeDecodeError as error:
+        raise VertebraError(f"{name} is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
+    except RecursionError as error:
+        raise VertebraError(f"{name}: lists and objects are nested too deeply.") from error
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_DIGITS + digits.startswith("-") else float(digits)
+
+
+def read_yaml(path: str | Path) -> tuple[Any, yaml.Node | None]:
+    """The content of a YAML file and its tree of nodes, which know their lines.
+
+    Plain scalars are read as YAML 1.2's core schema has them: `true`, `null`, `12`, `1e-3`; `yes`, `0b1`, `12:30` and
+    dates are strings.
+
+    Raises:
+        VertebraError: as `read_text`, and if it is not valid YAML, has tags of other types, or is nested too deeply or
+            holds too much, aliases counted as what they stand for.
+    """
+    text = read_text(path, MAX_YAML_BYTES)
+    try:
+        _check_depth(text)
+        loader = _YamlLoader(text)
+        try:
+            node = loader.get_single_node()
+            _count(node, {}, MAX_YAML_BYTES)
+            return (None if node is None else loader.construct_document(node)), node
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # TypeError: a key that is a list
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or first_line(error)
+        raise VertebraError(f"{path}{where}: not valid YAML ({reason}).") from error
+
+
+class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads strings, numbers, true, false, null, lists and mappings, and nothing else."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[str, Any]] = {}
+
+
+def _scalar(loader: Any, node: yaml.ScalarNode) -> Any:
+    """A tagged or recognised scalar, by its tag."""
+    kind, text = node.tag.rpartition(":")[2], loader.construct_scalar(node)
+    try:
+        if kind == "null":
+            return None
+        if kind == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        if kind == "int":
+            return _integer(text)
+        return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    except (KeyError, ValueError) as error:
+        problem = f"{shown(text, 40)} is no {kind}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+
+def _unknown(loader: Any, node: yaml.Node) -> Any:
+    problem = f"the tag {shown(node.tag, 60)} is not read"
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+for _kind, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+):
+    _tag = f"tag:yaml.org,2002:{_kind}"
+    _YamlLoader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+    _YamlLoader.add_constructor(_tag, _scalar)
+for _kind in ("str", "seq", "map"):
+    _YamlLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", getattr(yaml.SafeLoader, f"construct_yaml_{_kind}"))
+_YamlLoader.add_constructor(None, _unknown)
+
+
+def _check_depth(text: str) -> None:
+    """Before the recursive part of the parser, which a deep document would take beyond its stack."""
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise yaml.MarkedYAMLError(None, None, f"more than {MAX_DEPTH} levels", cast("yaml.Mark", event.start_mark))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _count(node: yaml.Node | None, counts: dict[int, int], limit: int) -> int:
+    """Nodes under `node`, each alias counted as what it stands for; raises if they are more than `limit`."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in counts:
+        if counts[id(node)] < 0:
+            raise yaml.MarkedYAMLError(None, None, "an alias stands inside of what it stands for", node.start_mark)
+        return counts[id(node)]
+    counts[id(node)] = -1
+    children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    total = 1 + sum(_count(child, counts, limit) for child in children)
+    if total > limit:
+        raise yaml.MarkedYAMLError(None, None, "aliases repeat too much", node.start_mark)
+    counts[id(node)] = total
+    return total
 
 
 @contextlib.contextmanager
