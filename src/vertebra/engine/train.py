@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import logging
 import os
-import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 
 import vertebra
 from vertebra import kinds, options, tasks
@@ -27,17 +19,19 @@ from vertebra.data.catalogue import Catalogue
 from vertebra.data.loader import EndlessLoader, loader
 from vertebra.data.reading import Source
 from vertebra.engine import checkpoint
+from vertebra.engine import trainer as trainers
+from vertebra.engine.devices import is_first_process, num_devices
 from vertebra.engine.evaluate import evaluate
-from vertebra.engine.settings import Settings, cannot_change, plain, run_config, run_folder
-from vertebra.engine.trainee import Average, RunHistory, Trainee, write_config
+from vertebra.engine.resume import resume_state
+from vertebra.engine.settings import Settings, plain
+from vertebra.engine.trainee import RunHistory, Trainee, write_config
+from vertebra.engine.trainer import Echo
 from vertebra.errors import VertebraError, in_range, one_of
 from vertebra.kinds import Kind
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Preprocess
 from vertebra.tasks import Plan, Task
 from vertebra.viz import report
-
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,8 +66,8 @@ def train(settings: Settings, data: Source | None = None) -> Run:
         VertebraError: for every mistake of the user.
     """
     _check(settings)
-    _silence_lightning()
-    echo = print if _is_first_process() else _silent
+    trainers.silence_lightning()
+    echo = print if is_first_process() else _silent
     kind = kinds.find(tasks.find(settings.task, settings.method).MODEL.kind)
     catalogue = _open(settings, data, kind)
     L.seed_everything(settings.seed, verbose=False)
@@ -81,23 +75,19 @@ def train(settings: Settings, data: Source | None = None) -> Run:
     model = options.flatten(type(plan.config), vars(plan.config))
     settings = replace(settings, method=_name(plan.module), model=model)
     task = _build(settings, plan, kind, echo)
-    state = _resume_state(settings, plan)
+    state = resume_state(settings, plan)
     folder = state.parent if state else _new_folder(settings, plan)
     loaders = _loaders(settings, task, kind, catalogue)
     history = RunHistory(folder, echo if not sys.stdout.isatty() else _silent, _origin(settings, data))
-    trainer = _trainer(settings, task, folder, _callbacks(settings, folder, history))
+    trainer = trainers.create(settings, task, folder, history)
     trainee = Trainee(task, settings)
     _announce(settings, catalogue, task, folder, echo)
-    _fit(trainer, trainee, loaders, folder, state, echo)
+    trainers.fit(trainer, trainee, loaders, folder, state, echo)
     assert history.best is not None, "the last epoch is always validated"
     metrics = history.best["metrics"]
     if trainer.is_global_zero:
         metrics = _finish(settings, kind, catalogue, folder, history, trainee, echo).metrics
     return Run(folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history)
-
-
-def _is_first_process() -> bool:
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
 
 
 def _silent(_: str) -> None:
@@ -195,7 +185,7 @@ def _loaders(settings: Settings, task: Task, kind: Kind, catalogue: Catalogue) -
 
 def _new_folder(settings: Settings, plan: Plan) -> Path:
     """A new run folder, which holds config.yaml; the first process makes it."""
-    first = _is_first_process()
+    first = is_first_process()
     if settings.output:
         folder = Path(settings.output)
         if first and (folder / "last.ckpt").exists():
@@ -211,137 +201,6 @@ def _new_folder(settings: Settings, plan: Plan) -> Path:
     if first:
         write_config(settings, folder)
     return folder
-
-
-def _resume_state(settings: Settings, plan: Plan) -> Path | None:
-    """The last.ckpt to resume from; its run's config.yaml is written again after the first further epoch.
-
-    Raises:
-        VertebraError: if it is missing, or a setting differs that a resumed run cannot change.
-    """
-    if not settings.resume:
-        return None
-    folder = run_folder(settings.resume)
-    path = folder / "last.ckpt"
-    if not path.is_file():
-        raise VertebraError(f"{path} is not there, so there is nothing to resume; a run writes it after each epoch.")
-    rows = (folder / "metrics.csv").read_text().splitlines() if (folder / "metrics.csv").exists() else []
-    done = max((int(row["epoch"]) for row in csv.DictReader(rows)), default=0)
-    if settings.epochs < done:
-        raise VertebraError(
-            f"{folder} has {done} epochs already, and epochs is {settings.epochs}: give --epochs=NUMBER."
-        )
-    before, now = run_config(folder), plain(settings)
-    fixed = {name: (before.get(name), now[name]) for name in ("optimizer", "freeze_backbone", "layer_decay")}
-    fixed["ema"] = (bool(before.get("ema")), bool(now["ema"]))
-    old, new = (options.flatten(type(plan.config), _without_method(part["model"])) for part in (before, now))
-    lasting = options.names(type(plan.config), training=False)
-    fixed |= {f"model.{name}": (options.as_tuples(old.get(name)), options.as_tuples(new[name])) for name in lasting}
-    for name, (earlier, later) in fixed.items():
-        if earlier != later:
-            raise VertebraError(cannot_change(name, later, earlier, folder))
-    return path
-
-
-# -- Lightning
-
-
-def _callbacks(settings: Settings, folder: Path, history: RunHistory) -> list[Callback]:
-    callbacks: list[Callback] = [history]  # before the averaging, see RunHistory
-    if settings.ema:
-        callbacks.append(Average(settings.ema))
-    if settings.patience:
-        callbacks.append(
-            EarlyStopping(
-                "val/score", patience=settings.patience, mode="max", check_on_train_epoch_end=True, strict=False
-            )
-        )
-    callbacks.append(
-        ModelCheckpoint(folder, "last", save_top_k=1, save_on_train_epoch_end=True, enable_version_counter=False)
-    )
-    if sys.stdout.isatty():
-        callbacks.append(RichProgressBar(leave=True))
-    return callbacks
-
-
-def _trainer(settings: Settings, task: Task, folder: Path, callbacks: list[Callback]) -> L.Trainer:
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", 0))  # set by torchrun
-    devices = local or _devices(settings)
-    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or devices > 1
-    ddp = "ddp_find_unused_parameters_true" if task.unused_parameters else "ddp"
-    try:
-        trainer = L.Trainer(
-            max_epochs=settings.epochs,
-            accelerator=settings.accelerator,
-            devices=devices,
-            num_nodes=int(os.environ["WORLD_SIZE"]) // local if local else 1,
-            strategy=ddp if several else "auto",
-            sync_batchnorm=several and _on_gpu(settings),  # torch has it for GPUs alone
-            precision=settings.precision,
-            accumulate_grad_batches=settings.accumulate,
-            gradient_clip_val=settings.clip or None,
-            callbacks=callbacks,
-            plugins=[checkpoint.SafeCheckpointIO()],
-            logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_model_summary=False,
-            enable_progress_bar=any(isinstance(callback, RichProgressBar) for callback in callbacks),
-            log_every_n_steps=10,
-        )
-    except MisconfigurationException as error:
-        raise VertebraError(f"accelerator {settings.accelerator!r} is not to be had here: {error}") from error
-    synchronous = any(isinstance(module, torch.nn.SyncBatchNorm) for module in task.modules())
-    if synchronous and trainer.world_size > 1 and trainer.strategy.root_device.type == "cpu":
-        raise VertebraError("norm sync works on GPUs alone: on several processes of a CPU choose batch or group.")
-    return trainer
-
-
-def _fit(
-    trainer: L.Trainer,
-    trainee: Trainee,
-    loaders: tuple[EndlessLoader, Iterable],
-    folder: Path,
-    state: Path | None,
-    echo: Echo,
-) -> None:
-    try:
-        trainer.fit(trainee, *loaders, ckpt_path=state, weights_only=True)
-    except SystemExit:  # Lightning's for a KeyboardInterrupt, with further ones switched off
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if (folder / "last.ckpt").exists():
-            echo(f"stopped; continue with: vertebra train {trainee.settings.task} --resume={folder}")
-        raise KeyboardInterrupt from None
-    except torch.OutOfMemoryError as error:
-        raise VertebraError(
-            "the device ran out of memory: lower data.batch_size (and raise accumulate), or set checkpointing."
-        ) from error
-    finally:
-        loaders[0].close()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # one process alone does the rest
-
-
-def _on_gpu(settings: Settings) -> bool:
-    return torch.cuda.is_available() and settings.accelerator in ("auto", "cuda")
-
-
-def _devices(settings: Settings) -> int:
-    """How many devices of this machine take part."""
-    return settings.devices or (torch.cuda.device_count() if _on_gpu(settings) else 1)
-
-
-def _silence_lightning() -> None:
-    """Lightning's remarks on hardware and hooks are for its developers, not for ours."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*number of training batches.*",
-        ".*Checkpoint directory.*",
-        ".*treespec, LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", text)
 
 
 # -- checks and messages
@@ -363,7 +222,7 @@ def _check(settings: Settings) -> None:
         raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
     if settings.data.channels not in (1, 3):
         raise VertebraError(f"data.channels is {settings.data.channels}; images are read as 1 (grey) or 3 (RGB).")
-    world = int(os.environ.get("WORLD_SIZE", 0)) or _devices(settings)
+    world = int(os.environ.get("WORLD_SIZE", 0)) or num_devices(settings)
     if settings.data.batch_size % world:
         raise VertebraError(
             f"data.batch_size is {settings.data.batch_size}, which {world} processes cannot share equally: "
@@ -426,7 +285,3 @@ def _finish(
     echo(f"look at {folder / 'report.html'}")
     echo(f"next: vertebra predict {folder / 'best.safetensors'} IMAGE --save=out/")
     return evaluation
-
-
-def _without_method(model: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in model.items() if name != "method"}
