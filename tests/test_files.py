@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vertebra.errors import VertebraError, shown
-from vertebra.files import parse_json, read_bytes, read_json, read_text, read_yaml
+from vertebra.files import are_numbers, cell, is_number, parse_json, read_bytes, read_json, read_text, read_yaml
 
 DEEP = 100_000
 
@@ -97,3 +97,26 @@ def test_values_in_messages_are_bounded_and_on_one_line():
         {i: i for i in range(999)},
     ):
         assert len(shown(value)) <= 80
+
+
+@pytest.mark.parametrize("value", [True, "1", None, [], float("nan"), float("inf"), -float("inf"), 1e300, 10**400])
+def test_what_is_no_number(value):
+    assert not is_number(value)
+    assert not are_numbers([1, value])
+    assert not are_numbers([value, 1.5])
+
+
+def test_numbers():
+    assert is_number(0)
+    assert is_number(-1e9)
+    assert not is_number(2, 0, 1.5)
+    assert are_numbers([])
+    assert are_numbers((1, -2.5))
+    assert not are_numbers("12")
+    assert not are_numbers({1: 2})
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1"])
+def test_no_cell_is_a_formula(text):
+    assert cell(text) == f"'{text}"
+    assert cell(f"a{text}") == f"a{text}"

@@ -1,8 +1,9 @@
 """Options: from nested mappings to built dataclasses, layer by layer."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from vertebra import options
@@ -110,3 +111,42 @@ def test_differing():
     assert differing(config, same) == {}
     assert differing(config, {"anchors": {"scale": 3.0}, "dropout": 0.0}) == {"anchors.scale": 3.0}
     assert options.changed(config, Config()) == {"anchors.scale": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"backbone": 5}, "^backbone is 5; it must be a string"),
+        ({"backbone_options": []}, "^backbone_options is .*; it must be a mapping from names"),
+        ({"anchors": {"scale": "4"}}, "^anchors.scale is '4'; it must be a number"),
+        ({"anchors.scale": True}, "^anchors.scale is True; it must be a number"),
+        ({"anchors.scale": float("nan")}, "^anchors.scale is nan; it must be a number"),
+        ({"anchors.ratios": (1, None)}, r"^anchors.ratios is \(1, None\); it must be a list of numbers"),
+        ({"anchors.ratios": 1.0}, "^anchors.ratios is 1.0; it must be a list of numbers"),
+        ({"stages": ((1.0,), 2.0)}, "^stages is .*; it must be a list of lists of numbers"),
+        ({"keypoints": 5}, "^keypoints is 5; it must be a mapping"),
+    ],
+)
+def test_types_are_checked(given, sentence):
+    with pytest.raises(VertebraError, match=sentence):
+        build(Config, given)
+
+
+@dataclass(frozen=True)
+class Several:
+    size: tuple[int, int] = (1, 2)
+    word: Literal["a", "b"] = "a"
+    limit: int | None = None
+    anything: Any = None
+
+
+def test_types_in_words():
+    for given, sentence in {
+        ("size", (1,)): r"size is \(1,\); it must be 2 integers",
+        ("size", (1, 2.0)): "it must be 2 integers",
+        ("word", 5): "word is 5; it must be a string",
+        ("limit", "a"): "limit is 'a'; it must be an integer or null",
+    }.items():
+        with pytest.raises(VertebraError, match=sentence):
+            build(Several, dict([given]))
+    assert build(Several, {"size": [np.int64(3), 4], "limit": None, "anything": object}).size == (3, 4)

@@ -1,7 +1,10 @@
 """The one error a user's mistake raises: a sentence that says what, where, and what to do next."""
 
 import difflib
+import math
 import reprlib
+import sys
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -21,14 +24,37 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def escaped(text: str) -> str:
+    """Text for one line of output: control characters and what is no character, as of a name that is not UTF-8, by
+    their numbers (`\\udce9`)."""
+    return "".join(
+        c.encode("unicode_escape", "surrogatepass").decode()
+        if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")
+        else c
+        for c in text
+    )
+
+
 def first_line(error: BaseException) -> str:
-    """The first line of what another library's error says, or its type if it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of what another library's error says, cut to 300 characters, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """`" Did you mean 'resnet50'?"`, or `""` where nothing comes close."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.55)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the CPU or of a device is used up."""
+    signs = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in signs)
+
+
+def nearest(name: str, choices: Iterable[str], cutoff: float = 0.55) -> str:
+    """`" Did you mean 'resnet50'?"`, or `""` where nothing comes close.
+
+    Args:
+        cutoff: similarity, in 0..1, that a choice must have; as `difflib` computes it.
+    """
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -37,15 +63,24 @@ def check_fields(owner: str, given: Iterable[str], fields: Iterable[str]) -> Non
     for key in given:
         if key not in fields:
             raise VertebraError(
-                f"{owner} has no option {key!r}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
+                f"{owner} has no option {shown(key)}; there are {', '.join(sorted(fields))}.{nearest(key, fields)}"
             )
 
 
 def in_range(what: str, value: float | None, low: float, high: float | None = None) -> None:
-    """Raises if option `what` has a `value` that is not in low..high; None stands for a default and passes."""
-    if value is not None and not (low <= value and (high is None or value <= high)):
-        expected = f"be {low:g} or more" if high is None else f"lie between {low:g} and {high:g}"
-        raise VertebraError(f"{what} is {value:g}; it must {expected}.")
+    """Raises if option `what` has a `value` that is not a finite number in low..high; None stands for a default and
+    passes."""
+    if value is None or low <= value <= (sys.float_info.max if high is None else high):
+        return
+    finite = " and finite" if value == math.inf else ""
+    expected = (
+        f"be {_number(low)} or more{finite}" if high is None else f"lie between {_number(low)} and {_number(high)}"
+    )
+    raise VertebraError(f"{what} is {_number(value)}; it must {expected}.")
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{value:,}" if abs(value) < 10**40 else shown(value, 40)
 
 
 def check_choices(options: Any) -> None:
@@ -58,4 +93,4 @@ def check_choices(options: Any) -> None:
 def one_of(what: str, value: str, choices: Iterable[str]) -> None:
     """Raises if option `what` has a `value` that is none of `choices`."""
     if value not in choices:
-        raise VertebraError(f"{what} is {value!r}; there are {', '.join(choices)}.{nearest(value, choices)}")
+        raise VertebraError(f"{what} is {shown(value)}; there are {', '.join(choices)}.{nearest(value, choices)}")

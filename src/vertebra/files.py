@@ -1,26 +1,33 @@
-"""Reading text, JSON and YAML within bounds, and writing files that are whole or not there."""
+"""Reading text, JSON, XML and YAML within bounds, and writing files that are whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, cast
+from xml.etree import ElementTree
 
 import yaml
 from safetensors import SafetensorError
 
-from vertebra.errors import VertebraError, first_line, shown
+from vertebra.errors import VertebraError, first_line, is_out_of_memory, shown
 
 MAX_BYTES = 8 << 30
 """Size of a text file up to which it is read; the largest annotation files in use have half of it."""
 MAX_YAML_BYTES = 64 << 20
+MAX_XML_BYTES = 256 << 20
+"""Of one XML file, whose elements take many times as much memory."""
 MAX_DEPTH = 100
 """Levels of lists and mappings in one another, in YAML."""
+MAX_NUMBER = 1e9
+"""No coordinate, size or score in a file is beyond it, either way."""
 MAX_DIGITS = 19
 """Digits of an integer, in JSON and YAML; a number with more is read as a float."""
 
@@ -47,7 +54,8 @@ def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
         if status.st_size > limit:
             raise VertebraError(f"{path} has {status.st_size:,} bytes; at most {limit:,} are read.")
         with path.open("rb") as file:
-            return file.read(limit)  # some files of /proc and /sys say that they are empty, and do not end
+            # As much is allocated at once. Some files of /proc and /sys say that they are empty, and do not end.
+            return file.read(min(limit, max(status.st_size, 1 << 20)))
     except (OSError, ValueError) as error:
         if isinstance(error, VertebraError):
             raise
@@ -89,30 +97,83 @@ def parse_json(text: str | bytes, name: str) -> Any:
         VertebraError: if it is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(text, parse_int=_integer)
+        if isinstance(text, bytes):
+            text = text.decode(json.detect_encoding(text), "surrogatepass")
+        # Which is slow: annotation files have millions of integers.
+        return json.loads(text, parse_int=_integer if _LONG.search(text) else None)
     except json.JSONDecodeError as error:
-        raise VertebraError(f"{name}, line {error.lineno}: not valid JSON ({error.msg}).") from error
+        where = f"at character {error.pos:,} of {len(error.doc):,}"  # one cut short ends there
+        raise VertebraError(f"{name}, line {error.lineno}: not valid JSON ({error.msg} {where}).") from error
     except UnicodeDecodeError as error:
         raise VertebraError(f"{name} is not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
     except RecursionError as error:
         raise VertebraError(f"{name}: lists and objects are nested too deeply.") from error
 
 
+_LONG = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
+
+
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS + digits.startswith("-") else float(digits)
 
 
+def is_number(value: object, low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> bool:
+    """Whether a value out of a file is a number in low..high: not a bool, not text, not NaN."""
+    return type(value) in (int, float) and low <= value <= high  # type: ignore[operator]
+
+
+def are_numbers(values: object) -> bool:
+    """Whether a value out of a file is a list of numbers, each as `is_number` has it."""
+    if not isinstance(values, list | tuple) or not set(map(type, values)) <= {int, float}:
+        return False
+    # NaN, which compares with nothing, is in the sum wherever it stands.
+    return not values or (min(values) >= -MAX_NUMBER and max(values) <= MAX_NUMBER and math.isfinite(sum(values)))
+
+
+def cell(text: str) -> str:
+    """Text for a cell of a CSV file: where a spreadsheet would take its beginning for a formula, behind a quote."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def read_xml(path: str | Path) -> ElementTree.Element:
+    """The root element of an XML file. The parser refuses entities that stand for much text.
+
+    Raises:
+        VertebraError: as `read_bytes`, and if it is not valid XML.
+    """
+    content = read_bytes(path, MAX_XML_BYTES)
+    try:
+        return ElementTree.fromstring(content)
+    except ElementTree.ParseError as error:
+        line, _ = error.position
+        raise VertebraError(f"{path}, line {line}: not valid XML ({error}); the file may be cut short.") from error
+    except (ValueError, LookupError) as error:  # an unknown encoding
+        raise VertebraError(f"{path} is not valid XML ({first_line(error)}).") from error
+
+
 def read_yaml(path: str | Path) -> tuple[Any, yaml.Node | None]:
-    """The content of a YAML file and its tree of nodes, which know their lines.
+    """The content of a YAML file and its tree of nodes, which know their lines, see `parse_yaml`.
+
+    Raises:
+        VertebraError: as `read_text` and `parse_yaml`.
+    """
+    return parse_yaml(read_text(path, MAX_YAML_BYTES), str(path))
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, yaml.Node | None]:
+    """The content of a YAML document and its tree of nodes.
 
     Plain scalars are read as YAML 1.2's core schema has them: `true`, `null`, `12`, `1e-3`; `yes`, `0b1`, `12:30` and
     dates are strings.
 
+    Args:
+        text: the document.
+        name: of the file, for messages.
+
     Raises:
-        VertebraError: as `read_text`, and if it is not valid YAML, has tags of other types, or is nested too deeply or
-            holds too much, aliases counted as what they stand for.
+        VertebraError: if it is not valid YAML, has tags of other types, or is nested too deeply or holds too much,
+            aliases counted as what they stand for.
     """
-    text = read_text(path, MAX_YAML_BYTES)
     try:
         _check_depth(text)
         loader = _YamlLoader(text)
@@ -126,7 +187,7 @@ def read_yaml(path: str | Path) -> tuple[Any, yaml.Node | None]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or first_line(error)
-        raise VertebraError(f"{path}{where}: not valid YAML ({reason}).") from error
+        raise VertebraError(f"{name}{where}: not valid YAML ({reason}).") from error
 
 
 class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -182,7 +243,9 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise yaml.MarkedYAMLError(None, None, f"more than {MAX_DEPTH} levels", cast("yaml.Mark", event.start_mark))
+                raise yaml.MarkedYAMLError(
+                    None, None, f"more than {MAX_DEPTH} levels", cast("yaml.Mark", event.start_mark)
+                )
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -215,7 +278,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         try:
             yield temporary
         except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as a RuntimeError
-            raise _unsaved(Path(path), error) from error
+            if is_out_of_memory(error):
+                raise
+            raise unsaved(Path(path), error) from error
 
 
 @contextlib.contextmanager
@@ -223,11 +288,14 @@ def held(path: str | Path) -> Iterator[Path]:
     """As `replacing`, for a file that is open while much else is done, whose errors are not blamed on it."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _temporary.add(temporary)
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in _cleared:  # once: a folder may take a hundred thousand files
+                remove_leftovers(path.parent)
         except OSError as error:
-            raise _unsaved(path, error) from error
+            raise unsaved(path, error) from error
         yield temporary
         try:
             mask = os.umask(0)
@@ -237,12 +305,50 @@ def held(path: str | Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise _unsaved(path, error) from error
+            raise unsaved(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as on a disk that has become read-only
+            temporary.unlink(missing_ok=True)
+        _temporary.discard(temporary)
 
 
-def _unsaved(path: Path, error: Exception) -> VertebraError:
-    kept = " The one saved before is still whole." if path.exists() else ""
+_temporary: set[Path] = set()
+"""Files that this process is writing."""
+_cleared: set[Path] = set()
+"""Folders without leftovers of earlier processes."""
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files in a folder whose process has ended without doing so, as after SIGKILL."""
+    for path in folder.glob(".*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and path not in _temporary and not _is_another_process(int(process)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    _cleared.add(folder)
+
+
+def _is_another_process(number: int) -> bool:
+    """Whether a process of that number is running, and is not this one."""
+    try:
+        os.kill(number, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return number != os.getpid()
+
+
+def unsaved(path: Path, error: Exception) -> VertebraError:
+    """The error for a file, or for a folder with files, that cannot be written because of another error."""
+    kept = " The one saved before is still whole." if path.is_file() else ""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-    return VertebraError(f"{path} could not be saved ({reason}): free some space and resume.{kept}")
+    number = getattr(error, "errno", None)
+    if not isinstance(error, OSError) and (known := re.search(r"os error (\d+)", reason)):  # of safetensors
+        number, reason = int(known[1]), os.strerror(int(known[1]))
+    hint = ""
+    if number in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # torch gives no number for a full disk
+        hint = ": free some space and resume"
+    elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        hint = ": choose a folder that can be written"
+    return VertebraError(f"{path} could not be saved ({reason}){hint}.{kept}")

@@ -6,10 +6,12 @@ An option is named by its dotted path, such as `anchors.scale`.
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from vertebra.errors import VertebraError, nearest
+from vertebra.errors import VertebraError, nearest, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -65,11 +67,11 @@ def flatten(config: type, options: Mapping[str, Any], owner: str = "") -> dict[s
                 flat |= {f"{head}.{k}": v for k, v in flatten(nested[head], inner, f"{owner}{head}.").items()}
                 continue
             known = ", ".join(field.name for field in dataclasses.fields(nested[head]))
-            raise VertebraError(f"{owner}{head} is {value!r}; it takes a mapping of its options: {known}.")
+            raise VertebraError(f"{owner}{head} is {shown(value)}; it takes a mapping of its options: {known}.")
         if key not in {field.name for field in dataclasses.fields(config)}:
             known_names = names(config)
             raise VertebraError(
-                f"{owner.rstrip('.') or 'the model'} has no option {key!r}; there are "
+                f"{owner.rstrip('.') or 'the model'} has no option {shown(key)}; there are "
                 f"{', '.join(sorted(known_names))}.{nearest(key, known_names)}"
             )
         flat[key] = value
@@ -89,10 +91,10 @@ def build(config: type, *layers: Mapping[str, Any], owner: str = "") -> Any:
     merged: dict[str, Any] = {}
     for layer in layers:
         merged |= flatten(config, layer, owner)
-    return _built(config, merged)
+    return _built(config, merged, owner)
 
 
-def _built(config: type, options: Mapping[str, Any]) -> Any:
+def _built(config: type, options: Mapping[str, Any], owner: str) -> Any:
     """Groups keep the defaults that the config gives them, field by field."""
     values: dict[str, Any] = {}
     nested = groups(config)
@@ -102,7 +104,7 @@ def _built(config: type, options: Mapping[str, Any]) -> Any:
             inner = {k.partition(".")[2]: v for k, v in options.items() if k.startswith(f"{field.name}.")}
             if inner:
                 current = flatten(nested[field.name], dataclasses.asdict(field.default))  # type: ignore[arg-type]
-                values[field.name] = _built(nested[field.name], {**current, **inner})
+                values[field.name] = _built(nested[field.name], {**current, **inner}, f"{owner}{field.name}.")
         elif field.name in options:
             value = options[field.name]
             kind = hints[field.name]
@@ -110,7 +112,61 @@ def _built(config: type, options: Mapping[str, Any]) -> Any:
             if isinstance(value, Mapping) and kinds:
                 value = kinds[0].from_dict(dict(value))
             values[field.name] = as_tuples(value)
+    check_types(config, values, owner)
     return config(**values)
+
+
+def check_types(config: type, options: Mapping[str, Any], owner: str = "") -> None:
+    """Raises if the value of an option is not of the type of its field in a dataclass.
+
+    Args:
+        options: by the names of fields; of groups and of names without a field, nothing is checked.
+        owner: before the names in the message, such as `anchors.`.
+    """
+    hints = get_type_hints(config)
+    for name, value in options.items():
+        if name in hints and not _is_of(value, hints[name]):
+            raise VertebraError(f"{owner}{name} is {shown(value)}; it must be {_described(hints[name])}.")
+
+
+_NUMBERS: dict[Any, Any] = {int: Integral, float: Real}
+_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of an annotated type; of types that options do not have, everything is."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return any(_is_of(value, choice) for choice in inner)
+    if origin is Literal:
+        return type(value) in {type(choice) for choice in inner}  # which word it is, `check_choices` checks
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        kinds = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        return len(kinds) == len(value) and all(map(_is_of, value, kinds))
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(isinstance(key, inner[0]) for key in value)
+    if kind in _NUMBERS:
+        return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool) and value == value  # which NaN is not
+    return isinstance(value, kind) if kind in _TYPES or dataclasses.is_dataclass(kind) else True
+
+
+def _described(kind: Any, plural: bool = False) -> str:
+    """A type in words: `an integer`, `4 integers`, `a list of numbers`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_described(choice) for choice in inner)
+    if origin is tuple:
+        number = "" if inner[1:] == (...,) else f"{len(inner)} "
+        many = "lists of " if plural else "" if number else "a list of "
+        return f"{many}{number}{_described(inner[0], True)}"
+    if origin in (dict, Mapping):
+        return "a mapping from names"
+    word = _TYPES.get(str if origin is Literal else kind, "mapping")
+    if kind is types.NoneType:
+        return word
+    return f"{word}s" if plural else f"{'an' if word == 'integer' else 'a'} {word}"
 
 
 def as_tuples(value: Any) -> Any:
