@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 
 from vertebra.errors import VertebraError
 from vertebra.images import (
+    ADAM7,
     MAX_PIXELS,
     UnreadableImage,
     as_list,
@@ -21,6 +22,7 @@ from vertebra.images import (
     prepare,
     prepare_all,
     read_image,
+    resample,
     resize_image,
 )
 from vertebra.structures import Preprocess
@@ -373,3 +375,109 @@ def test_prepare_all(tmp_path):
     assert batch.shape == (2, 3, 8, 8)
     assert torch.equal(batch[0], batch[1])
     assert torch.equal(batch[0], prepare(read_image(colours()), preprocess))
+
+
+# -- within bounds
+
+
+def test_only_image_formats_are_opened(tmp_path):
+    """Pillow would run Ghostscript on PostScript, whatever its name."""
+    (tmp_path / "a.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with pytest.raises(UnreadableImage, match=r"a\.png: not an image in any known format"):
+        read_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("colour", [0, 2, 6])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_png_whose_data_end_too_early_is_cut_off(tmp_path, colour, rows):
+    """Its file and its compressed data are whole, so that Pillow leaves the rest black."""
+    row = b"\0" + b"\x80" * 5 * {0: 1, 2: 3, 6: 4}[colour]
+    (tmp_path / "a.png").write_bytes(png(5, 4, colour=colour, rows=row * rows))
+    with pytest.raises(UnreadableImage, match=r"a\.png: cut off: its data end before the last of its 5 x 4 pixels"):
+        read_image(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(png(5, 4, colour=colour, rows=row * 4))
+    assert read_image(tmp_path / "a.png").unique().tolist() == [128]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "I;16", "RGB", "RGBA"])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_black_png_is_whole(tmp_path, mode, interlaced):
+    image = Image.new(mode, (300, 301))
+    image.save(tmp_path / "a.png")
+    if interlaced:  # which Pillow does not write; by hand, each of the seven images of black pixels
+        parts = [(-(-(300 - x) // across), -(-(301 - y) // down)) for across, down, x, y in ADAM7]
+        content = b"".join(bytes(rows * (1 + columns)) for columns, rows in parts)
+        whole = png(300, 301, rows=content)
+        header = whole[12:28] + b"\x01"
+        (tmp_path / "a.png").write_bytes(whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:])
+        assert Image.open(tmp_path / "a.png").info["interlace"] == 1
+    assert read_image(tmp_path / "a.png", 1).unique().tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "sentence"),
+    [
+        (1, MAX_PIXELS, "sides of more than 100,000 pixels are not decoded"),
+        (2_000_000, 1, "sides of more than 100,000 pixels are not decoded"),
+        (13_000, 13_000, "cut off"),
+    ],
+)
+def test_memory_is_not_taken_for_what_a_header_claims(tmp_path, monkeypatch, width, height, sentence):
+    (tmp_path / "a.png").write_bytes(png(width, height, rows=bytes(1000)))
+    monkeypatch.setattr(Image.core, "new", None)  # allocates the pixels
+    with pytest.raises(UnreadableImage, match=sentence):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_large_image_is_not_copied_as_a_whole(tmp_path, monkeypatch):
+    """It is converted strip by strip, with the same result."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (31, 20, 3), np.uint8))
+    modes = {"RGB": noise, "L": noise.convert("L"), "P": noise.quantize(16), "CMYK": noise.convert("CMYK")}
+    copy = Image.Image.copy
+
+    def small_copy(part: Image.Image) -> Image.Image:
+        assert part.width * part.height <= 70
+        return copy(part)
+
+    modes |= {"LA": noise.convert("LA"), "1": noise.convert("1"), "I;16": Image.fromarray(np.uint16(WIDE.repeat(9, 0)))}
+    for mode, image in modes.items():
+        path = tmp_path / f"{mode[0]}.tif"
+        image.save(path)
+        for channels in (1, 3):
+            monkeypatch.undo()
+            whole = read_image(path, channels)
+            monkeypatch.setattr("vertebra.images.STRIP", 70)
+            monkeypatch.setattr(Image.Image, "copy", small_copy)
+            assert torch.equal(read_image(path, channels), whole), mode
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest", "nearest-exact"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_resampled_as_torchvision_does(interpolation, antialias, kind):
+    from torchvision.transforms.v2 import functional as F
+
+    image = torch.randint(256, (3, 37, 50), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    image = image if kind == torch.uint8 else image / 255
+    preprocess = Preprocess(interpolation=interpolation, antialias=antialias)
+    for size in ((20, 20), (64, 51), (37, 50), (1, 9)):
+        expected = F.resize(image, list(size), F.InterpolationMode(interpolation), antialias=antialias)
+        assert torch.equal(resample(image, size, preprocess), expected)
+    cropped = resize_image(image, Preprocess((24, 31), interpolation=interpolation, antialias=antialias, crop=1.0))
+    assert cropped.shape == (3, 24, 31)
+
+
+def test_prepared_as_torchvision_does():
+    from torchvision.transforms.v2 import functional as F
+
+    image = torch.randint(256, (3, 41, 67), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    preprocess = Preprocess((32, 32), crop=0.9)
+    sides = [round(32 / 0.9), round(67 * round(32 / 0.9) / 41)]
+    expected = F.center_crop(F.resize(image, sides, F.InterpolationMode("bilinear"), antialias=True), [32, 32])
+    expected = F.normalize(F.to_dtype(expected, torch.float32, scale=True), preprocess.mean, preprocess.std)
+    assert torch.equal(prepare(image, preprocess), expected)
+
+
+def test_a_single_pixel():
+    image = torch.tensor([[[0, 255]], [[10, 20]], [[7, 7]]], dtype=torch.uint8)
+    assert resample(image, (1, 1), Preprocess()).flatten().tolist() == [127, 15, 7]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,9 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torch.nn.functional import interpolate
 
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, first_line
 from vertebra.structures import Frame, Preprocess
 
 if TYPE_CHECKING:
@@ -23,8 +25,18 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """File name endings that are taken for images, in lower case."""
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+"""Pillow's formats that files are opened as, by their content. It has others that run programs, such as Ghostscript."""
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded, as Pillow does: a few kilobytes can unpack to gigabytes."""
+MAX_SIDE = 100_000
+"""Pixels; images with a longer side are refused before they are decoded: each row takes memory, however short it is."""
+MAX_RATIO = 1032
+"""Of unpacked to packed bytes in deflate, the compression of PNG and gzip."""
+ADAM7 = ((8, 8, 0, 0), (8, 8, 4, 0), (4, 8, 0, 4), (4, 4, 2, 0), (2, 4, 0, 2), (2, 2, 1, 0), (1, 2, 0, 1))
+"""The seven images in an interlaced PNG: steps across and down, and the first pixel."""
+STRIP = 1 << 20
+"""Pixels that are converted at a time, so that a large image is not copied as a whole."""
 
 
 class UnreadableImage(VertebraError):
@@ -55,14 +67,17 @@ def read_image(source: Any, channels: int = 3) -> Tensor:
         transparency is dropped.
 
     Raises:
-        UnreadableImage: if the file is not there, cannot be decoded, has no pixels, or has more than MAX_PIXELS.
+        UnreadableImage: if the file is not there, cannot be decoded, is cut off, has no pixels, or is larger than
+            MAX_PIXELS and MAX_SIDE allow.
         VertebraError: if `source` is of no kind named above.
     """
     if isinstance(source, str | Path):
         with open_image(Path(source)) as image:
+            decode(image)
             return _from_pil(image, channels)
     if isinstance(source, Image.Image):
-        return _from_pil(source, channels)
+        _check_size(source)
+        return _from_pil(ImageOps.exif_transpose(source), channels)
     if isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
             raise VertebraError(f"an image array is [H, W] or [H, W, C]; this one is {list(source.shape)}.")
@@ -76,14 +91,15 @@ def read_image(source: Any, channels: int = 3) -> Tensor:
 @contextlib.contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
     """An image file opened by Pillow, not yet decoded; an error in the block is raised as UnreadableImage."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UnreadableImage(f"{path}: there is no such file.")
-    if path.stat().st_size == 0:
+    if not os.path.getsize(path):
         raise UnreadableImage(f"{path}: the file is empty (0 bytes).")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is refused later
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(image)
                 yield image
     except UnreadableImage as error:
         raise UnreadableImage(f"{path}: {error}") from None
@@ -93,8 +109,50 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise UnreadableImage(f"{path}: not an image in any known format, whatever its name.") from None
     except VertebraError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error) as error:
-        raise UnreadableImage(f"{path}: cannot be decoded ({error}).") from error
+    except MemoryError:
+        raise UnreadableImage(f"{path}: cannot be decoded (there is not enough memory).") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise UnreadableImage(f"{path}: cannot be decoded ({first_line(error)}).") from error
+
+
+def decode(image: Image.Image) -> None:
+    """Decodes an image that `open_image` opened, and turns it upright, in place.
+
+    Raises:
+        UnreadableImage: if it is a PNG whose data end before its last row, which Pillow would leave black.
+    """
+    if image.format == "PNG":
+        path: str = image.filename  # type: ignore[attr-defined]
+        width, height = image.size
+        doubtful = width * height > 8 * MAX_RATIO * os.path.getsize(path)  # impossible even with one bit per pixel
+        if not doubtful:
+            image.load()
+            last = image.crop((0, height - 1, width, height))
+            doubtful = "interlace" in image.info or not np.asarray(last).any()
+        if doubtful and not _is_whole_png(path):
+            raise UnreadableImage(f"cut off: its data end before the last of its {width} x {height} pixels.")
+    ImageOps.exif_transpose(image, in_place=True)
+
+
+def _is_whole_png(path: str) -> bool:
+    """Whether the compressed data of a PNG file reach its last row, without keeping what they unpack to."""
+    expected, unpacked, inflate = 1, 0, zlib.decompressobj()
+    with open(path, "rb") as file:
+        file.seek(8)
+        while unpacked < expected and len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            content = file.read(min(length, os.path.getsize(path)))
+            file.seek(4, os.SEEK_CUR)
+            if kind == b"IHDR":
+                width, height, bits, colour, *_, interlaced = struct.unpack(">IIBBBBB", content[:13])
+                bits *= {2: 3, 4: 2, 6: 4}.get(colour, 1)
+                parts = ADAM7 if interlaced else ((1, 1, 0, 0),)
+                sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for across, down, x, y in parts]
+                expected = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0)
+            while kind == b"IDAT" and content:
+                unpacked += len(inflate.decompress(content, STRIP))
+                content = inflate.unconsumed_tail
+    return unpacked + len(inflate.flush()) >= expected
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -146,36 +204,66 @@ def frame_of(image: tuple[int, int], preprocess: Preprocess) -> Frame:
 
 def resize_image(image: Tensor, preprocess: Preprocess) -> Tensor:
     """[C, H, W] -> the same kind [C, h, w]: scaled as `frame_of` says, its centre cropped, or squashed."""
-    interpolation, antialias = F.InterpolationMode(preprocess.interpolation), preprocess.antialias
     if preprocess.resize != "crop":
-        scaled = list(frame_of((image.shape[-2], image.shape[-1]), preprocess).resized)
-        return F.resize(image, scaled, interpolation, antialias=antialias)
-    size = list(preprocess.size)
+        return resample(image, frame_of((image.shape[-2], image.shape[-1]), preprocess).resized, preprocess)
+    size = preprocess.size
     height, width = image.shape[-2:]
     scale = max(round(size[0] / preprocess.crop) / height, round(size[1] / preprocess.crop) / width)
-    scaled = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]
+    scaled = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
     if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip, which would grow to gigabytes: here the crop comes first
-        kept = [min(height, math.ceil(size[0] / scale)), min(width, math.ceil(size[1] / scale))]
-        return F.resize(F.center_crop(image, kept), size, interpolation, antialias=antialias)
-    return F.center_crop(F.resize(image, scaled, interpolation, antialias=antialias), size)
+        kept = (min(height, math.ceil(size[0] / scale)), min(width, math.ceil(size[1] / scale)))
+        return resample(_centre(image, kept), size, preprocess)
+    return _centre(resample(image, scaled, preprocess), size)
+
+
+def resample(image: Tensor, size: tuple[int, int], preprocess: Preprocess) -> Tensor:
+    """[C, H, W] uint8 or floats -> the same type [C, h, w] of (h, w) `size`, with the preprocessing's interpolation.
+
+    The numbers are those of torchvision's `v2.functional.resize`, which takes more than a second to import.
+    """
+    if image.shape[-2:] == size:
+        return image
+    if size == (1, 1):  # torch's antialiasing of uint8 fails on a single pixel
+        return image.float().mean((-2, -1), keepdim=True).to(image.dtype)
+    smooth = preprocess.interpolation in ("bilinear", "bicubic")
+    whole = image.dtype == torch.uint8
+    computed = image.float() if whole and smooth and image.device.type != "cpu" else image
+    new = interpolate(
+        computed[None],
+        size,
+        mode=preprocess.interpolation,
+        align_corners=False if smooth else None,
+        antialias=preprocess.antialias and smooth,
+    )[0]
+    return new.clamp_(0, 255).round_().to(torch.uint8) if computed.dtype != image.dtype else new
+
+
+def _centre(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The central part of (height, width) `size` of an image that is no smaller."""
+    top, left = (round((old - new) / 2) for old, new in zip(image.shape[-2:], size, strict=True))
+    return image[..., top : top + size[0], left : left + size[1]]
 
 
 def normalise(image: Tensor, preprocess: Preprocess) -> Tensor:
     """[C, H, W] uint8 -> float32 with the preprocessing's mean taken off and divided by its deviation."""
-    return F.normalize(F.to_dtype(image, torch.float32, scale=True), list(preprocess.mean), list(preprocess.std))
+    mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (preprocess.mean, preprocess.std))
+    values = image.float() if image.is_floating_point() else image.float().mul_(1 / 255)
+    return values.sub(mean).div_(std)
+
+
+def padded_size(sizes: Sequence[tuple[int, int]], preprocess: Preprocess) -> tuple[int, int]:
+    """(height, width) of a batch from those of its prepared images: the largest, or with `fit` the preprocessing's
+    size, with `shortest` rounded up to its divisor."""
+    sizes = [*sizes, preprocess.size] if preprocess.resize == "fit" else sizes
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    unit = preprocess.divisor if preprocess.resize == "shortest" else 1
+    return -(-height // unit) * unit, -(-width // unit) * unit
 
 
 def pad_batch(images: Sequence[Tensor], preprocess: Preprocess) -> Tensor:
-    """Prepared images [C, h, w] as one batch [B, C, H, W], padded with zeros at the bottom and the right.
-
-    H and W are the largest of the batch, or with `fit` the preprocessing's size, rounded up to its divisor.
-    """
-    sizes = [image.shape[-2:] for image in images]
-    if preprocess.resize == "fit":
-        sizes.append(torch.Size(preprocess.size))
-    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-    if preprocess.resize == "shortest":
-        height, width = (-(-side // preprocess.divisor) * preprocess.divisor for side in (height, width))
+    """Prepared images [C, h, w] as one batch [B, C, H, W], padded with zeros at the bottom and the right."""
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    height, width = padded_size(sizes, preprocess)
     if all(size == (height, width) for size in sizes):
         return torch.stack(list(images))
     batch = images[0].new_zeros(len(images), len(images[0]), height, width)
@@ -191,28 +279,40 @@ def prepare_all(images: Iterable[Any], preprocess: Preprocess) -> tuple[Tensor, 
     return pad_batch([prepare(image, preprocess) for image in tensors], preprocess), frames
 
 
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels, the most that is decoded.")
+    if max(width, height) > MAX_SIDE:
+        raise UnreadableImage(f"{width} x {height} pixels: sides of more than {MAX_SIDE:,} pixels are not decoded.")
+
+
 def _from_pil(image: Image.Image, channels: int) -> Tensor:
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImage(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels, the most decoded.")
+    """[channels, H, W] uint8 of an image that is upright."""
     if channels not in (1, 3):
         raise VertebraError(f"an image file gives 1 or 3 channels, not {channels}; pass arrays or tensors instead.")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
-        wide = np.asarray(image).astype(np.int64)
-        if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
-            raise UnreadableImage("holds values beyond 16 bits; convert it to 8 or 16 bits per channel.")
-        image = Image.fromarray((wide >> 8).astype(np.uint8))
-    elif image.mode == "F":
+    image.load()
+    if image.mode == "F":
         raise UnreadableImage("holds floating-point values; convert it to 8 or 16 bits per channel.")
-    array = np.array(image.convert("RGB" if channels == 3 else "L"))  # a copy, so that torch may write to it
-    return torch.from_numpy(array[None] if channels == 1 else array.transpose(2, 0, 1)).contiguous()
+    pixels = np.empty((channels, image.height, image.width), np.uint8)
+    rows = max(1, STRIP // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion would clip them at 255
+            wide = np.asarray(strip).astype(np.int64)
+            if wide.max(initial=0) > 65535 or wide.min(initial=0) < 0:
+                raise UnreadableImage("holds values beyond 16 bits; convert it to 8 or 16 bits per channel.")
+            strip = Image.fromarray((wide >> 8).astype(np.uint8))
+        array = np.asarray(strip.convert("RGB" if channels == 3 else "L"))
+        pixels[:, top : top + rows] = array[None] if channels == 1 else array.transpose(2, 0, 1)
+    return torch.from_numpy(pixels)
 
 
 def _from_tensor(image: Tensor, channels: int) -> Tensor:
     if image.ndim != 3 or image.numel() == 0:
         raise VertebraError(f"an image tensor is [C, H, W] with pixels in it; this one is {list(image.shape)}.")
     if len(image) in (3, 4) and channels == 1:
-        return F.rgb_to_grayscale(_from_tensor(image, 3))
+        return _functional().rgb_to_grayscale(_from_tensor(image, 3))
     if len(image) == 1 and channels == 3:
         image = image.expand(3, -1, -1)
     elif len(image) == 4 and channels == 3:
@@ -228,4 +328,11 @@ def _from_tensor(image: Tensor, channels: int) -> Tensor:
     low, high = (float(v) for v in image.aminmax())
     if not (low >= 0.0 and high <= 1.0):
         raise VertebraError(f"a floating-point image holds values in 0..1; this one's go from {low:g} to {high:g}.")
-    return F.to_dtype(image, torch.uint8, scale=True)
+    return _functional().to_dtype(image, torch.uint8, scale=True)
+
+
+def _functional() -> Any:
+    """torchvision's functions, which take more than a second to import; files do not need them."""
+    from torchvision.transforms.v2 import functional
+
+    return functional

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from vertebra.data.catalogue import Sample
 from vertebra.errors import VertebraError
-from vertebra.images import UnreadableImage, read_image
+from vertebra.images import UnreadableImage, read_image, resample
 from vertebra.structures import KeypointSchema, Masks, Preprocess, Target
 
 ROWS = ("boxes", "labels", "keypoints", "crowd", "areas")
@@ -165,11 +164,7 @@ def rotate90(example: Example, turns: int) -> Example:
 def resize(example: Example, size: tuple[int, int], preprocess: Preprocess) -> Example:
     """Resized to (height, width) `size`; masks and label map take the pixel that each new pixel's centre falls into."""
     target, (height, width) = example.target, size
-    if size == (1, 1):  # torch's antialiasing of uint8 fails on a single pixel
-        image = example.image.float().mean((-2, -1), keepdim=True).to(example.image.dtype)
-    else:
-        interpolation = F.InterpolationMode(preprocess.interpolation)
-        image = F.resize(example.image, list(size), interpolation, antialias=preprocess.antialias)
+    image = resample(example.image, size, preprocess)
     scale_y, scale_x = height / example.size[0], width / example.size[1]
     boxes = None
     if target.boxes is not None:
