@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
+
+from vertebra.errors import VertebraError, check_fields, escaped, in_range, one_of, shown
+from vertebra.options import as_tuples, check_types
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MAX_SIDE = 16_384
+"""Pixels of a side of a network's input."""
+SHOWN_CLASSES = 6
+"""Classes that the repr of a Prediction counts; of the others it gives the number."""
+
+
+def check_classes(names: Sequence[str]) -> None:
+    """Raises if names of classes are none, not different, or not text."""
+    if not names:
+        raise VertebraError("classes is empty; give their number or their names.")
+    for name in names:
+        if not isinstance(name, str) or "\0" in name or len(name) > 1000:
+            raise VertebraError(f"classes has {shown(name)}; it must be a name of at most 1,000 characters.")
+    if len(set(names)) < len(names):
+        counts = Counter(names)
+        twice = next(name for name in names if counts[name] > 1)
+        raise VertebraError(f"classes has {shown(twice)} more than once; names must be different.")
 
 
 @dataclass(frozen=True)
@@ -20,7 +43,7 @@ class Level:
     """Channels of the map."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Target:
     """Ground truth of one image, for every task; a task reads the fields it needs, the others are None.
 
@@ -51,8 +74,17 @@ class Target:
     path: str = ""
     """File of the image."""
 
+    def __repr__(self) -> str:
+        counted = next((v for v in (self.boxes, self.labels, self.masks, self.keypoints) if v is not None), None)
+        parts = [] if counted is None else [f"{len(counted)} object{'s' * (len(counted) != 1)}"]
+        if self.label is not None:
+            parts.append(f"class {int(self.label)}" if self.label.ndim == 0 else "a soft label")
+        if self.semantic is not None:
+            parts.append("a label map")
+        return f"Target({_of_image(self.path, self.size, ', '.join(parts))})"
 
-@dataclass
+
+@dataclass(repr=False)
 class Masks:
     """Instance masks, each cropped to its own rectangle: those of an image with a thousand objects do not fit into
     memory as [N, H, W]."""
@@ -66,6 +98,9 @@ class Masks:
 
     def __len__(self) -> int:
         return len(self.crops)
+
+    def __repr__(self) -> str:
+        return f"Masks({_of_image('', self.size, str(len(self)))})"
 
     def __getitem__(self, index: int) -> Tensor:
         """One mask of the image's size: [H, W] bool."""
@@ -126,9 +161,13 @@ class Masks:
         self.crops.append(mask)
 
 
-@dataclass
+@dataclass(repr=False)
 class Prediction:
-    """A model's answer for one image, for every task; fields that a task does not fill are None."""
+    """A model's answer for one image, for every task; fields that a task does not fill are None.
+
+    Iterating gives an Instance per object, `len` their number, and an index (an integer, a slice, a list or a mask of
+    bools) a Prediction of some of them. A class of the whole image is one Instance without a box.
+    """
 
     probabilities: Tensor | None = None
     """[num_classes] float32 that sums to 1."""
@@ -153,7 +192,49 @@ class Prediction:
     values: Tensor | None = None
     """[V] float32, numbers predicted for the image as a whole, such as a count."""
     path: str = ""
-    """File of the image, if it had one."""
+    """File or URL of the image, if it had one; `#` and a number behind it are a video's frame, counted from 0."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes in the order of labels and probabilities; empty where they are not known."""
+
+    def __len__(self) -> int:
+        for values in (self.boxes, self.labels, self.scores, self.masks, self.keypoints):
+            if values is not None:
+                return len(values)
+        return int(self.probabilities is not None)
+
+    def __iter__(self) -> Iterator[Instance]:
+        return (Instance(self, index) for index in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Prediction:
+        import numpy as np
+
+        return self.take(np.atleast_1d(np.arange(len(self))[index]).tolist())
+
+    def __repr__(self) -> str:
+        if self.probabilities is not None:
+            (top,) = self
+            content = f"{escaped(top.name)} {top.score:.3f}"
+        elif self.values is not None:
+            content = ", ".join(f"{value:.4g}" for value in self.values[:SHOWN_CLASSES].tolist())
+        elif self.semantic is not None:
+            content = f"a label map of {len(self.semantic.unique())} classes"
+        else:
+            content = self._counts()
+        return f"Prediction({_of_image(self.path, self.size, content)})"
+
+    def _counts(self) -> str:
+        """The number of objects of each class, the most frequent first."""
+        if self.labels is None:
+            return f"{len(self)} object{'s' * (len(self) != 1)}"
+        counts = sorted(Counter(self.labels.tolist()).items(), key=lambda item: (-item[1], item[0]))
+        parts = [f"{count} {escaped(self.name_of(label))}" for label, count in counts[:SHOWN_CLASSES]]
+        if others := counts[SHOWN_CLASSES:]:
+            parts.append(f"{sum(count for _, count in others)} of {len(others)} other classes")
+        return ", ".join(parts) or "nothing"
+
+    def name_of(self, label: int) -> str:
+        """The name of a class; `class 3` where it has none."""
+        return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
 
     def take(self, indices: Sequence[int]) -> Prediction:
         """The instances at `indices`, in that order; fields of the whole image stay."""
@@ -172,6 +253,70 @@ class Prediction:
         return list(zip(indices.tolist(), values.tolist(), strict=True))
 
 
+@dataclass(frozen=True, repr=False)
+class Instance:
+    """One object of a Prediction, or the top class of a whole image; what a task does not predict is None."""
+
+    prediction: Prediction
+    """All objects of the image."""
+    index: int
+    """Its place among them."""
+
+    @property
+    def label(self) -> int | None:
+        """Class index."""
+        if (probabilities := self.prediction.probabilities) is not None:
+            return int(probabilities.argmax())
+        return None if self.prediction.labels is None else int(self.prediction.labels[self.index])
+
+    @property
+    def name(self) -> str:
+        """Class name."""
+        return "" if self.label is None else self.prediction.name_of(self.label)
+
+    @property
+    def score(self) -> float | None:
+        """Score, or probability of the class, in 0..1."""
+        if (probabilities := self.prediction.probabilities) is not None:
+            return float(probabilities.max())
+        return None if self.prediction.scores is None else float(self.prediction.scores[self.index])
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """x1, y1, x2, y2 in pixels of the original image, end exclusive."""
+        if self.prediction.boxes is None:
+            return None
+        x1, y1, x2, y2 = self.prediction.boxes[self.index].tolist()
+        return x1, y1, x2, y2
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[H, W] bool, of the original image's size; made anew at every access."""
+        return None if self.prediction.masks is None else self.prediction.masks[self.index]
+
+    @property
+    def keypoints(self) -> Tensor | None:
+        """[K, 3] float32: x, y in pixels of the original image, and score."""
+        return None if self.prediction.keypoints is None else self.prediction.keypoints[self.index]
+
+    def __repr__(self) -> str:
+        parts = [escaped(self.name)] if self.name else []
+        parts += [] if self.score is None else [f"{self.score:.3f}"]
+        if self.box is not None:
+            parts.append(f"box {', '.join(f'{value:.1f}' for value in self.box)}")
+        parts += [
+            word for word in ("mask", "keypoints") if getattr(self.prediction, f"{word.rstrip('s')}s") is not None
+        ]
+        return f"Instance({', '.join(parts)})"
+
+
+def _of_image(path: str, size: tuple[int, int] | None, content: str) -> str:
+    """`street.jpg, 1280x720: 2 person`, without what is not known."""
+    place = [escaped(path.replace("\\", "/").rpartition("/")[2])] if path else []
+    place += [f"{size[1]}x{size[0]}"] if size else []
+    return ": ".join(part for part in (", ".join(place), content) if part)
+
+
 @dataclass(frozen=True)
 class KeypointSchema:
     """The keypoints that every object of a dataset has."""
@@ -184,12 +329,32 @@ class KeypointSchema:
     sigmas: tuple[float, ...] = ()
     """Standard deviation of the annotations of each keypoint, as object keypoint similarity (OKS) uses it."""
 
+    def __post_init__(self) -> None:
+        check_types(KeypointSchema, {f.name: getattr(self, f.name) for f in fields(self)}, "keypoints.")
+        count = len(self.names)
+        if wrong := [pair for pair in self.skeleton if not all(0 <= index < count for index in pair)]:
+            raise VertebraError(f"keypoints.skeleton joins {shown(wrong[0])}; there are {count} keypoints, from 0.")
+        if self.flip_indices and sorted(self.flip_indices) != list(range(count)):
+            raise VertebraError(
+                f"keypoints.flip_indices is {shown(self.flip_indices)}; it must have all {count} keypoints, once each."
+            )
+        if self.sigmas and not (len(self.sigmas) == count and all(0 < sigma < math.inf for sigma in self.sigmas)):
+            raise VertebraError(
+                f"keypoints.sigmas is {shown(self.sigmas)}; it must be a positive number for each of the {count} "
+                "keypoints."
+            )
+
     @staticmethod
-    def from_dict(fields: dict[str, Any]) -> KeypointSchema:
-        """The inverse of `dataclasses.asdict`, also after a trip through JSON; all but `names` may be missing."""
-        pairs = tuple((int(a), int(b)) for a, b in fields.get("skeleton", ()))
-        flip_indices, sigmas = (tuple(fields.get(name, ())) for name in ("flip_indices", "sigmas"))
-        return KeypointSchema(tuple(fields["names"]), pairs, flip_indices, sigmas)
+    def from_dict(content: Mapping[str, Any]) -> KeypointSchema:
+        """The inverse of `dataclasses.asdict`, also after a trip through JSON; all but `names` may be missing.
+
+        Raises:
+            VertebraError: naming the entry that is missing, unknown or wrong.
+        """
+        check_fields("keypoints", content, [f.name for f in fields(KeypointSchema)])
+        if "names" not in content:
+            raise VertebraError("keypoints has no names.")
+        return KeypointSchema(**{key: as_tuples(value) for key, value in content.items()})
 
 
 COCO_PERSON = KeypointSchema(
@@ -235,7 +400,7 @@ class Preprocess:
     side, maximum of the longer side), and the batch is padded to a multiple of `divisor`; with `fit` the image is
     resized into `size` and padded to it."""
     interpolation: str = "bilinear"
-    """`bilinear`, `bicubic` or `nearest`."""
+    """`bilinear`, `bicubic`, `nearest` or `nearest-exact`."""
     antialias: bool = True
     """Whether images are smoothed when they are downsampled."""
     rounding: str = "down"
@@ -252,8 +417,32 @@ class Preprocess:
     def channels(self) -> int:
         return len(self.mean)
 
+    def __post_init__(self) -> None:
+        check_types(Preprocess, {f.name: getattr(self, f.name) for f in fields(self)}, "preprocess.")
+        for side in self.size:
+            in_range("preprocess.size", side, 1, MAX_SIDE)
+        if not 0 < self.crop <= 1:
+            raise VertebraError(f"preprocess.crop is {self.crop:g}; it must lie above 0 and be at most 1.")
+        one_of("preprocess.resize", self.resize, ("crop", "squash", "shortest", "fit"))
+        one_of("preprocess.interpolation", self.interpolation, ("bilinear", "bicubic", "nearest", "nearest-exact"))
+        one_of("preprocess.rounding", self.rounding, ("down", "nearest"))
+        in_range("preprocess.divisor", self.divisor, 1, MAX_SIDE)
+        if not 1 <= len(self.mean) == len(self.std):
+            raise VertebraError(
+                f"preprocess.mean has {len(self.mean)} numbers and preprocess.std {len(self.std)}; each has one per "
+                "input channel."
+            )
+        for value in self.mean:
+            in_range("preprocess.mean", value, -1000, 1000)
+        for value in self.std:
+            in_range("preprocess.std", value, 1e-6, 1000)
+
     @staticmethod
-    def from_dict(fields: dict[str, Any]) -> Preprocess:
-        """The inverse of `dataclasses.asdict`, also after a trip through JSON."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        return Preprocess(**plain)
+    def from_dict(content: Mapping[str, Any]) -> Preprocess:
+        """The inverse of `dataclasses.asdict`, also after a trip through JSON.
+
+        Raises:
+            VertebraError: naming the entry that is unknown or wrong.
+        """
+        check_fields("preprocess", content, [f.name for f in fields(Preprocess)])
+        return Preprocess(**{key: as_tuples(value) for key, value in content.items()})
