@@ -1,14 +1,9 @@
 """Rule tables, strict loading, and reading files without running them."""
 
-import http.server
 import io
-import json
 import os
 import pickle
 import re
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -76,7 +71,7 @@ def test_a_source_that_changed_its_names_has_several_tables(tmp_path, monkeypatc
     models = []
     for names, source in ((state, "timm"), (old, "timm/0.8")):
         save_file(names, tmp_path / "model.safetensors")
-        monkeypatch.setattr(weights.fetch, "_download", lambda repository: tmp_path / "model.safetensors")
+        monkeypatch.setattr(weights.locate, "_from_hub", lambda *_: tmp_path / "model.safetensors")
         models.append(vertebra.create("classification", backbone="swin_tiny", weights="swin_tiny.ms_in1k"))
         assert models[-1].report.source == source
         assert not models[-1].report.new
@@ -207,7 +202,7 @@ def test_damaged_and_foreign_files_are_explained(tmp_path, timm_state):
         "list.pth": "no tensors by name",
         "short.pth": "not a whole PyTorch checkpoint",
         "empty": "holds no checkpoint",
-        "nowhere.pth": "neither a file, a folder nor a Hub name",
+        "nowhere.pth": "there is no such file or folder",
     }.items():
         with pytest.raises(VertebraError, match=text) as caught:
             weights.read(tmp_path / name)
@@ -227,7 +222,8 @@ def test_a_licence_that_forbids_commerce_is_named_before_use(monkeypatch, tmp_pa
 def test_published_names_bring_their_preprocessing(monkeypatch, tmp_path, timm_state):
     save_file(timm_state, tmp_path / "model.safetensors")
     names = []
-    monkeypatch.setattr(weights.fetch, "_download", lambda name: names.append(name) or tmp_path / "model.safetensors")
+    path = tmp_path / "model.safetensors"
+    monkeypatch.setattr(weights.locate, "_from_hub", lambda name, files: names.append(name) or path)
     task = vertebra.create("classification", backbone="resnet18", weights="resnet18.a1_in1k")
     assert names == ["timm/resnet18.a1_in1k"]
     assert task.preprocess.size == (288, 288)
@@ -254,74 +250,6 @@ def test_known_checkpoints_are_described(family):
         assert card.top1 is None or 50 < card.top1 < 95, key
         if issubclass(module.MODEL, FixedGrid) or family in ("vit", "swin"):  # their tables are of one size
             assert card.preprocess.size == module.VARIANTS[name].image_size, key
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the Hub as a download needs, serving `files`."""
-
-    files: dict[str, bytes] = {}  # noqa: RUF012
-
-    def do_HEAD(self):
-        self.respond(body=False)
-
-    def do_GET(self):
-        self.respond(body=True)
-
-    def respond(self, body):
-        content = self.files.get(self.path.partition("?")[0])
-        self.send_response(404 if content is None else 200)
-        if content is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        self.send_header("X-Repo-Commit", "0" * 40)
-        self.send_header("ETag", '"0123456789abcdef"')
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        if body and content:
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.mark.slow
-def test_hub_names_are_fetched_and_cached(tmp_path, timm_state):
-    """From a stand-in for the Hub on this machine; the second time from the cache, with the Hub gone."""
-    save_file(timm_state, tmp_path / "model.safetensors")
-    Hub.files = {"/someone/resnet18.mine/resolve/main/model.safetensors": (tmp_path / "model.safetensors").read_bytes()}
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    code = (
-        "import json, sys, time, vertebra, vertebra.errors\n"
-        "time.sleep = lambda seconds: None\n"  # huggingface_hub waits between its tries
-        "for name in sys.argv[1:]:\n"
-        "    try:\n"
-        "        t = vertebra.create('classification', backbone='resnet18', weights=name)\n"
-        "        print(json.dumps([len(t.report.used), t.report.source]))\n"
-        "    except vertebra.errors.VertebraError as e:\n"
-        "        print(json.dumps(str(e)))\n"
-    )
-    environment = os.environ | {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "no_proxy": "127.0.0.1",
-    }
-
-    def create(*names: str):
-        script = [sys.executable, "-c", code, *names]
-        done = subprocess.run(script, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    first, missing = create("someone/resnet18.mine", "someone/other")
-    assert first == [122, "timm"]
-    assert "someone/other" in missing
-    server.shutdown()
-    server.server_close()
-    again, unknown = create("someone/resnet18.mine", "someone/third")
-    assert again == [122, "timm"]
-    assert "the Hub does not answer" in unknown
 
 
 def test_paths_go_before_hub_names(tmp_path, monkeypatch, timm_state):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vertebra.errors import VertebraError, first_line
+from vertebra.errors import VertebraError, first_line, shown
 
 _KINDS = frozenset(("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1"))
 # Never needed for arrays: references to what lies outside the file, instances without a call, and sets and mappings
@@ -149,7 +149,7 @@ class _Dtype:
     def __init__(self, code: Any, *_: Any) -> None:
         code = code.decode("latin1") if isinstance(code, bytes) else code
         if code not in _KINDS:
-            raise _Refused(f"an array of the type {str(code)[:20]!r}")
+            raise _Refused(f"an array of the type {shown(code, 20)}")
         self.kind = f"<{code}"
 
     def __setstate__(self, state: Any) -> None:
@@ -261,7 +261,8 @@ class _Unpickler(pickle._Unpickler):  # the one whose steps can be replaced
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
-            raise _Refused(f"{module}.{name}"[:80])
+            path = f"{module}.{name}"[:80]
+            raise _Refused(path if path.isprintable() else shown(path))
         return self.allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,10 @@ from torch import Tensor
 
 from vertebra.errors import VertebraError, nearest
 from vertebra.structures import Preprocess
-from vertebra.weights.card import Weights, known
+from vertebra.weights import description, torchvision
+from vertebra.weights.card import Weights, by_hub, known
 from vertebra.weights.fetch import read
+from vertebra.weights.locate import UnknownName
 
 
 @dataclass
@@ -79,15 +79,13 @@ def open_checkpoint(
     if card is not None and not card.commercial:
         warnings.warn(f"{where} is licensed {card.licence}: not for commercial use.", stacklevel=3)
     try:
-        state, metadata, path = read(card.hub if card else where)
-    except VertebraError as error:
-        raise VertebraError(f"{error}{nearest(str(where), published or {})}") from error
-    about = None
-    if "vertebra" in metadata:
-        try:
-            about = json.loads(metadata["vertebra"])
-            itemgetter("task", "model")(about)
-            Preprocess.from_dict(about["preprocess"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}.") from error
+        state, metadata, path = read(card or where)
+    except UnknownName as error:
+        published, model = published or {}, str(where).partition(".")[0]
+        theirs = bool(torchvision.url(str(where))) or torchvision.is_model(model)
+        if published and theirs and not any(name.startswith(f"{model}.") for name in published):
+            raise VertebraError(f"{where} is of a model of torchvision that no method here reads.") from error
+        names = [*published, *by_hub(published)]
+        raise VertebraError(f"{error}{nearest(str(where), names)}") from error
+    about = description.parse(metadata["vertebra"], path) if "vertebra" in metadata else None
     return Checkpoint(path, state, about, card)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,22 +11,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vertebra.errors import VertebraError, first_line
-from vertebra.files import expanded
-from vertebra.weights import detectron2, paddle
+from vertebra.errors import VertebraError, first_line, shown
+from vertebra.weights import detectron2, paddle, pytorch
+from vertebra.weights.card import Weights
+from vertebra.weights.locate import locate
 
-FILES = ("best.safetensors", "model.safetensors", "pytorch_model.bin")
-"""What is looked for in a folder or a Hub repository, best first."""
-_WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict", "state_dict_ema", "net", "module", "params")
+_NAME_LENGTH = 200
 _PADDLE_OTHERS = {
     ".pdopt": "the state of Paddle's optimizer",
     ".pdmodel": "the program of a Paddle model exported for inference",
     ".pdiparams": "the parameters of a Paddle model exported for inference, in Paddle's own format",
 }
-_HUB_NAME = re.compile(r"^(hf-hub:)?(?P<repository>[\w.-]+/[\w.-]+)$")
 
 
-def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
+def read(where: str | Path | Weights) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     """Reads a checkpoint.
 
     Args:
@@ -42,57 +38,43 @@ def read(where: str | Path) -> tuple[dict[str, Tensor], dict[str, str], Path]:
     Raises:
         VertebraError: if nothing is there, the file is damaged, or it holds Python objects other than tensors.
     """
-    path = _find(where)
+    path = locate(where)
+    state, metadata = _contents(path)
+    for name, tensor in state.items():
+        _check(name, tensor, path)
+    return state, metadata, path
+
+
+def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix == ".safetensors":
-        return *_read_safetensors(path), path
+        return _read_safetensors(path)
     if path.suffix == ".pdparams":
-        return paddle.read(path), {}, path
+        return paddle.read(path), {}
     if path.suffix == ".pkl":
-        return detectron2.read(path), {}, path
+        return detectron2.read(path), {}
     if path.suffix in _PADDLE_OTHERS:
         raise VertebraError(
             f"{path} holds {_PADDLE_OTHERS[path.suffix]}, not parameters by name; give the .pdparams file instead, "
             "which paddle.save writes of layer.state_dict()."
         )
-    return _read_pickle(path), {}, path
+    return pytorch.read(path), {}
 
 
-def _find(where: str | Path) -> Path:
-    path = expanded(where)
-    if path.is_dir():
-        for name in FILES:
-            if (path / name).is_file():
-                return path / name
-        raise VertebraError(f"{path} holds no checkpoint: looked for {', '.join(FILES)}.")
-    if path.is_file():
-        return path
-    if match := _HUB_NAME.match(str(where)):
-        return _download(match["repository"])
-    raise VertebraError(f"{where} is neither a file, a folder nor a Hub name of the form owner/name.")
-
-
-def _download(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    for name in FILES:
-        try:
-            return Path(hf_hub_download(repository, name))
-        except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError: no network, and not in the cache
-            cached = [path for other in FILES if isinstance(path := try_to_load_from_cache(repository, other), str)]
-            if cached:
-                return Path(cached[0])
-            raise VertebraError(
-                f"{repository} is neither a path here nor in the cache, and the Hub does not answer: "
-                "check the spelling and the network, or give the path of a downloaded file."
-            ) from error
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, OSError) as error:
-            raise VertebraError(
-                f"{repository} is neither a path here nor a readable Hub repository: {first_line(error)}"
-            ) from error
-    raise VertebraError(f"Hub repository {repository} holds none of {', '.join(FILES)}.")
+def _check(name: str, tensor: Tensor, path: Path) -> None:
+    """Raises if a tensor is of a kind that no parameter has, or its name is no name."""
+    if not name.isprintable() or len(name) > _NAME_LENGTH:
+        raise VertebraError(
+            f"{path} has a tensor named {shown(name)}; names are printable and have at most {_NAME_LENGTH} characters."
+        )
+    kinds = {
+        "without data": tensor.is_meta,
+        "nested": tensor.is_nested,
+        "quantized": tensor.is_quantized,
+        "sparse": tensor.layout != torch.strided,
+        "complex": tensor.is_complex(),
+    }
+    if wrong := next((kind for kind, is_one in kinds.items() if is_one), None):
+        raise VertebraError(f"{path}: the tensor {name} is {wrong}; dense tensors of real numbers are read.")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,35 +89,3 @@ def _safetensors(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError) as error:
         raise VertebraError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start != b"PK" and start[:1] != b"\x80":  # a zip archive, or a pickle of protocol 2 and later
-        raise VertebraError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise VertebraError(
-            f"{path} holds Python objects besides tensors, and unpickling those could run code, so it was not "
-            "loaded: save its state_dict alone, best as .safetensors."
-        ) from error
-    except Exception as error:  # a damaged pickle can raise anything
-        raise VertebraError(f"{path} is not a whole PyTorch checkpoint: {first_line(error)}") from error
-    return _unwrap(content, path)
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """Goes through wrappers such as {"state_dict": ...} and the "module." prefix of data-parallel training."""
-    while isinstance(content, dict):
-        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), dict)), None)
-        if inner is None:
-            break
-        content = inner
-    state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
-    if not state:
-        raise VertebraError(f"{path} holds no tensors by name; expected a state_dict.")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state

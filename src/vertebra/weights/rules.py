@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from vertebra.errors import VertebraError, nearest
+from vertebra.errors import VertebraError, nearest, shown
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ def choose(
     if source is not None:
         if source not in {name.partition("/")[0] for name in tables}:
             raise VertebraError(
-                f"no rules for source {source!r} here; there are {', '.join(sorted(tables))}.{nearest(source, tables)}"
+                f"no rules for source {shown(source)} here; there are {', '.join(sorted(tables))}."
+                f"{nearest(source, tables)}"
             )
         tables = {name: table for name, table in tables.items() if name.partition("/")[0] == source}
 
@@ -173,7 +174,7 @@ def load(
     """Fills `module` from `state`, strictly.
 
     Args:
-        module: on any device but `meta`.
+        module: on any device; on `meta`, that its tensors fit is checked, and nothing else.
         state: tensors under the module's own names.
         report: filled and returned.
         adapt: given the name, tensor and wanted shape of what is misshaped, the tensor made to fit and how, or None.
@@ -224,8 +225,25 @@ def load(
             f"{report.path} is of another architecture: it has only {count} of the {len(body)} tensors that this "
             f"model needs besides its head ({report.source} names)."
         )
-    with torch.no_grad():
-        for name, tensor in fitting.items():
-            expected[name].copy_(tensor)
+    if not any(tensor.is_meta for tensor in expected.values()):
+        filled = {name: _finite(tensor, expected[name], name, report) for name, tensor in fitting.items()}
+        with torch.no_grad():
+            for name, tensor in filled.items():
+                expected[name].copy_(tensor)
     report.used = list(fitting)
     return report
+
+
+def _finite(tensor: Tensor, expected: Tensor, name: str, report: Report) -> Tensor:
+    """`tensor` in the type of `expected`; raises if it is not a finite number where that is one of real numbers."""
+    if not expected.is_floating_point():
+        return tensor.to(expected.dtype)
+    if not tensor.is_floating_point():
+        raise VertebraError(f"{report.path}: {name} is of {tensor.dtype}, the model's of {expected.dtype}.")
+    converted = tensor.to(expected.dtype)
+    if not converted.isfinite().all():
+        raise VertebraError(
+            f"{report.path}: {name} has values that are NaN or infinite: the training that wrote it has diverged, or "
+            "the file is damaged."
+        )
+    return converted

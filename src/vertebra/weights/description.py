@@ -1,0 +1,105 @@
+"""What a checkpoint of ours says of its model, checked as a whole before anything is built from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vertebra.errors import VertebraError, in_range, shown
+from vertebra.files import parse_json
+from vertebra.options import check_types
+from vertebra.structures import Preprocess, check_classes
+
+_REQUIRED = ("task", "model", "preprocess")
+_LARGEST = 1_000_000
+"""Of a number among the options of a model, the sign apart."""
+_LONGEST = 1000
+"""Characters of a string among the options of a model."""
+_DEPTH = 8
+"""Levels of lists and mappings in one another, among the options of a model."""
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """The entries that have a meaning here; others, of later versions, are kept as they are."""
+
+    version: str
+    task: str
+    method: str
+    model: Mapping[str, Any]
+    classes: tuple[str, ...]
+    preprocess: Mapping[str, Any]
+    metrics: Mapping[str, Any] | None
+    epoch: int
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the model was trained on."""
+
+    path: str | None
+    val_share: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Backbone:
+    """The options of a model that concern its backbone."""
+
+    backbone: str
+    backbone_options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Metrics:
+    """The metrics that are used again."""
+
+    threshold: float | None
+
+
+def parse(text: str, path: object) -> dict[str, Any]:
+    """The description in the metadata of a file.
+
+    Args:
+        text: JSON.
+        path: the file, for messages.
+
+    Raises:
+        VertebraError: naming the file and the entry that is missing or wrong.
+    """
+    try:
+        about = parse_json(text, "JSON")
+        if not isinstance(about, dict):
+            raise VertebraError(f"it is {shown(about)}, not a mapping.")
+        if missing := [name for name in _REQUIRED if name not in about]:
+            raise VertebraError(f"it has no {missing[0]}.")
+        check_types(_Entries, about)
+        if "classes" in about:
+            check_classes(about["classes"])
+        Preprocess.from_dict(about["preprocess"])
+        check_types(_Backbone, about["model"], "model.")
+        _check_values(about["model"], "model")
+        check_types(_Metrics, about.get("metrics") or {}, "metrics.")
+        in_range("metrics.threshold", (about.get("metrics") or {}).get("threshold"), 0, 1)
+        check_types(_Data, about.get("data", {}), "data.")
+    except VertebraError as error:
+        raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}") from error
+    return about
+
+
+def _check_values(value: Any, entry: str, depth: int = 0) -> None:
+    """Raises if an option of a model is larger than that of any model."""
+    if isinstance(value, dict | list):
+        if depth == _DEPTH:
+            raise VertebraError(f"{shown(entry)} is nested too deeply.")
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            _check_values(item, f"{entry}.{key}", depth + 1)
+    elif isinstance(value, str):
+        if len(value) > _LONGEST:
+            raise VertebraError(f"{shown(entry)} is {shown(value)}, of {len(value):,} characters.")
+    elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _LARGEST):
+        raise VertebraError(f"{shown(entry)} is {shown(value)}; no number there is beyond {_LARGEST:,}.")
