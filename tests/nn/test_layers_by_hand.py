@@ -1,5 +1,7 @@
 """Small layers, with numbers worked by hand."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from vertebra.nn.conv import ConvNorm
 from vertebra.nn.fold import fold
 from vertebra.nn.merge import Merge
 from vertebra.nn.mlp import LinearGelu, Mlp
+from vertebra.nn.norm import replace_norm
 from vertebra.nn.patch import PatchEmbed, resize_grid
 from vertebra.nn.res2 import Res2Conv
 from vertebra.nn.shift import Shift
@@ -143,3 +146,31 @@ def test_norm_in_place_equals_the_norm():
         half = layer.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert torch.equal(x, before)
+
+
+class NormAct(nn.BatchNorm2d):
+    """A batch norm with a dropout and an activation in it, as timm's."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.drop(super().forward(x)))
+
+
+@pytest.mark.parametrize("kind", ["frozen", "sync", "group"])
+def test_a_replaced_norm_keeps_the_activation_inside_it(kind):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 32, 1), NormAct(32)).eval()
+    network[1].running_mean.normal_()
+    x = torch.randn(2, 3, 4, 4)
+    expected, names = network(x), set(network.state_dict())
+    replaced = replace_norm(copy.deepcopy(network), kind).eval()
+    assert type(replaced[1]) is not NormAct
+    assert set(replaced.state_dict()) <= names
+    y = replaced(x)
+    assert (y >= 0).all()
+    assert (y == 0).any()
+    if kind != "group":
+        torch.testing.assert_close(y, expected)

@@ -2,6 +2,14 @@
 
 from torch import Tensor, nn
 
+from vertebra.errors import VertebraError
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises if `width` channels cannot be split among the heads."""
+    if heads < 1 or width % heads:
+        raise VertebraError(f"heads is {heads}; it must be a divisor of the width {width}.")
+
 
 class SelfAttention(nn.Module):
     """Scaled dot-product attention of a sequence to itself: [B, N, C] -> same.
@@ -11,6 +19,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        check_heads(width, heads)
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vertebra.attention.multi_head import check_heads
+
 
 class WindowAttention(nn.Module):
     """Scaled dot-product attention inside windows: [B, M * M, C] -> same, B being images times windows.
@@ -17,6 +19,7 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, window: int) -> None:
         """`window` is M, the side of a window in cells."""
         super().__init__()
+        check_heads(width, heads)
         self.heads, self.window = heads, window
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)

@@ -6,6 +6,10 @@ source, a table of rules or a function from the config to one). It may have
   config and the file's tensors to one;
 - MARKS: by table, a pattern of tensor names by which its files are recognised where several tables fit;
 - PUBLISHED: ImageNet accuracies and who measured them.
+
+A module that has PREFIX too is of a library: its backbones are named PREFIX and the library's own name. Its VARIANTS
+and WEIGHTS make their values when asked for; `has` says whether a name without PREFIX is the library's, as far as it is
+installed, and `unknown` is the error of a name with it.
 """
 
 from __future__ import annotations
@@ -24,18 +28,46 @@ from torch import Tensor
 
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.fitting import Fit, fit_model
-from vertebra.errors import VertebraError, check_fields, nearest
-from vertebra.options import as_tuples
-from vertebra.weights import Checkpoint, open_checkpoint
+from vertebra.errors import VertebraError, check_fields, in_range, nearest, shown
+from vertebra.nn.meta import build_on_meta
+from vertebra.options import as_tuples, check_types
+from vertebra.structures import MAX_SIDE
+from vertebra.weights import Checkpoint, Weights, open_checkpoint, torchvision
 
-__all__ = ["Backbone", "Fit", "create", "families", "family", "fit", "fit_state", "names", "public_name"]
+__all__ = [
+    "Backbone",
+    "Fit",
+    "create",
+    "families",
+    "family",
+    "fit",
+    "fit_state",
+    "names",
+    "public_name",
+    "published",
+    "takes_any_size",
+]
+
+
+def _modules() -> dict[str, ModuleType]:
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    return {module.__name__.rpartition(".")[2]: module for module in modules if hasattr(module, "VARIANTS")}
 
 
 @cache
 def families() -> dict[str, ModuleType]:
     """Every family by the name of its file."""
-    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    return {module.__name__.rpartition(".")[2]: module for module in modules if hasattr(module, "VARIANTS")}
+    return {name: module for name, module in _modules().items() if not hasattr(module, "PREFIX")}
+
+
+@cache
+def _libraries() -> list[ModuleType]:
+    return [module for module in _modules().values() if hasattr(module, "PREFIX")]
+
+
+def library(name: str) -> ModuleType | None:
+    """The module of the library whose PREFIX `name` has; None if it is of no library."""
+    return next((module for module in _libraries() if name.startswith(module.PREFIX)), None)
 
 
 def names() -> list[str]:
@@ -49,18 +81,46 @@ def public_name(name: str) -> str:
     Raises:
         VertebraError: if there is none; the message has the nearest public name.
     """
+    if (foreign := library(name)) is not None:
+        if name in foreign.VARIANTS:
+            return name
+        raise foreign.unknown(name)
     for module in families().values():
         if name in module.VARIANTS:
             return name
         if name in module.ALIASES:
             return str(module.ALIASES[name])
-    raise VertebraError(f"no backbone is named {name!r}; `vertebra models` lists them.{nearest(name, names())}")
+    hint = nearest(name, names())
+    for module in _libraries():
+        if module.has(name):
+            hint = f" {module.PREFIX}{name} is the model of that name in {module.PREFIX.rstrip(':')}."
+    raise VertebraError(f"no backbone is named {shown(name)}; `vertebra models` lists them.{hint}")
 
 
 def family(name: str) -> ModuleType:
     """The module of the family that backbone `name` belongs to; raises as `public_name`."""
     public = public_name(name)
-    return next(module for module in families().values() if public in module.VARIANTS)
+    return library(public) or next(module for module in families().values() if public in module.VARIANTS)
+
+
+def published(where: object = "", backbone: str = "") -> Mapping[str, Weights]:
+    """Published checkpoints by name: of all families or, if `where` or `backbone` has the PREFIX of a library, its."""
+    if (foreign := library(str(where)) or library(backbone)) is not None:
+        return foreign.WEIGHTS
+    rows: dict[str, Weights] = {}
+    for module in families().values():
+        rows |= {key: dataclasses.replace(card, backbone=key.partition(".")[0]) for key, card in module.WEIGHTS.items()}
+        for name in (*module.VARIANTS, *module.ALIASES) if "torchvision" in module.RULES else ():
+            if torchvision.is_model(name):
+                rows |= torchvision.cards(name, module.ALIASES.get(name, name))
+    return rows
+
+
+def takes_any_size(name: str) -> bool:
+    """Whether backbone `name` takes images of other sizes than the one it was built for; raises as `public_name`."""
+    if library(name) is not None:
+        return _on_meta(name, {}).any_size
+    return bool(family(name).MODEL.any_size)
 
 
 def fit(name: str, checkpoint: Checkpoint, *, source: str | None = None, **overrides: Any) -> Fit:
@@ -103,8 +163,11 @@ def create(
     """
     if weights is None:
         return _build(name, overrides)
-    fitted = fit(name, open_checkpoint(weights, family(name).WEIGHTS, source), source=source, **overrides)
-    model = _build(name, {**fitted.options, **overrides})
+    opened = open_checkpoint(weights, published(weights, public_name(name)), source)
+    fitted = fit(name, opened, source=source, **overrides)
+    options = {**fitted.options, **overrides}
+    build_on_meta(lambda: _build(name, options), opened.state, opened.path)
+    model = _build(name, options)
     model.fill(fitted.state, fitted.report)
     return model
 
@@ -114,7 +177,13 @@ def _build(name: str, options: Mapping[str, Any]) -> Backbone:
     config = module.VARIANTS[public_name(name)]
     check_fields(name, options, {field.name for field in dataclasses.fields(config)})
     plain = {key: as_tuples(value) for key, value in options.items()}  # as they come from JSON
-    model: Backbone = module.MODEL(dataclasses.replace(config, **plain))
+    check_types(type(config), plain)
+    config = dataclasses.replace(config, **plain)
+    in_range("channels", config.channels, 1)
+    in_range("drop_path", config.drop_path, 0, 1)
+    for side in config.image_size:
+        in_range("image_size", side, 1, MAX_SIDE)
+    model: Backbone = module.MODEL(config)
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vertebra import weights
 from vertebra.backbones.fitting import fit_model
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, shown
 from vertebra.options import training_only
 from vertebra.structures import Level
 
@@ -103,13 +103,17 @@ class Backbone(nn.Module):
             return weights.adapt_channels(tensor, shape[1]), f"{tensor.shape[1]} input channels -> {shape[1]}"
         return None
 
+    def prepare(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A foreign checkpoint's tensors by name as the rule tables take them."""
+        return state
+
     def run_block(self, block: nn.Module, *x: Any) -> Any:
         """`block(*x)`, recomputed in the backward pass when `checkpointing` is set."""
         if not (self.checkpointing and torch.is_grad_enabled()):
             return block(*x)
         # The second pass must not update batch norm's running statistics once more.
         return checkpoint(
-            block, *x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _frozen_statistics(block))
+            block, *x, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), frozen_statistics(block))
         )
 
     @property
@@ -139,7 +143,10 @@ class Backbone(nn.Module):
             VertebraError: if the file cannot be read, needs other options than this backbone has, or does not fit and
                 `partial` is False.
         """
-        opened = weights.open_checkpoint(where, self.family.WEIGHTS, source)
+        from vertebra import backbones  # which imports this module
+
+        published = backbones.published(where, getattr(self.family, "PREFIX", ""))
+        opened = weights.open_checkpoint(where, published, source)
         fit = fit_model(self, opened.state, opened.source(source), opened.path, opened.about)
         adaptable = {field.name for field in dataclasses.fields(BackboneConfig)}  # they change no tensor's meaning
         other = {
@@ -148,7 +155,7 @@ class Backbone(nn.Module):
             if name not in adaptable and getattr(self.config, name, value) != value
         }
         if other:
-            options = ", ".join(f"{name}={value!r}" for name, value in other.items())
+            options = ", ".join(f"{name}={shown(value)}" for name, value in other.items())
             raise VertebraError(
                 f"{opened.path} ({fit.report.source} names) is of a model with {options}: create the backbone with it "
                 "or with weights=... of this file."
@@ -165,7 +172,8 @@ class Backbone(nn.Module):
 
 
 @contextlib.contextmanager
-def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+def frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """A context in which batch norms do not update their running statistics."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     saved = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vertebra import backbones
 from vertebra.nn.conv import ConvNorm
@@ -58,6 +57,8 @@ def facts(name: str, size: int | None = None) -> Facts:
             part.register_forward_hook(count)
         if isinstance(part, ConvNorm):
             part.norm = nn.Identity()  # not counted, and slow on the meta device
+    from torch.utils.flop_counter import FlopCounterMode  # with triton, which takes a while to import
+
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.embed(images)
     head = model.width * CLASSES  # of all classifiers together

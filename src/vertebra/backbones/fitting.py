@@ -55,7 +55,7 @@ def fit_model(
         options = _described(model, about)
         report, origin = weights.Report(str(path), "vertebra"), "as the checkpoint's own description has it"
     else:
-        tables = model.tables()
+        state, tables = model.prepare(state), model.tables()
         table = weights.rules.choose(state, tables, _marked(model, state, source), model.state_dict())
         tensors, dropped = weights.convert(state, tables[table])
         options = _preset(model, table, state)
@@ -74,7 +74,7 @@ def fit_model(
 
 def _described(model: Backbone, about: Mapping[str, Any]) -> dict[str, Any]:
     """The backbone options of a checkpoint of ours, if it is of the same family."""
-    described = about["model"] if isinstance(about["model"], Mapping) else {}
+    described = about["model"]
     aliases, variants = model.family.ALIASES, model.family.VARIANTS
     name = described.get("backbone")
     if aliases.get(name, name) not in variants:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
+
+from vertebra.nn.norm import is_frozen
 
 
 def _silu(x: Tensor) -> Tensor:
@@ -82,12 +83,12 @@ class ConvNorm(nn.Module):
 def _norm(norm: nn.Module, y: Tensor) -> Tensor:
     """`norm(y)`, in `y`'s memory where nothing is recorded: one map less in memory, up to a tenth of a forward pass."""
     if (
-        not isinstance(norm, nn.BatchNorm2d | FrozenBatchNorm2d)
+        torch.compiler.is_compiling()
+        or not (isinstance(norm, nn.BatchNorm2d) or is_frozen(norm))
         or (norm.training and isinstance(norm, nn.BatchNorm2d))
         or torch.is_grad_enabled()
         or y.device.type != "cpu"
         or y.dtype != norm.weight.dtype
-        or torch.compiler.is_compiling()
     ):
         normed: Tensor = norm(y)
         return normed.to(y.dtype)  # frozen norms would make float32 of half precision

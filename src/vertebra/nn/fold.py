@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.ops import FrozenBatchNorm2d
 
 from vertebra.nn.conv import ACTIVATIONS, ConvNorm, SameConv2d
 from vertebra.nn.mlp import LinearGelu
+from vertebra.nn.norm import is_frozen
 
 Packed = tuple[torch.dtype, Tensor, Tensor | None]
 """Weights in oneDNN's own layout, and the bias, both of this type."""
@@ -31,7 +31,7 @@ class FoldedConv(nn.Module):
         super().__init__()
         self.activation, self.keeps_residual = source.activation, source.keeps_residual
         self.conv = copy.deepcopy(source.conv).eval()
-        if isinstance(norm := source.norm, _BatchNorm | FrozenBatchNorm2d):  # the synchronous one too
+        if isinstance(norm := source.norm, _BatchNorm) or is_frozen(norm):  # the synchronous one too
             fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
             self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, self.conv.bias, *fused)
         self.conv.requires_grad_(False)
@@ -126,6 +126,7 @@ def fold(model: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))
-            elif isinstance(child, nn.Linear):
+            # Other subclasses may compute something else.
+            elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, LinearGelu):
                 setattr(module, name, FoldedLinear(child))
     return model
