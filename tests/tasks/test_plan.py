@@ -149,8 +149,8 @@ def test_another_librarys_name_is_refused(torchvision_file):
 def reads(monkeypatch):
     """The files that are looked for and opened."""
     calls = []
-    find, opened = weights.fetch._find, weights.fetch.safe_open
-    monkeypatch.setattr(weights.fetch, "_find", lambda where: calls.append("find") or find(where))
+    find, opened = weights.fetch.locate, weights.fetch.safe_open
+    monkeypatch.setattr(weights.fetch, "locate", lambda where: calls.append("find") or find(where))
     monkeypatch.setattr(weights.fetch, "safe_open", lambda *x, **y: calls.append("open") or opened(*x, **y))
     load = torch.load
     monkeypatch.setattr(torch, "load", lambda *x, **y: calls.append("open") or load(*x, **y))

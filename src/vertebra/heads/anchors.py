@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range, shown
 from vertebra.ops.anchors import anchor_grid
 
 
@@ -27,11 +27,13 @@ class Anchors:
     """Take strides from the sizes of the input and the map, as torchvision does."""
 
     def __post_init__(self) -> None:
-        if not self.scale > 0:
-            raise VertebraError(f"anchors.scale is {self.scale:g}; it must be more than 0.")
-        if not self.ratios or not all(ratio > 0 for ratio in self.ratios):
-            values = ", ".join(f"{ratio:g}" for ratio in self.ratios)
-            raise VertebraError(f"anchors.ratios is [{values}]; it must hold numbers more than 0, such as [0.5, 1, 2].")
+        in_range("anchors.scale", self.scale, 0.01, 1000)
+        in_range("anchors.offset", self.offset, 0, 1)
+        if not self.ratios or not all(0.001 <= ratio <= 1000 for ratio in self.ratios):
+            values = shown(list(self.ratios))
+            raise VertebraError(
+                f"anchors.ratios is {values}; it must hold numbers in 0.001..1000, such as [0.5, 1, 2]."
+            )
 
     def grids(
         self,

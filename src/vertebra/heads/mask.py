@@ -34,7 +34,7 @@ class MaskOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        in_range("mask_head.channels", self.channels, 1)
+        in_range("mask_head.channels", self.channels, 1, 65_536)
 
 
 class MaskHead(nn.Module):

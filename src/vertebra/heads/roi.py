@@ -66,7 +66,7 @@ class RoIAlign:
     """Sample pixels at their centres; torchvision's checkpoints use False."""
 
     def __post_init__(self) -> None:
-        in_range("roi_align.sampling_ratio", self.sampling_ratio, 0)
+        in_range("roi_align.sampling_ratio", self.sampling_ratio, 0, 100)
 
     def pool(self, maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], size: int) -> Tensor:
         """Features of boxes [N_i, 4] of each image: [sum of N_i, C, size, size]."""
@@ -94,8 +94,8 @@ class PostprocessConfig:
     """Boxes with a side below this, in input pixels, are removed. The sources of most checkpoints keep empty boxes."""
 
     def __post_init__(self) -> None:
-        in_range("max_detections", self.max_detections, 1)
-        in_range("min_box_size", self.min_box_size, 0)
+        in_range("max_detections", self.max_detections, 1, 1_000_000)
+        in_range("min_box_size", self.min_box_size, 0, 1e6)
         for name in ("score_threshold", "nms_threshold"):
             in_range(name, getattr(self, name), 0, 1)
 

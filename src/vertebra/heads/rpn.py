@@ -57,11 +57,11 @@ class RPNConfig:
             *(f"rpn_{stage}_nms_top_n_{mode}" for stage in ("pre", "post") for mode in ("train", "test")),
             "rpn_batch_size",
         ):
-            in_range(name, getattr(self, name), 1)
+            in_range(name, getattr(self, name), 1, 1_000_000)
         for name in ("rpn_nms_threshold", "rpn_low_quality_iou"):
             in_range(name, getattr(self, name), 0, 1)
-        for name in ("rpn_num_convs", "rpn_beta"):
-            in_range(name, getattr(self, name), 0)
+        in_range("rpn_num_convs", self.rpn_num_convs, 0, 100)
+        in_range("rpn_beta", self.rpn_beta, 0, 1e6)
 
 
 class RPN(nn.Module):

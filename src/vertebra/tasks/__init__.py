@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from vertebra import options
-from vertebra.errors import VertebraError
-from vertebra.structures import Preprocess
+from vertebra.errors import VertebraError, shown
+from vertebra.nn.meta import build_on_meta
+from vertebra.structures import Preprocess, check_classes
 from vertebra.tasks.base import Metrics, Task
 from vertebra.tasks.loading import Loaded, check_complete, open_task_checkpoint, read
-from vertebra.tasks.methods import check_options, default_method, find, known_methods, methods, names
-from vertebra.weights import Checkpoint, Report
+from vertebra.tasks.methods import check_options, default_method, find, known_methods, methods, names, published
+from vertebra.weights import Checkpoint, Report, known
 
 __all__ = [
     "Metrics",
@@ -29,6 +30,7 @@ __all__ = [
     "names",
     "open_task_checkpoint",
     "plan",
+    "published",
 ]
 
 
@@ -46,11 +48,28 @@ class Plan:
 
     def build(self, preprocess: Preprocess | None = None) -> Task:
         """Builds the model and fills it from the checkpoint, if there is one."""
+        if self.loaded is not None and self.loaded.checkpoint.about is not None:
+            self.build_on_meta(self.loaded.checkpoint, preprocess)
         task: Task = self.module.MODEL(self.config, self.classes, preprocess or self.preprocess)
         if self.loaded is not None:
             state = self.loaded.tensors(task)
             task.report = task.fill(state, self.loaded.report, partial=True)
         return task
+
+    def build_on_meta(self, checkpoint: Checkpoint, preprocess: Preprocess | None = None) -> Task:
+        """The model without its data, of which nothing is allocated.
+
+        Args:
+            checkpoint: which the options are from.
+
+        Raises:
+            VertebraError: if it cannot be built, or is far larger than the checkpoint.
+        """
+        return build_on_meta(
+            lambda: self.module.MODEL(self.config, self.classes, preprocess or self.preprocess),
+            checkpoint.state,
+            checkpoint.path,
+        )
 
 
 def create(
@@ -88,8 +107,9 @@ def plan(
         VertebraError: if a name is unknown, or the checkpoint cannot be read or is of another kind of model.
     """
     if source is not None and weights is None:
-        raise VertebraError(f"source={source!r} names the library of a checkpoint, but no weights are given.")
+        raise VertebraError(f"source={shown(source)} names the library of a checkpoint, but no weights are given.")
     module = find(task, method)
+    given = _with_backbone(module, weights, given)
     check_options(task, method or default_method(task), given)
     loaded = None
     if weights is not None:
@@ -107,10 +127,9 @@ def plan(
         config = loaded.freeze(config)
         loaded.note(config, module)
     if classes is None:
-        classes = 1000 if loaded is None or loaded.num_classes is None else loaded.num_classes
+        classes = 1000 if loaded is None else loaded.classes or 1000
     labels = tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
-    if not labels:
-        raise VertebraError("classes is empty; give their number or their names.")
+    check_classes(labels)
     known = None if loaded is None else loaded.checkpoint.preprocess
     preprocess = module.MODEL.default_preprocess(known, config)
     if loaded is not None and loaded.file is not None:
@@ -131,7 +150,7 @@ def load(task: Task, where: str | Path, *, source: str | None = None, partial: b
     required = {key: value for key, value in loaded.options_for(module).items() if key not in ("norm", "norm_eps")}
     other = options.differing(config, required)
     if other and not partial:
-        listed = ", ".join(f"{key}={value!r}" for key, value in other.items())
+        listed = ", ".join(f"{key}={shown(value)}" for key, value in other.items())
         raise VertebraError(
             f"{loaded.report.path}: this checkpoint computes with {listed}: create the model with these options, or "
             "let vertebra.create(..., weights=...) find them."
@@ -149,6 +168,15 @@ def _build(config: type, *layers: Mapping[str, Any]) -> Any:
         inner |= layer.get("backbone_options") or {}
     joined = {"backbone_options": inner} if inner else {}
     return options.build(config, *layers, joined)
+
+
+def _with_backbone(module: Any, weights: str | Path | Checkpoint | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's options, with the backbone that published weights are of if the user names none."""
+    if isinstance(weights, str) and "backbone" not in given and "backbone" in options.names(module.Config):
+        card = known(published(weights), weights)
+        if card is not None and card.backbone:
+            return {**given, "backbone": card.backbone}
+    return dict(given)
 
 
 def _chosen_backbone(module: Any, given: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:

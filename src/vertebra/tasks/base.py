@@ -14,6 +14,7 @@ from vertebra.backbones import Backbone
 from vertebra.errors import VertebraError, check_choices
 from vertebra.images import as_list, frame_of, pad_batch, prepare, read_image
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.tasks import inputs
 
 Size = tuple[int, int]
 
@@ -48,6 +49,9 @@ class Task(nn.Module):
     """Kind of its predictions: the name of a file in `kinds/`."""
     monitor: ClassVar[str]
     """The metric that selects the best checkpoint; higher is better."""
+    target_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of Target that `loss` needs; it raises VertebraError where one is missing or malformed. Without any, those
+    that are given are checked."""
     unused_parameters: ClassVar[bool] = False
     """Whether a training step may leave parameters without a gradient; training on several processes must know."""
     no_weight_decay: tuple[str, ...] = ()
@@ -56,6 +60,15 @@ class Task(nn.Module):
     """Whether inputs of any size are accepted."""
     report: weights.Report | None = None
     """How the checkpoint was used that the model was created from."""
+    to_result: Callable[[Task, Prediction, Any, Tensor], Prediction] | None = None
+    """Makes what `predict` returns, from a Prediction, the image as it was given and its pixels [C, H, W];
+    `vertebra.create` sets one whose predictions can be drawn."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Every method's `loss` checks its arguments, unless Python runs with -O."""
+        super().__init_subclass__(**options)
+        if __debug__ and "loss" in vars(cls):
+            cls.loss = inputs.checked(cls.loss)  # type: ignore[method-assign]
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__()
@@ -85,7 +98,15 @@ class Task(nn.Module):
         return known or Preprocess()
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Named terms whose sum is minimised; images [B, C, H, W] float32, normalised, and targets in their pixels."""
+        """Named terms whose sum is minimised.
+
+        Args:
+            images: [B, C, H, W] float32, normalised.
+            targets: one per image, in pixels of the input, on its device.
+
+        Raises:
+            VertebraError: if images or targets are not of that form, or a target lacks one of `target_fields`.
+        """
         raise NotImplementedError
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
@@ -103,6 +124,9 @@ class Task(nn.Module):
 
     def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
         """Predictions for a batch of prepared images [B, C, H, W] that lie in it as `frames` say."""
+        if __debug__:
+            inputs.check_images(self, images)
+            inputs.check_frames(images, frames)
         return self.decode(self(images, [frame.resized for frame in frames]), frames)
 
     def metrics(self, **options: Any) -> Metrics:
@@ -132,7 +156,8 @@ class Task(nn.Module):
         Raises:
             VertebraError: if one cannot be read.
         """
-        arrays = [read_image(image, self.preprocess.channels) for image in as_list(images)]
+        sources = as_list(images)
+        arrays = [read_image(image, self.preprocess.channels) for image in sources]
         frames = [frame_of((image.shape[1], image.shape[2]), self.preprocess) for image in arrays]
         groups: dict[Size, list[int]] = {}  # padding must not change a prediction, so shapes are not mixed
         for i, frame in enumerate(frames):
@@ -142,7 +167,10 @@ class Task(nn.Module):
             batch = pad_batch([prepare(arrays[i], self.preprocess) for i in indices], self.preprocess)
             results = self.evaluated(self.infer, batch, [frames[i] for i in indices])
             predictions.update(zip(indices, results, strict=True))
-        return [predictions[i] for i in range(len(arrays))]
+        ordered = [predictions[i] for i in range(len(arrays))]
+        if self.to_result is None:
+            return ordered
+        return [self.to_result(self, *item) for item in zip(ordered, sources, arrays, strict=True)]
 
     def evaluated(self, function: Callable[..., Any], batch: Tensor, *arguments: Any) -> Any:
         """`function(batch, *arguments)` in eval mode and without gradients, on the model's device."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,14 @@ from vertebra import backbones, weights
 from vertebra.backbones import Backbone
 from vertebra.errors import VertebraError, check_choices, in_range
 from vertebra.heads.roi import PostprocessConfig
-from vertebra.metrics.coco import CocoMetrics
 from vertebra.necks import FPN, HRFPN, SimplePyramid
 from vertebra.nn.norm import has_norms, replace_norm
 from vertebra.options import training_only
 from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
 from vertebra.tasks.base import BackboneTask, Size
+
+if TYPE_CHECKING:
+    from vertebra.metrics.coco import CocoMetrics
 
 Neck = FPN | HRFPN | SimplePyramid
 
@@ -53,7 +55,7 @@ class DetectorConfig(PostprocessConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         in_range("drop_path", self.drop_path, 0, 1)
-        in_range("norm_eps", self.norm_eps, 0)
+        in_range("norm_eps", self.norm_eps, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class NeckOptions:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        in_range("neck.channels", self.channels, 1)
+        in_range("neck.channels", self.channels, 1, 65_536)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Detector(BackboneTask):
 
     kind = "boxes"
     monitor = "box_ap"
+    target_fields: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     unused_parameters = True  # such as the norm of a map that the detector does not use
     iou_types: ClassVar[tuple[str, ...]] = ("box",)
     """What CocoMetrics computes."""
@@ -101,7 +104,7 @@ class Detector(BackboneTask):
         usual = super().default_preprocess(known, config)
         if usual.resize in ("shortest", "fit"):
             return usual
-        if backbones.family(config.backbone).MODEL.any_size:
+        if backbones.takes_any_size(config.backbone):
             return dataclasses.replace(usual, size=(800, 1333), crop=1.0, resize="shortest")
         return dataclasses.replace(usual, crop=1.0, resize="fit")
 
@@ -115,7 +118,7 @@ class Detector(BackboneTask):
         }
         if self.preprocess.resize == "fit":
             common["image_size"] = self.preprocess.size
-        elif backbone is None and not backbones.family(config.backbone).MODEL.any_size:
+        elif backbone is None and not backbones.takes_any_size(config.backbone):
             raise VertebraError(
                 f"{config.backbone} takes one input size, into which images have to be fitted: resize is "
                 f"{self.preprocess.resize!r} and must be 'fit'."
@@ -170,6 +173,8 @@ class Detector(BackboneTask):
                 replace_norm(part, kind)
 
     def metrics(self, **options: Any) -> CocoMetrics:
+        from vertebra.metrics.coco import CocoMetrics
+
         return CocoMetrics(
             len(self.classes), self.iou_types, self.keypoints, max_detections=self.config.max_detections, **options
         )

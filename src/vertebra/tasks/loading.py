@@ -10,22 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vertebra import backbones, options
 from vertebra.errors import VertebraError
+from vertebra.nn.meta import build_on_meta
 from vertebra.nn.norm import has_norms
 from vertebra.structures import Preprocess
 from vertebra.tasks.base import BackboneTask
-from vertebra.tasks.methods import find, methods, names
+from vertebra.tasks.methods import find, methods, names, published
 from vertebra.tasks.sources import ModelFile, read_model
 from vertebra.weights import Checkpoint, Report, open_checkpoint
+from vertebra.weights import known as known_card
 
 
 def open_task_checkpoint(where: str | Path | Checkpoint, backbone: str | None, source: str | None = None) -> Checkpoint:
-    """Reads a checkpoint that may be named as one of a backbone's published ones."""
-    return open_checkpoint(where, backbones.family(backbone).WEIGHTS if backbone else None, source)
+    """Reads a checkpoint, which may be a published one.
+
+    Raises:
+        VertebraError: if it cannot be read, or is published as that of a backbone of another family.
+    """
+    known = published(where, backbone or "")
+    card = None if isinstance(where, Checkpoint) else known_card(known, where)
+    if card and card.backbone and backbone and backbones.family(card.backbone) is not backbones.family(backbone):
+        raise VertebraError(f"{where} is of the backbone {card.backbone}, not of {backbone}.")
+    return open_checkpoint(where, known, source)
 
 
 @dataclass
@@ -45,6 +54,14 @@ class Loaded:
     file: ModelFile | None = None
     """Of another library's model."""
     num_classes: int | None = None
+
+    @property
+    def classes(self) -> int | tuple[str, ...] | None:
+        """The number of classes of the model that the file is of, or their names where they are published."""
+        card = self.checkpoint.card
+        if card is None or self.num_classes is None or len(card.class_names) < self.num_classes:
+            return self.num_classes
+        return card.class_names[-self.num_classes :]  # without the background, which comes first
 
     def options_for(self, module: Any) -> dict[str, Any]:
         """The layer of options that the checkpoint brings to a model of `module`, by dotted path."""
@@ -88,8 +105,11 @@ class Loaded:
         """With norm `auto` decided: norms are frozen if the checkpoint has the statistics of all of them."""
         if getattr(config, "norm", None) != "auto":
             return config
-        with torch.device("meta"):
-            trunk = backbones.create(config.backbone, level_norms=True, **config.backbone_options)
+        trunk = build_on_meta(
+            lambda: backbones.create(config.backbone, level_norms=True, **config.backbone_options),
+            self.checkpoint.state,
+            self.checkpoint.path,
+        )
         if not has_norms(trunk):
             return config
         if missing := [name for name in trunk.state_dict() if name.endswith("running_mean") and not self.has(name)]:
@@ -119,7 +139,8 @@ def read(
     if checkpoint.about is not None:
         return _read_ours(task, method, checkpoint, backbone)
     with naming(checkpoint.path):
-        recognised = None if checkpoint.card else _recognise(task, method, checkpoint.state, source)
+        of_backbone = checkpoint.card is not None and not checkpoint.card.method
+        recognised = None if of_backbone else _recognise(task, method, checkpoint.state, source)
         if recognised is None:
             if backbone is None:
                 return Loaded(checkpoint, None, Report(str(checkpoint.path), source or "vertebra"), None, {})
@@ -142,15 +163,17 @@ def _read_ours(task: str, method: str | None, checkpoint: Checkpoint, backbone: 
     assert about is not None
     report = Report(str(checkpoint.path), "vertebra")
     model = {key: options.as_tuples(value) for key, value in about["model"].items()}
-    if backbone is not None and (
-        "backbone" not in model or backbones.public_name(model["backbone"]) != backbones.public_name(backbone)
-    ):
+    with naming(checkpoint.path):
+        saved_backbone = backbones.public_name(model["backbone"]) if "backbone" in model else None
+    if backbone is not None and saved_backbone != backbones.public_name(backbone):
         return Loaded(checkpoint, None, report, None, {})
     inner = dict(model.get("backbone_options") or {})
     if about["task"] not in names() or "method" not in about:
         return Loaded(checkpoint, None, report, None, inner)
-    module = find(about["task"], about["method"])
-    saved = options.flatten(module.Config, {k: v for k, v in model.items() if k != "backbone_options"})
+    with naming(checkpoint.path):
+        module = find(about["task"], about["method"])
+        saved = options.flatten(module.Config, {k: v for k, v in model.items() if k != "backbone_options"})
+        options.build(module.Config, saved)
     if about["task"] == task and method in (None, about["method"]):
         return Loaded(checkpoint, about["method"], report, None, inner, saved_options=saved)
     # Another method computes as this one does, where they have the same parts.
@@ -221,7 +244,8 @@ def check_complete(module: Any, loaded: Loaded, given: Mapping[str, Any], prepro
     """
     config = options.build(module.Config, loaded.options_for(module), given)
     labels = [str(i) for i in range(loaded.num_classes or 1)]
-    with torch.device("meta"):
-        model = module.MODEL(config, labels, preprocess)
+    model = build_on_meta(
+        lambda: module.MODEL(config, labels, preprocess), loaded.checkpoint.state, loaded.checkpoint.path
+    )
     with naming(loaded.report.path):
         model.check_fits(loaded.tensors(model))

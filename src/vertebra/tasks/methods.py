@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any
 
-from vertebra import options
-from vertebra.errors import VertebraError, nearest, one_of
+from vertebra import backbones, options
+from vertebra.errors import VertebraError, nearest, shown
+from vertebra.synonyms import task_hint
+from vertebra.weights import Weights
 
 _TASKS = __name__.rpartition(".")[0]
 
@@ -22,7 +25,9 @@ def names() -> list[str]:
 
 
 def _package(task: str) -> ModuleType:
-    one_of("task", task, names())
+    if task not in names():
+        hint = task_hint(task) or nearest(task, names())
+        raise VertebraError(f"task is {shown(task)}; there are {', '.join(names())}.{hint}")
     return importlib.import_module(f"{_TASKS}.{task}")
 
 
@@ -50,7 +55,7 @@ def default_method(task: str) -> str:
 
 def find(task: str, method: str | None = None) -> Any:
     """The module of a method: MODEL is its class, Config its options, RECIPE the training settings in which it differs
-    from the usual, SOURCES the libraries whose checkpoints it reads.
+    from the usual, SOURCES the libraries whose checkpoints it reads; it may have WEIGHTS, published ones by name.
 
     Raises:
         VertebraError: if there is no such task or method.
@@ -59,7 +64,9 @@ def find(task: str, method: str | None = None) -> Any:
     method = method or default_method(task)
     known = methods(task)
     if method not in known:
-        raise VertebraError(f"{task} has no method {method!r}; there are {', '.join(known)}.{nearest(method, known)}")
+        raise VertebraError(
+            f"{task} has no method {shown(method)}; there are {', '.join(known)}.{nearest(method, known)}"
+        )
     return importlib.import_module(f"{package.__name__}.{method}")
 
 
@@ -71,6 +78,20 @@ def known_methods() -> list[dict[str, Any]]:
             module = find(task, method)
             papers = list(dict.fromkeys(re.findall(r"arXiv:\d+\.\d+", module.MODEL.__doc__ or "")))
             rows.append({"task": task, "method": method, "source": papers, "reads": sorted(module.SOURCES)})
+    return rows
+
+
+def published(where: object = "", backbone: str = "") -> Mapping[str, Weights]:
+    """Published checkpoints by name: those of backbones (see `backbones.published`), and those of WEIGHTS of every
+    method, which are of whole models."""
+    known = backbones.published(where, backbone)
+    if backbones.library(str(where)) or backbones.library(backbone):
+        return known
+    rows = dict(known)
+    for task in names():
+        for method in methods(task):
+            cards = getattr(find(task, method), "WEIGHTS", {})
+            rows |= {key: dataclasses.replace(card, task=task, method=method) for key, card in cards.items()}
     return rows
 
 
@@ -93,7 +114,9 @@ def check_options(task: str, method: str, given: Iterable[str], prefix: str = ""
                 f"{name}: leave it out, or choose {prefix}method={others[0]}."
             )
         if not unknown_ok and name.partition(".")[0] not in {option.partition(".")[0] for option in known}:
-            raise VertebraError(f"{method} has no option {name!r}; there are {', '.join(known)}.{nearest(name, known)}")
+            raise VertebraError(
+                f"{method} has no option {shown(name)}; there are {', '.join(known)}.{nearest(name, known)}"
+            )
 
 
 def _has_option(known: Iterable[str], name: str) -> bool:

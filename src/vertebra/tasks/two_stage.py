@@ -48,7 +48,7 @@ class TwoStageConfig(RPNConfig, DetectorConfig):
     def __post_init__(self) -> None:
         RPNConfig.__post_init__(self)
         DetectorConfig.__post_init__(self)
-        in_range("roi_batch_size", self.roi_batch_size, 1)
+        in_range("roi_batch_size", self.roi_batch_size, 1, 1_000_000)
         in_range("roi_positive_fraction", self.roi_positive_fraction, 0, 1)
 
 
@@ -63,7 +63,7 @@ class FPNConfig(TwoStageConfig, PyramidConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("box_width", self.box_width, 1)
+        in_range("box_width", self.box_width, 1, 65_536)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class C4Config(TwoStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("channels", self.channels, 1)
+        in_range("channels", self.channels, 1, 65_536)
 
 
 class TwoStage(Detector):

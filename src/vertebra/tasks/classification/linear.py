@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from vertebra import backbones
 from vertebra.errors import VertebraError, in_range
-from vertebra.metrics.classification import ClassificationMetrics
 from vertebra.options import training_only
 from vertebra.structures import Frame, Prediction, Preprocess, Target
 from vertebra.tasks.base import BackboneTask, Size
+
+if TYPE_CHECKING:
+    from vertebra.metrics.classification import ClassificationMetrics
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("drop_path", "dropout", "label_smoothing"):
             in_range(name, getattr(self, name), 0, 1)
+        for weight in self.class_weights or ():
+            in_range("class_weights", weight, 0, 1e6)
 
 
 class MeanHead(nn.ModuleList):
@@ -61,6 +65,7 @@ class LinearClassifier(BackboneTask):
 
     kind = "category"
     monitor = "top1"
+    target_fields = ("label",)
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None
@@ -102,6 +107,8 @@ class LinearClassifier(BackboneTask):
         return [Prediction(probabilities=p) for p in raw[0].float().softmax(1).cpu()]
 
     def metrics(self, **options: Any) -> ClassificationMetrics:
+        from vertebra.metrics.classification import ClassificationMetrics
+
         return ClassificationMetrics(len(self.classes), **options)
 
 

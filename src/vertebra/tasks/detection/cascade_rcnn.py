@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vertebra.tasks import zoo
 from vertebra.tasks.detector import RECIPE
 from vertebra.tasks.detector_sources import CASCADE_SOURCES
 from vertebra.tasks.two_stage import CascadeConfig, CascadeForm
@@ -23,5 +24,31 @@ class CascadeRCNN(CascadeForm):
 
 MODEL = CascadeRCNN
 SOURCES = CASCADE_SOURCES
+
+WEIGHTS = {
+    **zoo.mmdet(
+        "cascade_rcnn",
+        ("cascade_rcnn_r50_caffe_fpn_1x", "_bbox_mAP-0.404_20200504_174853-b857be87", "resnet50", 40.4),
+        ("cascade_rcnn_r50_fpn_1x", "_20200316-3dc56deb", "resnet50", 40.3),
+        ("cascade_rcnn_r50_fpn_20e", "_bbox_mAP-0.41_20200504_175131-e9872a90", "resnet50", 41.0),
+        ("cascade_rcnn_r101_caffe_fpn_1x", "_bbox_mAP-0.423_20200504_175649-cab8dbd5", "resnet101", 42.3),
+        ("cascade_rcnn_r101_fpn_1x", "_20200317-0b6a2fbf", "resnet101", 42.0),
+        ("cascade_rcnn_r101_fpn_20e", "_bbox_mAP-0.425_20200504_231812-5057dcc5", "resnet101", 42.5),
+        ("cascade_rcnn_x101_32x4d_fpn_1x", "_20200316-95c2deb6", "resnext101_32x4d", 43.7),
+        ("cascade_rcnn_x101_32x4d_fpn_20e", "_20200906_134608-9ae0a720", "resnext101_32x4d", 43.7),
+        ("cascade_rcnn_x101_64x4d_fpn_1x", "_20200515_075702-43ce6a30", "resnext101_64x4d", 44.7),
+        ("cascade_rcnn_x101_64x4d_fpn_20e", "_20200509_224357-051557b1", "resnext101_64x4d", 44.5),
+    ),
+    **zoo.mmdet(
+        "hrnet",
+        ("cascade_rcnn_hrnetv2p_w18_20e", "_20200210-434be9d7", "hrnet_w18", 41.2),
+        ("cascade_rcnn_hrnetv2p_w32_20e", "_20200208-928455a4", "hrnet_w32", 43.3),
+        ("cascade_rcnn_hrnetv2p_w40_20e", "_20200512_161112-75e47b04", "hrnet_w40", 43.8),
+    ),
+    **zoo.mmdet(
+        "res2net",
+        ("cascade_rcnn_r2_101_fpn_20e", "-f4b7b7db", "res2net101_v1b", 45.7),
+    ),
+}
 
 __all__ = ["MODEL", "RECIPE", "SOURCES", "CascadeRCNN", "Config"]

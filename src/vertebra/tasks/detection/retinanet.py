@@ -15,6 +15,7 @@ from vertebra.heads.box import BoxLoss
 from vertebra.heads.dense import DenseHead, detect_dense
 from vertebra.necks import ExtraLevels
 from vertebra.structures import Frame, Prediction, Preprocess, Target
+from vertebra.tasks import zoo
 from vertebra.tasks.base import Size
 from vertebra.tasks.detector import RECIPE, Detector, PyramidConfig, input_size, to_prediction
 from vertebra.tasks.detector_sources import (
@@ -62,7 +63,7 @@ class Config(PyramidConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("pre_nms_top_n", self.pre_nms_top_n, 1)
+        in_range("pre_nms_top_n", self.pre_nms_top_n, 1, 1_000_000)
 
 
 class RetinaNet(Detector):
@@ -177,4 +178,31 @@ SOURCES = {
     "mmdet": _source("mmdet", r"^bbox_head\.retina_cls\.", {"min_box_size": 1e-6, "extra_levels.relu": False}),
 }
 
-__all__ = ["MODEL", "RECIPE", "SOURCES", "Config", "RetinaNet"]
+WEIGHTS = {
+    **zoo.torchvision("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"),
+    **zoo.detectron2(
+        "COCO-Detection",
+        ("retinanet_R_50_FPN_1x", "190397773/model_final_bfca0b", "resnet50", 37.4),
+        ("retinanet_R_50_FPN_3x", "190397829/model_final_5bd44e", "resnet50", 38.7),
+        ("retinanet_R_101_FPN_3x", "190397697/model_final_971ab9", "resnet101", 40.4),
+    ),
+    **zoo.mmdet(
+        "retinanet",
+        ("retinanet_r50_caffe_fpn_1x", "_20200531-f11027c5", "resnet50", 36.3),
+        ("retinanet_r50_fpn_1x", "_20200130-c2398f9e", "resnet50", 36.5),
+        ("retinanet_r50_fpn_2x", "_20200131-fdb43119", "resnet50", 37.4),
+        ("retinanet_r50_fpn_mstrain_3x", "_20210718_220633-88476508", "resnet50", 39.5),
+        ("retinanet_r101_caffe_fpn_1x", "_20200531-b428fa0f", "resnet101", 38.5),
+        ("retinanet_r101_caffe_fpn_mstrain_3x", "_20210721_063439-88a8a944", "resnet101", 40.7),
+        ("retinanet_r101_fpn_1x", "_20200130-7a93545f", "resnet101", 38.5),
+        ("retinanet_r101_fpn_2x", "_20200131-5560aee8", "resnet101", 38.9),
+        ("retinanet_r101_fpn_mstrain_3x", "_20210720_214650-7ee888e0", "resnet101", 41.0),
+        ("retinanet_x101_32x4d_fpn_1x", "_20200130-5c8b7ec4", "resnext101_32x4d", 39.9),
+        ("retinanet_x101_32x4d_fpn_2x", "_20200131-237fc5e1", "resnext101_32x4d", 40.1),
+        ("retinanet_x101_64x4d_fpn_1x", "_20200130-366f5af1", "resnext101_64x4d", 41.0),
+        ("retinanet_x101_64x4d_fpn_2x", "_20200131-bca068ab", "resnext101_64x4d", 40.8),
+        ("retinanet_x101_64x4d_fpn_mstrain_3x", "_20210719_051838-022c2187", "resnext101_64x4d", 41.6),
+    ),
+}
+
+__all__ = ["MODEL", "RECIPE", "SOURCES", "WEIGHTS", "Config", "RetinaNet"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vertebra.tasks import zoo
 from vertebra.tasks.detector import RECIPE
 from vertebra.tasks.detector_sources import C4_SOURCES, with_options
 from vertebra.tasks.instance.masks import MASK_PRESETS, WithMaskOptions, WithMasks, mask_options
@@ -28,4 +29,13 @@ class MaskRCNNC4(WithMasks, C4Form):
 MODEL = MaskRCNNC4
 SOURCES = with_options(C4_SOURCES, mask_options, MASK_PRESETS)
 
-__all__ = ["MODEL", "RECIPE", "SOURCES", "Config", "MaskRCNNC4"]
+WEIGHTS = {
+    **zoo.detectron2(
+        "COCO-InstanceSegmentation",
+        ("mask_rcnn_R_50_C4_1x", "137259246/model_final_9243eb", "resnet50", 36.8, 32.2),
+        ("mask_rcnn_R_50_C4_3x", "137849525/model_final_4ce675", "resnet50", 39.8, 34.4),
+        ("mask_rcnn_R_101_C4_3x", "138363239/model_final_a2914c", "resnet101", 42.6, 36.7),
+    ),
+}
+
+__all__ = ["MODEL", "RECIPE", "SOURCES", "WEIGHTS", "Config", "MaskRCNNC4"]

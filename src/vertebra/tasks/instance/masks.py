@@ -35,6 +35,7 @@ class WithMasks(TwoStage):
 
     kind = "masks"
     monitor = "mask_ap"
+    target_fields = (*TwoStage.target_fields, "masks")
     iou_types = ("mask", "box", "boundary")
     mask: nn.Module
 

@@ -13,6 +13,7 @@ from vertebra.heads.keypoint import KeypointHead
 from vertebra.heads.roi import Detections, Samples
 from vertebra.ops.heatmaps import heatmaps_to_keypoints
 from vertebra.structures import COCO_PERSON, KeypointSchema, Prediction, Target
+from vertebra.tasks import zoo
 from vertebra.tasks.detector import RECIPE
 from vertebra.tasks.detector_sources import FPN_SOURCES, with_options
 from vertebra.tasks.sources import Tensors
@@ -32,8 +33,8 @@ class Config(FPNConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("keypoint_width", self.keypoint_width, 1)
-        in_range("keypoint_num_convs", self.keypoint_num_convs, 1)
+        in_range("keypoint_width", self.keypoint_width, 1, 65_536)
+        in_range("keypoint_num_convs", self.keypoint_num_convs, 1, 100)
 
 
 class KeypointRCNN(FPNForm):
@@ -44,6 +45,7 @@ class KeypointRCNN(FPNForm):
 
     kind = "keypoints"
     monitor = "keypoint_ap"
+    target_fields = (*FPNForm.target_fields, "keypoints")
     iou_types = ("keypoints", "box")
 
     def add_heads(self) -> None:
@@ -93,4 +95,15 @@ SOURCES = with_options(
     {"detectron2": {"rpn_post_nms_top_n_train": 1500, "box_loss.beta": 0.5}},
 )
 
-__all__ = ["MODEL", "RECIPE", "SOURCES", "Config", "KeypointRCNN"]
+WEIGHTS = {
+    **zoo.torchvision("keypointrcnn_resnet50_fpn"),
+    **zoo.detectron2(
+        "COCO-Keypoints",
+        ("keypoint_rcnn_R_50_FPN_1x", "137261548/model_final_04e291", "resnet50", 53.6, 64.0),
+        ("keypoint_rcnn_R_50_FPN_3x", "137849621/model_final_a6e10b", "resnet50", 55.4, 65.5),
+        ("keypoint_rcnn_R_101_FPN_3x", "138363331/model_final_997cc7", "resnet101", 56.4, 66.1),
+        ("keypoint_rcnn_X_101_32x8d_FPN_3x", "139686956/model_final_5ad38f", "resnext101_32x8d", 57.3, 66.0),
+    ),
+}
+
+__all__ = ["MODEL", "RECIPE", "SOURCES", "WEIGHTS", "Config", "KeypointRCNN"]
