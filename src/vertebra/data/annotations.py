@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +13,26 @@ from typing import Any
 import torch
 
 from vertebra.data import segments
-from vertebra.data.catalogue import SPLITS, Catalogue, Sample
-from vertebra.data.segments import Segment
-from vertebra.errors import VertebraError
+from vertebra.data.catalogue import SPLIT_NAMES, SPLITS, Catalogue, Sample
+from vertebra.data.segments import Segment, reaches_far
+from vertebra.errors import VertebraError, shown
+from vertebra.files import are_numbers, is_number
+from vertebra.images import SUFFIXES
 from vertebra.structures import COCO_PERSON, KeypointSchema, Target
 
 MIN_SIDE = 0.01
 """Pixels; a box with a shorter side is an error."""
+MAX_KEYPOINTS = 1000
+"""Keypoints that each object of a dataset may have."""
+MAX_NAME = 1000
+"""Characters in the name of a class."""
+CROWD = {0: False, 1: True, "0": False, "1": True, "false": False, "true": True, "": False, None: False}
+"""Whether an object is a crowd region, by the values that files have for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object as a dataset's file describes it, with nothing checked but its class."""
+    """One object as a dataset's file describes it, with nothing checked but its class: any value may stand anywhere."""
 
     where: str
     """The file and the object's number or line, for messages."""
@@ -35,7 +43,8 @@ class Annotation:
     segment: Segment | None = None
     keypoints: Sequence[float] | None = None
     """x, y, visibility of each keypoint in turn."""
-    crowd: bool = False
+    crowd: Any = False
+    """One of CROWD."""
     area: float | None = None
     """As annotated; if None the mask's, or else the box's."""
     id: int | None = None
@@ -75,8 +84,8 @@ class Gatherer:
                 self.has.add("masks")
             if annotation.keypoints:
                 self.has.add("keypoints")
-            self.crowds += annotation.crowd
-            self.objects += not annotation.crowd
+            self.crowds += CROWD[annotation.crowd]
+            self.objects += not CROWD[annotation.crowd]
             if not annotation.segment:
                 self.maskless.append(annotation.where)
                 if self._requires("masks"):
@@ -90,7 +99,7 @@ class Gatherer:
         target = Target(
             boxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([annotation.label for annotation in valid], dtype=torch.int64),
-            crowd=torch.tensor([annotation.crowd for annotation in valid], dtype=torch.bool),
+            crowd=torch.tensor([CROWD[annotation.crowd] for annotation in valid], dtype=torch.bool),
             areas=torch.tensor(areas, dtype=torch.float32),
             size=size,
             id=id,
@@ -171,24 +180,24 @@ class Gatherer:
         return self.fields is not None and field in self.fields
 
     def _fault(self, annotation: Annotation, size: tuple[int, int]) -> str:
-        try:
-            x1, y1, x2, y2 = annotation.box
-            finite = math.isfinite(x1 + y1 + x2 + y2)
-        except (TypeError, ValueError):
-            return f"its box is {annotation.box}, not four numbers"
+        if not are_numbers(annotation.box) or len(annotation.box) != 4:
+            return f"its box is {shown(annotation.box)}, not four numbers up to 1e9"
+        x1, y1, x2, y2 = annotation.box
         height, width = size
-        if not finite:
-            return "its box has a number that is not finite"
         if x2 - x1 < MIN_SIDE or y2 - y1 < MIN_SIDE:
             return f"its box is {x2 - x1:g} x {y2 - y1:g} pixels (width x height)"
         if min(x2, width) - max(x1, 0) < MIN_SIDE or min(y2, height) - max(y1, 0) < MIN_SIDE:
             return f"its box from {x1:g}, {y1:g} to {x2:g}, {y2:g} is outside the image ({width} x {height} pixels)"
-        if annotation.area is not None and not _is_size(annotation.area):
-            return f"its area is {annotation.area}"
-        if annotation.segment and (fault := segments.fault(annotation.segment, size)):
+        if reaches_far(annotation.box, size):
+            return f"its box from {x1:g}, {y1:g} to {x2:g}, {y2:g} {_far(size)}"
+        if annotation.area is not None and not is_number(annotation.area, 0, 9 * height * width):
+            return f"its area is {shown(annotation.area)}, not 0 to {9 * height * width} square pixels"
+        if not isinstance(annotation.crowd, int | str | None) or annotation.crowd not in CROWD:
+            return f"its mark as crowd or difficult is {shown(annotation.crowd)}, 0 or 1 is expected"
+        if _is_given(annotation.segment) and (fault := segments.fault(annotation.segment, size)):
             return fault
-        if annotation.keypoints and self.keypoints:
-            return _fault_of_keypoints(annotation.keypoints, len(self.keypoints.names))
+        if annotation.keypoints is not None and _is_given(annotation.keypoints) and self.keypoints:
+            return _fault_of_keypoints(annotation.keypoints, len(self.keypoints.names), size)
         return ""
 
     def _area(self, annotation: Annotation, box: Sequence[float], size: tuple[int, int]) -> float:
@@ -208,6 +217,15 @@ def _first(sentences: Sequence[str]) -> str:
     return f" The first of {len(sentences)} problems: {sentences[0]}" if sentences else ""
 
 
+def _is_given(value: Any) -> bool:
+    """Whether an entry that may be missing is there; an empty list is none."""
+    return value is not None and not (isinstance(value, list) and not value)
+
+
+def _far(size: tuple[int, int]) -> str:
+    return f"reaches further beyond the image ({size[1]} x {size[0]} pixels) than its side"
+
+
 def _usable(segment: Segment | None) -> Segment:
     """Without polygons of one or two points, which COCO's own tools take for boxes; [] for no mask."""
     if isinstance(segment, list):
@@ -215,21 +233,15 @@ def _usable(segment: Segment | None) -> Segment:
     return [] if segment is None else segment
 
 
-def _fault_of_keypoints(keypoints: Sequence[float], count: int) -> str:
-    try:
-        if len(keypoints) != 3 * count:
-            return f"its keypoints are {len(keypoints)} numbers, not three for each of {count}"
-        if not math.isfinite(sum(keypoints)):
-            return "one of its keypoints is not a finite number"
-        if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
-            return "the visibility of one of its keypoints is not 0 (not labelled), 1 (occluded) or 2 (visible)"
-    except TypeError:
-        return "its keypoints are not a list of numbers"
-    return ""
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+def _fault_of_keypoints(keypoints: Sequence[float], count: int, size: tuple[int, int]) -> str:
+    if not are_numbers(keypoints):
+        return f"its keypoints are {shown(keypoints)}, not a list of numbers up to 1e9"
+    if len(keypoints) != 3 * count:
+        return f"its keypoints are {len(keypoints)} numbers, not three for each of {count}"
+    if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
+        return "the visibility of one of its keypoints is not 0 (not labelled), 1 (occluded) or 2 (visible)"
+    points = [value for i in range(0, len(keypoints), 3) for value in keypoints[i : i + 2]]
+    return f"one of its keypoints {_far(size)}" if reaches_far(points, size) else ""
 
 
 class Listing:
@@ -258,12 +270,23 @@ def split_of(name: str) -> str:
 
 def split_folders(path: Path, holds_data: Callable[[Path], bool]) -> dict[str, Path]:
     """The folders in `path` that are named after a split and for which `holds_data` is true."""
-    split_names = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
-    return {
-        split_names[folder.name.lower()]: folder
-        for folder in sorted(path.iterdir())
-        if folder.name.lower() in split_names and folder.is_dir() and holds_data(folder)
-    }
+    names = sorted(name for name in os.listdir(path) if name.lower() in SPLIT_NAMES)
+    folders = {SPLIT_NAMES[name.lower()]: path / name for name in names}
+    return {split: folder for split, folder in folders.items() if folder.is_dir() and holds_data(folder)}
+
+
+def subfolders(path: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones and those that archives made on a Mac contain."""
+    with os.scandir(path) as entries:
+        listed = [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
+    # A link that leads to itself is no folder; `is_dir` would raise.
+    names = [e.name for e in listed if (os.path.isdir(e.path) if e.is_symlink() else e.is_dir())]
+    return [path / name for name in sorted(names)]
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether images lie in a folder or further down."""
+    return any(name.lower().endswith(SUFFIXES) for _, _, names in os.walk(folder) for name in names)
 
 
 def mirror_indices(names: Sequence[str]) -> tuple[int, ...]:
@@ -282,25 +305,51 @@ def check_flip_indices(flip_indices: Any, count: int, where: str) -> tuple[int, 
     Raises:
         VertebraError: if it does not name each index once, or flipping twice does not give the identity.
     """
-    if not isinstance(flip_indices, list) or sorted(map(repr, flip_indices)) != sorted(map(repr, range(count))):
-        raise VertebraError(f"{where}: flip_idx is {flip_indices!r}, each of 0 to {count - 1} once is expected.")
+    numbers = isinstance(flip_indices, list) and all(type(index) is int for index in flip_indices)
+    if not numbers or sorted(flip_indices) != list(range(count)):
+        raise VertebraError(f"{where}: flip_idx is {shown(flip_indices)}, each of 0 to {count - 1} once is expected.")
     if wrong := [i for i in range(count) if flip_indices[flip_indices[i]] != i]:
         i, j = wrong[0], flip_indices[wrong[0]]
         raise VertebraError(f"{where}: flip_idx makes {i} {j} in the mirror, but {j} {flip_indices[j]}.")
     return tuple(flip_indices)
 
 
+def check_keypoint_count(count: int, where: str) -> None:
+    """Raises if objects have too many keypoints for any dataset; the number is checked before memory is taken."""
+    if count > MAX_KEYPOINTS:
+        raise VertebraError(f"{where}: its objects have {count:,} keypoints; at most {MAX_KEYPOINTS:,} are read.")
+
+
+def check_class_names(names: Sequence[Any], where: object) -> tuple[str, ...]:
+    """The names of a dataset's classes.
+
+    Raises:
+        VertebraError: if one is not text, is blank or very long, or stands there twice.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or len(name) > MAX_NAME:
+            raise VertebraError(f"{where}: a class is called {shown(name)}; a name is expected.")
+        if name in seen:
+            raise VertebraError(f"{where}: two classes are called {shown(name)}.")
+        seen.add(name)
+    return tuple(names)
+
+
 def named_keypoints(names: Sequence[str], where: str) -> KeypointSchema:
     """The schema of keypoints that have names alone; COCO's of a person if the names are its.
 
     Raises:
-        VertebraError: if two have the same name.
+        VertebraError: if two have the same name, or they are too many.
     """
+    check_keypoint_count(len(names), where)
     if tuple(names) == COCO_PERSON.names:
         return COCO_PERSON
-    lower = [name.lower() for name in names]
-    if twice := [name for name in names if lower.count(name.lower()) > 1]:
-        raise VertebraError(f"{where}: two keypoints are called {twice[0]!r}.")
+    if blank := [name for name in names if not name.strip()]:
+        raise VertebraError(f"{where}: a keypoint is called {shown(blank[0])}; a name is expected.")
+    counts = Counter(name.lower() for name in names)
+    if twice := [name for name in names if counts[name.lower()] > 1]:
+        raise VertebraError(f"{where}: two keypoints are called {shown(twice[0])}.")
     return KeypointSchema(tuple(names), flip_indices=mirror_indices(names))
 
 

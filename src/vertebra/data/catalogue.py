@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vertebra.data.segments import Segment, crop
-from vertebra.errors import VertebraError, nearest
+from vertebra.errors import VertebraError, escaped, nearest
 from vertebra.images import image_size
 from vertebra.structures import KeypointSchema, Masks, Target
 
@@ -21,9 +21,11 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 """Every split, and the folder names and CSV values that stand for it."""
+SPLIT_NAMES = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
+"""The split that a folder name or CSV value stands for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """One image, by path or as pixels [C, H, W] uint8, and its ground truth."""
 
@@ -35,6 +37,9 @@ class Sample:
     `load_target`."""
     annotation_ids: tuple[int, ...] = ()
     """The number of each instance in the dataset's own file: COCO's id, or the object's or line's number, from 1."""
+
+    def __repr__(self) -> str:
+        return f"Sample({self.target})"
 
     @property
     def label(self) -> int:
@@ -97,7 +102,7 @@ class Sample:
         return replace(target, masks=masks)
 
 
-@dataclass
+@dataclass(repr=False)
 class Catalogue:
     """A dataset that is listed but not yet read."""
 
@@ -116,6 +121,10 @@ class Catalogue:
     """The number of each class in the dataset's own files, which may have gaps; 1, 2, ... if empty."""
     keypoints: KeypointSchema | None = None
     """The keypoints of each object, where the data has any."""
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(samples)} {split}" for split, samples in self.splits.items())
+        return f"Catalogue({escaped(self.path)}: {counts} images, {len(self.classes)} classes)"
 
     def split(self, name: str) -> list[Sample]:
         """The samples of a split; VertebraError if it is not there or empty."""
@@ -158,12 +167,13 @@ def map_classes(samples: Iterable[Sample], classes: tuple[str, ...], model_class
     """
     if classes == model_classes:
         return list(samples)
+    index = {name: i for i, name in enumerate(model_classes)}
     for name in classes:
-        if name not in model_classes:
+        if name not in index:
             raise VertebraError(
                 f"the data has a class {name!r} that the model does not know.{nearest(name, model_classes)}"
             )
-    numbers = torch.tensor([model_classes.index(name) for name in classes])
+    numbers = torch.tensor([index[name] for name in classes])
     return [
         replace(
             sample,

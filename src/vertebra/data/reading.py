@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
+import os
 import random
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
 from torch.utils.data import Dataset
 
-from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.data.annotations import holds_images, subfolders
+from vertebra.data.catalogue import SPLIT_NAMES, SPLITS, Catalogue, Sample, check_keypoints, map_classes
 from vertebra.data.datasets import catalogue_of
 from vertebra.data.formats import ReadOptions, formats
-from vertebra.errors import VertebraError, one_of
+from vertebra.errors import VertebraError, one_of, shown
 from vertebra.files import expanded
-from vertebra.images import UnreadableImage
+from vertebra.images import SUFFIXES, UnreadableImage
 from vertebra.structures import Target
 
 NEARBY = 20
 """Folders in a folder that are examined for data when the folder itself has none."""
+DEPTH = 3
+"""Levels of folders below the one that is named in which the only data set is searched."""
+UNSUPPORTED = {
+    (".tfrecord", ".tfrecords", ".record"): "TensorFlow's TFRecord, which is not read: export the data anew as COCO",
+    (".mat",): "MATLAB's, which is not read: write it as COCO or CSV, for example with scipy.io.loadmat",
+    (
+        ".mdb",
+        ".lmdb",
+        ".parquet",
+        ".arrow",
+        ".npz",
+        ".npy",
+        ".h5",
+        ".hdf5",
+    ): "a container of images, which is not read: write them into files, or use it through a torch Dataset",
+    (".pkl", ".pickle"): "a pickle, which is never read, because it can run code: use the data through a torch Dataset",
+    (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"): "an archive: unpack it and give the path of the folder",
+    (".xlsx", ".xls", ".ods"): "a spreadsheet, which is not read: save it as CSV with the columns path and label",
+}
+"""What files are that are not read, by the ends of their names."""
 
 Source = str | Path | Dataset | Mapping[str, Dataset]
 """Where data comes from: a path, or a dataset of (image, Target), or one for each split."""
@@ -34,8 +58,10 @@ def open_data(
     Args:
         path: a folder with a folder per class, or with such folders in `train/` and `val/`; a CSV file with
             columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); a COCO folder or JSON; a
-            folder of Pascal VOC's XML; YOLO's data.yaml or its folder; a folder of masks; or the word `shapes`. Or a
-            torch Dataset that yields (image, Target), or a mapping of such by split.
+            folder of Pascal VOC's XML; YOLO's data.yaml or its folder; a folder of masks; an export of LabelMe, CVAT,
+            Label Studio, VIA, CreateML, Datumaro, Hugging Face or Roboflow; or the word `shapes`. A folder whose only
+            data lies further down stands for that. Or a torch Dataset that yields (image, Target), or a mapping of such
+            by split.
         fields: the fields of Target that are needed, such as `boxes` and `masks`; None for all.
         val_share: share that becomes the val split where there is none, in 0..1: of each class where images have
             one class, else of the images.
@@ -76,39 +102,143 @@ def read(path: Source, *, fields: Collection[str] | None = None, seed: int = 0, 
         return catalogue_of(path, options.fields)
     named = formats().get(str(path))
     path = expanded(path)
-    module = named if named is not None and getattr(named, "GENERATED", False) else _recognise(path)
-    last_resort = module is list(formats().values())[-1]
-    if last_resort and options.fields is not None and not options.fields & module.FIELDS:
-        _suggest(path, options.fields)
+    if named is not None and getattr(named, "GENERATED", False):
+        return _read(named, path, options)
+    if not path.exists():
+        raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
+    if not path.is_dir():
+        module = _recognise(path)
+        if module is None:
+            raise VertebraError(f"{path} is a file of no known format.{_guess([path.name])}{_known()}")
+        return _read(module, path, options)
+    return _read_folder(path, options)
+
+
+def _read(module: ModuleType, path: Path, options: ReadOptions) -> Catalogue:
     catalogue: Catalogue = module.read(path, options)
     return catalogue
 
 
-def _recognise(path: Path) -> ModuleType:
+def _recognise(path: Path) -> ModuleType | None:
+    """The first format that recognises a path, except the last one, which takes any folder."""
+    *others, _ = formats().values()
+    return next((module for module in others if module.recognise(path)), None)
+
+
+def _read_folder(path: Path, options: ReadOptions, depth: int = DEPTH) -> Catalogue:
+    """The data in a folder, or in the only one of its folders that has any, at most `depth` levels down."""
+    if module := _recognise(path):
+        return _read(module, path, options)
+    folders = subfolders(path)
+    recognised = [folder for folder in folders[:NEARBY] if _recognise(folder)]
+    splits = {SPLIT_NAMES[name]: folder for folder in recognised if (name := folder.name.lower()) in SPLIT_NAMES}
+    if splits and len(splits) == len(recognised) == sum(folder.name.lower() in SPLIT_NAMES for folder in folders):
+        return _joined(path, {split: _read_folder(folder, options, 0) for split, folder in splits.items()})
+    by_class = list(formats().values())[-1]
+    suits = options.fields is None or bool(options.fields & by_class.FIELDS)
+    if depth and (inner := _inner(path, folders, recognised, suits)):
+        catalogue = _read_folder(inner, options, depth - 1)
+        catalogue.notes.insert(0, f"read from {inner}, the only data set in {path}")
+        return dataclasses.replace(catalogue, path=str(path))
+    if not suits:
+        _hint(path, options.fields)
+    if not any(map(holds_images, folders)):
+        raise VertebraError(_unknown(path))
+    return _read(by_class, path, options)
+
+
+def _inner(path: Path, folders: list[Path], recognised: list[Path], suits: bool) -> Path | None:
+    """The one of `folders`, those in `path`, that holds the data; None if they are classes or splits, or have none.
+
+    Args:
+        recognised: those that a format recognises.
+        suits: whether folders of classes would do.
+
+    Raises:
+        VertebraError: if several hold data.
+    """
+    if suits and any(folder.name.lower() in SPLIT_NAMES for folder in folders):
+        return None
+    if len(folders) == 1 and not _has_images(path):
+        is_class = not recognised and (_has_images(folders[0]) or not holds_images(folders[0]))
+        return None if is_class else folders[0]
+    if suits and (len(recognised) < len(folders) or any(map(_has_images, folders))):
+        return None
+    if len(recognised) > 1:
+        more = " or ".join(folder.name for folder in recognised[1:])
+        raise VertebraError(
+            f"{path} holds {len(recognised)} data sets: give the path of {recognised[0]}, or of {more}."
+        )
+    return recognised[0] if recognised else None
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether images lie in a folder itself."""
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".") for entry in entries)
+
+
+def _joined(path: Path, catalogues: dict[str, Catalogue]) -> Catalogue:
+    """The data sets in the folders of splits as one, whose classes are those of all.
+
+    Raises:
+        VertebraError: if they have different keypoints.
+    """
+    parts = [catalogues[split] for split in SPLITS if split in catalogues]
+    names = list(dict.fromkeys(name for part in parts for name in part.classes))
+    alphabetical = all(list(part.classes) == sorted(part.classes) for part in parts)
+    classes = tuple(sorted(names) if alphabetical else names)
+    for part in parts[1:]:
+        if part.keypoints and parts[0].keypoints:
+            check_keypoints(part, parts[0].keypoints)
+    return Catalogue(
+        str(path),
+        parts[0].format,
+        classes,
+        {
+            split: map_classes(itertools.chain(*part.splits.values()), part.classes, classes)
+            for split, part in catalogues.items()
+        },
+        [note for part in parts for note in part.notes],
+        [problem for part in parts for problem in part.problems],
+        frozenset.intersection(*(part.has for part in parts)),
+        parts[0].category_ids if all(part.classes == classes for part in parts) else (),
+        parts[0].keypoints,
+    )
+
+
+def _hint(path: Path, fields: frozenset[str] | None) -> None:
+    """Raises if a format that has the fields that are needed knows what is wrong with a folder."""
     for module in formats().values():
-        if module.recognise(path):
-            return module
-    raise VertebraError(_unrecognised(path))
-
-
-def _unrecognised(path: Path) -> str:
-    if not path.exists():
-        return f"{path} is not there.{_nearest_path(path)}"
-    *others, last = [module.FILE for module in formats().values() if hasattr(module, "FILE")]
-    return f"{path} is a file; data is a folder of images or {', '.join(others)} or {last}."
-
-
-def _suggest(path: Path, fields: frozenset[str]) -> None:
-    """Raises if a folder has none of the fields that are needed, but something near it may."""
-    others = [module for module in formats().values() if fields & module.FIELDS]
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    below = [p for p in folders[:NEARBY] if any(module.recognise(p) for module in others)]
-    if below:
-        more = f", or of {' or '.join(p.name for p in below[1:])}" if below[1:] else ""
-        raise VertebraError(f"{path} itself has no annotations: give the path of {below[0]}{more}.")
-    for module in others:
-        if hasattr(module, "hint") and (sentence := module.hint(path)):
+        suits = fields is None or fields & module.FIELDS
+        if suits and hasattr(module, "hint") and (sentence := module.hint(path)):
             raise VertebraError(sentence)
+
+
+def _unknown(path: Path) -> str:
+    """What lies in a folder without known data."""
+    with os.scandir(path) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+    images = sum(name.lower().endswith(SUFFIXES) for name in names)
+    counts = Counter(suffix for name in names if (suffix := Path(name).suffix.lower()) not in SUFFIXES)
+    kinds = [("loose image", images), *((f"{shown(s)[1:-1] or 'other'} file", n) for s, n in counts.most_common(3))]
+    holds = " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in kinds if count) or "no images"
+    classify = " To classify images, put those of each class into a folder named after it." if images else ""
+    return f"{path} is of no known format: it has no class folders but {holds}.{classify}{_guess(names)}{_known()}"
+
+
+def _guess(names: Iterable[str]) -> str:
+    """What files may be by their suffixes, and what to do about it."""
+    for name in names:
+        for suffixes, advice in UNSUPPORTED.items():
+            if name.lower().endswith(suffixes):
+                return f" {shown(name)[1:-1]} is {advice}."
+    return ""
+
+
+def _known() -> str:
+    *others, last = dict.fromkeys(module.TITLE for module in formats().values() if not hasattr(module, "GENERATED"))
+    return f" Known formats are {', '.join(others)} and {last}."
 
 
 def _nearest_path(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
-from vertebra.errors import VertebraError, first_line
-from vertebra.images import MAX_PIXELS, UnreadableImage, open_image
+from vertebra.errors import VertebraError, first_line, shown
+from vertebra.files import are_numbers
+from vertebra.images import MAX_PIXELS, open_image
+from vertebra.images import decode as decode_image
 from vertebra.ops import rle
+
+MAX_INSTANCE = 2**31 - 1
+"""Number of an instance in a map."""
+MAX_INSTANCES = 65_536
+"""Instances in one map; images of noise have more."""
 
 Segment = list[list[float]] | dict[str, Any] | Path | Tensor
 """One mask as a dataset writes it: polygons x1, y1, x2, y2, ... in pixels; COCO's RLE, as lists or compressed; an
@@ -82,20 +87,20 @@ def fault(segment: Any, size: tuple[int, int]) -> str:
     Returns:
         Words such as `its polygon has 2 points, three or more make an area`, or nothing.
     """
-    try:
-        if isinstance(segment, dict):
-            return _fault_of_runs(segment, size)
-        if isinstance(segment, list):
-            return _fault_of_polygons(segment, size)
-    except (TypeError, ValueError, OverflowError):
-        pass  # of another kind altogether
+    height, width = size
+    if height * width > MAX_PIXELS:  # as a file may state it
+        return f"its mask is of an image of {width} x {height} pixels; more than {MAX_PIXELS:,} are not decoded"
+    if isinstance(segment, dict):
+        return _fault_of_runs(segment, size)
+    if isinstance(segment, list) and all(isinstance(polygon, list) for polygon in segment):
+        return _fault_of_polygons(segment, size)
     return "its segmentation is neither a list of polygons nor run lengths (size and counts)"
 
 
 def _fault_of_runs(segment: dict[str, Any], size: tuple[int, int]) -> str:
-    height, width = segment.get("size", (0, 0))
-    if (height, width) != tuple(size):
-        return f"its mask is {height} x {width} pixels, the image {size[0]} x {size[1]} (height x width)"
+    height, width = size
+    if segment.get("size") not in ([height, width], (height, width)):
+        return f"its mask is of size {shown(segment.get('size'))}, the image [{height}, {width}] (height, width)"
     counts = segment.get("counts")
     if isinstance(counts, str):
         try:
@@ -104,7 +109,7 @@ def _fault_of_runs(segment: dict[str, Any], size: tuple[int, int]) -> str:
             return "its run lengths are not in COCO's compressed form"
     if not isinstance(counts, list):
         return "its run lengths are missing (counts)"
-    if any(not isinstance(count, int) or count < 0 for count in counts):
+    if not set(map(type, counts)) <= {int} or min(counts, default=0) < 0:
         return "its run lengths are not all whole numbers"
     if sum(counts) != height * width:
         return f"its run lengths add up to {sum(counts)} pixels, not to the image's {height * width}"
@@ -115,15 +120,21 @@ def _fault_of_polygons(segment: list[list[float]], size: tuple[int, int]) -> str
     for polygon in segment:
         if len(polygon) % 2:
             return f"a polygon of it has {len(polygon)} numbers, which are no pairs of x and y"
-        if not math.isfinite(sum(polygon)):
+        if not are_numbers(polygon):
             return "a polygon of it has a point that is not a number"
-        # Far points would be drawn, for nothing and at great cost.
-        for values, side in ((polygon[::2], size[1]), (polygon[1::2], size[0])):
-            if values and (min(values) < -side or max(values) > 2 * side):
-                return f"a polygon of it reaches further beyond the image ({size[1]} x {size[0]} pixels) than its side"
+        if reaches_far(polygon, size):  # it would be drawn, for nothing and at great cost
+            return f"a polygon of it reaches further beyond the image ({size[1]} x {size[0]} pixels) than its side"
     if segment and all(len(polygon) < 6 for polygon in segment):
         return f"its polygon has {max(len(p) for p in segment) // 2} points, three or more make an area"
     return ""
+
+
+def reaches_far(points: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether a point of x1, y1, x2, y2, ... is further from an image of (height, width) `size` than its side."""
+    return any(
+        bool(values) and (min(values) < -side or max(values) > 2 * side)
+        for values, side in ((points[::2], size[1]), (points[1::2], size[0]))
+    )
 
 
 @dataclass(frozen=True)
@@ -152,13 +163,22 @@ def read_instance_map(path: Path) -> tuple[tuple[int, int], list[MapInstance]]:
     if values.ndim != 2:
         raise VertebraError(f"{path}: its pixels are colours; the number of an instance is one grey value.")
     height, width = values.shape
-    flat = values.T.reshape(-1)  # column by column, as RLE does
-    order = np.argsort(flat, kind="stable")
+    # NaN is not equal to itself either.
+    if np.issubdtype(values.dtype, np.floating) and not (values == np.floor(values)).all():
+        raise VertebraError(f"{path}: its pixels are not whole; they hold the numbers of instances.")
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if low < 0 or high > MAX_INSTANCE:
+        raise VertebraError(
+            f"{path}: its pixels are from {low:g} to {high:g}; numbers of instances are from 0 to {MAX_INSTANCE:,}."
+        )
+    flat = values.T.reshape(-1).astype(np.int32)  # column by column, as RLE does
+    order = np.flatnonzero(flat)
+    order = order[np.argsort(flat[order], kind="stable")]
     numbers, starts = np.unique(flat[order], return_index=True)
+    if len(numbers) > MAX_INSTANCES:
+        raise VertebraError(f"{path}: its pixels have {len(numbers):,} numbers; at most {MAX_INSTANCES:,} are read.")
     instances = []
-    for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
-        if number == 0:
-            continue
+    for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=False):  # one empty part if none
         ends = np.flatnonzero(np.diff(places) > 1)
         first, last = places[np.r_[0, ends + 1]], places[np.r_[ends, len(places) - 1]] + 1
         segment = rle.encode_edges(np.stack([first, last], 1).reshape(-1), (height, width))
@@ -223,9 +243,7 @@ def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
 def _pixels(path: Path) -> np.ndarray:
     """A mask file's values as they are, numbers of a palette's colours included: [H, W], or [H, W, C] colours."""
     with open_image(path) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImage(f"more than {MAX_PIXELS:,} pixels, the most that is decoded.")
-        image = ImageOps.exif_transpose(image)
+        decode_image(image)
         if image.mode in ("RGBA", "LA"):  # transparency says nothing
             image = image.convert(image.mode[:-1])
         return np.array(image)

@@ -62,6 +62,12 @@ def test_csv_paths_may_be_absolute(tmp_path):
         ("path,label\nin/1.png,a\nin/2.png,\n", r"line 3: path or label is empty"),
         ("path,label\nin/1.png\n", r"line 2: path or label is empty"),
         ("path,label,split\nin/1.png,a,tarin\n", r"line 2: split is 'tarin', not one of train, training, val"),
+        ("path,label\nin/1.png,cat, striped\n", r"line 2: it has 3 values, but there are 2 columns; a value with a"),
+        ('path,label\nin/1.png,"cat\nin/2.png,dog\n', r"line \d: cannot be read as CSV \(unexpected end of data"),
+        ("path,label,Label\nin/1.png,a,b\n", r"line 1: there are two columns called label"),
+        ("path,label\nin/1.png,  \n", r"line 2: path or label is empty"),
+        (f"path,label\n{'x' * 5000},a\n", r"line 2: .* is not there"),
+        ("path,label\nin/\0.png,a\n", r"line 2: .*in/\\x00\.png is not there"),
         (f"path,label\n{'x' * 200_000},a\n", r"line 2: cannot be read as CSV \(field larger"),
     ],
 )
@@ -73,5 +79,10 @@ def test_an_invalid_csv_is_explained(tmp_path, text, sentence):
 @pytest.mark.parametrize("text", ["path,label,Größe\n", "path,label\nin/1.png,Größe\n"])
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
 def test_csv_in_another_encoding_is_explained(tmp_path, text, encoding):
-    with pytest.raises(VertebraError, match=r"list\.csv, line \d: cannot be read as CSV \('utf-8' codec"):
+    with pytest.raises(VertebraError, match=r"list\.csv is not a text file in UTF-8"):
         open_data(csv_file(tmp_path, text, encoding))
+
+
+def test_csv_labels_lose_the_white_space_around_them(tmp_path):
+    catalogue = open_data(csv_file(tmp_path, "path, label\nin/1.png, cat\nin/2.png,cat \nin/3.png,dog\n"))
+    assert catalogue.classes == ("cat", "dog")

@@ -1,5 +1,6 @@
 """Folders of images to catalogues, and every sentence about what is wrong with them."""
 
+import os
 from operator import attrgetter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from vertebra.data import open_data
 from vertebra.data.catalogue import Sample
 from vertebra.data.reading import read
 from vertebra.errors import VertebraError
+from vertebra.images import UnreadableImage, read_image
 
 LABEL = attrgetter("label")
 
@@ -80,8 +82,10 @@ def test_hidden_folders_and_other_files_are_ignored(tmp_path):
     ("files", "sentence"),
     [
         (["a/1.png", "b/readme.txt"], r"class folder .*b holds no images \(\.jpg, .*\): add some, or remove"),
-        (["1.png", "2.png"], r"has no class folders but 2 loose images; put the images of each class into"),
-        (["readme.txt"], r"has no class folders; put the images"),
+        (
+            ["train/1.png", "train/2.png"],
+            r"train has no class folders but 2 loose images; put the images of each class",
+        ),
         (["train/a/1.png", "train/b/2.png", "val/bb/3.png"], r"bb is a class that the train split does not have"),
         (["train/cat/1.png", "train/dog/2.png", "val/cats/3.png"], r"Did you mean 'cat'\?"),
     ],
@@ -107,5 +111,43 @@ def test_a_class_may_be_called_test(tmp_path):
     assert (catalogue.classes, set(catalogue.splits)) == (("other", "test"), {"train"})
 
 
+def test_classes_may_be_called_train_and_test(tmp_path):
+    fill(tmp_path, "train/1.png", "bus/2.png", "test/3.png")
+    catalogue = read(tmp_path)
+    assert (catalogue.classes, set(catalogue.splits)) == (("bus", "test", "train"), {"train"})
+
+
+def test_folders_without_images_beside_a_split(tmp_path):
+    fill(tmp_path, "test/a/1.png", "test/b/2.png", "docs/manual.txt")
+    catalogue = read(tmp_path)
+    assert (catalogue.classes, set(catalogue.splits)) == (("a", "b"), {"test"})
+    assert catalogue.notes == ["ignored beside the splits: docs"]
+
+
+def test_what_archives_of_a_mac_contain_is_ignored(tmp_path):
+    fill(tmp_path, "test/a/1.png", "test/b/2.png", "__MACOSX/test/a/._1.png")
+    assert set(read(tmp_path).splits) == {"test"}
+
+
 def test_one_class_can_be_read(tmp_path):
     assert read(fill(tmp_path, "a/1.png")).classes == ("a",)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    name = os.fsdecode(b"\xff\xe9")
+    fill(tmp_path, f"{name}/1.png", f"{name}/2.png", "b/1.png", "b/2.png")
+    catalogue = open_data(tmp_path)
+    assert catalogue.classes == ("b", name)
+
+
+def test_what_lies_among_images_and_is_none(tmp_path):
+    """Links in a circle are not followed, folders are not taken for images."""
+    fill(tmp_path, "a/1.png", "b/1.png", "b/x.png/2.txt")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "self.png").symlink_to("self.png")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    catalogue = read(tmp_path)
+    assert [sample.image.name for sample in catalogue.splits["train"]] == ["1.png", "pipe.png", "self.png", "1.png"]
+    for sample in catalogue.splits["train"][1:3]:
+        with pytest.raises(UnreadableImage, match="there is no such file"):
+            read_image(sample.image)

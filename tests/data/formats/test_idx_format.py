@@ -3,6 +3,7 @@
 import gzip
 import json
 import struct
+import tracemalloc
 from operator import attrgetter
 from pathlib import Path
 
@@ -59,10 +60,14 @@ def test_idx_with_names(tmp_path, names):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", r"classes\.json is not a JSON list of class names"),
+        ("{", r"classes\.json, line 1: not valid JSON"),
+        ("[" * 100_000, r"classes\.json: lists and objects are nested too deeply"),
+        ('["x", "y", null]', r"classes\.json: a class is called None; a name is expected"),
+        ('["x", "y", "x"]', r"classes\.json: two classes are called 'x'"),
+        ('"xyz"', r"classes\.json is not a JSON list of class names, but 'xyz'"),
         ("3", r"classes\.json is not a JSON list of class names"),
         ('["x", "y"]', r"classes\.json names 2 classes, but the labels go up to 2"),
-        ('{"x": 0, "y": 1, "z": 2}', r"classes\.json has no name for class '0'; its keys must be 0, 1, 2"),
+        ('{"x": 0, "y": 1, "z": 2}', r"classes\.json has no name for class 0; its keys must be 0, 1, 2"),
     ],
 )
 def test_idx_with_invalid_names(tmp_path, content, sentence):
@@ -99,3 +104,29 @@ def test_idx_that_is_invalid_is_explained(tmp_path):
 def test_idx_without_images(tmp_path):
     with pytest.raises(VertebraError, match="hold no images"):
         open_data(idx_folder(tmp_path, labels=()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    "sizes", [(3, 4, -5), (3, 0, 5), (2**31 - 1, 4, 5), (2**31 - 1, 10_000, 10_000), (1, 2, 2**30)]
+)
+def test_memory_is_not_taken_for_what_a_header_claims(tmp_path, monkeypatch, packed, sizes):
+    idx_folder(tmp_path, packed=packed)
+    content = bytes([0, 0, 8, 3]) + struct.pack(">3i", *sizes) + bytes(60)
+    name = f"train-images-idx3-ubyte{'.gz' if packed else ''}"
+    (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
+    monkeypatch.setattr(np, "empty", None)  # allocates the pixels
+    with pytest.raises(VertebraError, match=r"is not a whole IDX file of bytes \(its header states [-0-9]"):
+        open_data(tmp_path)
+
+
+def test_a_packed_file_is_not_unpacked_beyond_its_header(tmp_path, monkeypatch):
+    idx_folder(tmp_path, packed=True)
+    head = bytes([0, 0, 8, 3]) + struct.pack(">3i", 3, 4, 5)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + bytes(50_000_000), 1))
+    tracemalloc.start()
+    with pytest.raises(VertebraError, match=r"it has more bytes than its header states"):
+        open_data(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000

@@ -1,5 +1,6 @@
 """Pascal VOC's XML to samples, and a sentence for everything that can be wrong with it."""
 
+import os
 from operator import attrgetter
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_images_that_are_not_there(tmp_path):
     ("box", "fault"),
     [
         (("5", "2", "3", "6"), "its box is -1 x 5 pixels (width x height)"),
-        (("nan", "2", "3", "6"), "its box has a number that is not finite"),
+        (("nan", "2", "3", "6"), "its box is [nan, 1.0, 3.0, 6.0], not four numbers up to 1e9"),
         (("30", "2", "33", "6"), "its box from 29, 1 to 33, 6 is outside the image (10 x 8 pixels)"),
     ],
 )
@@ -130,7 +131,12 @@ def test_objects_that_are_invalid_are_skipped(tmp_path, box, fault):
             r"a\.xml, object 2 \(dog\): it has no <xmin> in a <bndbox>",
         ),
         (xml(thing(box=("x", "2", "3", "4"))), r"object 1 \(cat\): its <xmin> is 'x', a number is expected"),
-        (xml(size="<size><width>ten</width><height>8</height></size>"), r"a\.xml: its <size> is not in whole numbers"),
+        (
+            xml(size="<size><width>ten</width><height>8</height></size>"),
+            r"a\.xml: its <width> is 'ten', a whole number is expected",
+        ),
+        (xml(size=f"<size><width>{'9' * 400}</width></size>"), r"a\.xml: its <width> is '9{20,}.*, a whole number is"),
+        (xml(thing(box=("1_0", "2", "3", "4"))), r"object 1 \(cat\): its <xmin> is '1_0', a number is expected"),
         (xml(), r"has images but not one object"),
     ],
 )
@@ -153,3 +159,27 @@ def test_objects_keep_their_place_in_the_file(tmp_path):
     voc(tmp_path, {"a": xml(thing(box=("5", "2", "3", "6")), thing())})
     (sample,) = read(tmp_path, fields={"boxes"}).splits["train"]
     assert sample.where(0) == f"{tmp_path / 'JPEGImages' / 'a.jpg'}, annotation 2"
+
+
+@pytest.mark.parametrize(("word", "crowd"), [("0", False), ("1", True), ("true", True), ("", False), ("maybe", None)])
+def test_difficult_is_yes_or_no(tmp_path, word, crowd):
+    voc(tmp_path, {"a": xml(thing(), thing("dog").replace("</name>", f"</name><difficult>{word}</difficult>"))})
+    catalogue = read(tmp_path, fields={"boxes"})
+    if crowd is None:
+        assert "object 2 (dog) is skipped: its mark as crowd or difficult is 'maybe'" in catalogue.problems[0]
+    else:
+        assert catalogue.splits["train"][0].target.crowd.tolist() == [False, crowd]
+
+
+def test_entities_do_not_multiply(tmp_path):
+    levels = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    bomb = f'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">{levels}]>' + xml(thing("&i;"))
+    with pytest.raises(VertebraError, match=r"a\.xml, line 1: not valid XML"):
+        open_data(voc(tmp_path, {"a": bomb}), fields={"boxes"})
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    voc(tmp_path, {"a": xml(thing())})
+    os.mkfifo(tmp_path / "Annotations" / "b.xml")
+    with pytest.raises(VertebraError, match=r"b\.xml is a pipe or a device, not a file"):
+        open_data(tmp_path, fields={"boxes"})

@@ -1,6 +1,7 @@
 """YOLO's text files to samples, and a sentence for everything that can be wrong with them."""
 
 import json
+import time
 from operator import attrgetter
 from pathlib import Path
 
@@ -46,6 +47,26 @@ def test_boxes(tmp_path):
     assert x.target.size == (8, 10)
     assert catalogue.notes == ["images of the train split without a label file, taken to show no object: 1"]
     assert {split: len(samples) for split, samples in catalogue.splits.items()} == {"train": 2, "val": 1}
+
+
+@pytest.mark.parametrize("name", ["coco8.yaml", "my data.YML"])
+def test_a_file_of_another_name(tmp_path, name):
+    yolo(tmp_path, {})
+    (tmp_path / "data.yaml").rename(tmp_path / name)
+    (tmp_path / "hyperparameters.yaml").write_text("lr0: 0.01\n")
+    (tmp_path / "classes.txt").write_text("other\n")
+    catalogue = read(tmp_path, fields={"boxes"})
+    assert (catalogue.format, catalogue.classes) == ("yolo", ("cat", "dog"))
+
+
+def test_several_files_of_other_names(tmp_path):
+    yolo(tmp_path, {})
+    for name in ("a.yaml", "b.yml"):
+        (tmp_path / name).write_text(CONFIG)
+    assert read(tmp_path).classes == ("cat", "dog")  # data.yaml
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(VertebraError, match=r"has 2 YAML files of data \(a\.yaml, b\.yml\); give the path of one"):
+        read(tmp_path)
 
 
 def test_polygons(tmp_path):
@@ -179,7 +200,19 @@ def test_the_last_images_on_the_way_are_labels(tmp_path):
         ("names: [a, b]\n", r"data\.yaml has none of 'train', 'val' and 'test'"),
         ("train: images/train\nnames: 5\n", r"data\.yaml: its names are 5, a list of the classes is expected"),
         ("train: images/train\nnames: [a, a]\n", r"data\.yaml: two classes are called 'a'"),
-        ("train: images/train\nnames: {0: a, 2: b}\n", r"its names are numbered 0, 2, not 0, 1, 2"),
+        ("train: images/train\nnames: {0: a, 2: b}\n", r"its names are numbered \[0, 2\], not 0, 1, 2"),
+        ("train: images/train\nnames: [a, true]\n", r"data\.yaml: a class is called True; a name is expected"),
+        ("train: images/train\nnames: [a, ' ']\n", r"data\.yaml: a class is called ' '; a name is expected"),
+        ("train: images/train\nnames: [a]\nnc: true\n", r"data\.yaml: nc is True, but there are 1 names"),
+        (
+            "train: .\nnames: [a]\nkpt_shape: [1000000000, 3]\n",
+            r"have 1,000,000,000 keypoints; at most 1,000",
+        ),
+        (
+            "train: .\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [1, false]\n",
+            r"flip_idx is \[1, False\], each",
+        ),
+        ("names: &a [*a]\n", r"data\.yaml, line 1: not valid YAML"),
         ("train: images/train\nnames: [a, b]\nnc: 3\n", r"data\.yaml: nc is 3, but there are 2 names"),
         ("train: images/tarin\nnames: [a, b]\n", r"data\.yaml: its train is 'images/tarin', but .*tarin is not there"),
         ("train: data.yaml\nnames: [a, b]\n", r"which is neither a folder nor a \.txt list of images"),
@@ -207,6 +240,7 @@ def test_a_config_that_is_invalid_is_explained(tmp_path, config, sentence):
     ("text", "sentence"),
     [
         ("0 0.5 0.5 0.2 0.5\n0 0.5 half 0.2 0.5", r"x\.txt, line 2: not all of it are numbers \("),
+        ("0 0.5 0_5 0.2 0.5", r"x\.txt, line 1: not all of it are numbers \("),
         ("2 0.5 0.5 0.2 0.5", r"x\.txt, line 1: class 2 is not one of the 2 named \(from 0\)"),
         ("-1 0.5 0.5 0.2 0.5", r"x\.txt, line 1: class -1 is not one of the 2"),
         ("0.5 0.5 0.5 0.2 0.5", r"x\.txt, line 1: class 0\.5 is not one of the 2"),
@@ -223,11 +257,11 @@ def test_lines_that_are_another_thing_are_explained(tmp_path, text, sentence):
     [
         ("0 0.5 0.5 0.2 0", "its box is 2 x 0 pixels (width x height)"),
         ("0 0.5 0.5 -0.2 0.5", "its box is -2 x 4 pixels (width x height)"),
-        ("0 nan 0.5 0.2 0.5", "its box has a number that is not finite"),
+        ("0 nan 0.5 0.2 0.5", "its box is [nan, 2.0, nan, 6.0], not four numbers up to 1e9"),
         ("0 3 0.5 0.2 0.5", "its box from 29, 2 to 31, 6 is outside the image (10 x 8 pixels)"),
         ("0 0.5 0.5 0.2", "it has 4 numbers, 5 are a box, 7, 9, 11, ... a polygon"),
         ("0 0.5 0.5 0.2 0.5 0.9", "it has 6 numbers, 5 are a box, 7, 9, 11, ... a polygon"),
-        ("0 0.1 0.1 nan 0.5 0.9 0.2", "its box has a number that is not finite"),
+        ("0 0.1 0.1 nan 0.5 0.9 0.2", "its box is [nan, nan, nan, nan], not four numbers up to 1e9"),
     ],
 )
 def test_lines_that_is_invalid_are_skipped(tmp_path, text, fault):
@@ -315,3 +349,29 @@ def test_objects_keep_their_line(tmp_path):
     folder = yolo(tmp_path, {"train/x": "0 0.5 0.5 0 0.5\n\n0 0.5 0.5 0.2 0.5", "val/y": ""})
     _, x = first(folder, fields={"boxes"})
     assert x.where(0).endswith("x.png, annotation 3")
+
+
+def test_keypoints_that_the_config_does_not_have(tmp_path):
+    """They are not taken for polygons; polygons with corners at the border are not taken for keypoints."""
+    keypoints = "0 0.5 0.5 0.2 0.5 0.45 0.5 2 0.55 0.4 1\n0 0.5 0.5 0.2 0.5 0.45 0.5 2 0 0 0\n"
+    border = "1 0 0 1 0 1 1 0 1 0 0\n1 0.5 0.5 0.2 0.5 0.9 0.1 1 0.9 0.9 1"
+    yolo(tmp_path, {"train/x": keypoints + border, "val/y": ""})
+    catalogue, x = first(tmp_path, fields={"masks"})
+    file = tmp_path / "labels" / "train" / "x.txt"
+    assert catalogue.problems == [
+        f"{file}, line {line} is skipped: it is a box with keypoints; {tmp_path / 'data.yaml'} needs their number, "
+        "such as kpt_shape: [2, 3]."
+        for line in (1, 2)
+    ]
+    assert x.target.labels.tolist() == [1, 1]
+
+
+def test_a_hundred_thousand_classes(tmp_path):
+    """Time grows with their number, not with its square: minutes otherwise."""
+    (tmp_path / "classes.txt").write_text("".join(f"c{i}\n" for i in range(100_000)))
+    begin = time.process_time()
+    yolo(tmp_path, {"train/x": "99999 0.5 0.5 0.2 0.5", "val/y": ""})
+    (tmp_path / "data.yaml").unlink()
+    catalogue = read(tmp_path, fields={"boxes"})
+    assert time.process_time() - begin < 20
+    assert catalogue.splits["train"][0].target.labels.tolist() == [99_999]

@@ -3,6 +3,7 @@
 A format module has
 - PRIORITY: its place in the order of recognition, lowest first; the first format that recognises a path reads it;
 - FIELDS: the fields of Target that its files can hold;
+- TITLE: what it is called in messages;
 - recognise(path) -> bool: by names of files and folders where they suffice; the path may not exist;
 - read(path, options) -> Catalogue: lists the samples, decodes no image, and raises VertebraError if the files are not
   what they should be. One annotation that is wrong is skipped, with a sentence in Catalogue.problems.
@@ -12,7 +13,6 @@ It may have
   NEEDS: the fields that a dataset must have to be written. Every sample has its size and, where there are objects,
   boxes;
 - GENERATED = True: the data needs no files, and the name of the format stands for its path;
-- FILE: what its single file is called in messages, if a dataset can be one file;
 - hint(path) -> str: a sentence on a folder that no format recognises but that looks nearly like this one, or nothing.
 """
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from vertebra.data import segments
 from vertebra.data.annotations import (
+    MAX_NAME,
     Annotation,
     Gatherer,
     Listing,
     check_flip_indices,
+    check_keypoint_count,
     mirror_indices,
     named_keypoints,
     split_folders,
@@ -25,19 +27,22 @@ from vertebra.data.annotations import (
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, shown
+from vertebra.files import MAX_NUMBER, is_number, read_json
 from vertebra.images import UnreadableImage, image_size
 from vertebra.structures import KeypointSchema
 
 PRIORITY = 30
 FIELDS = frozenset({"boxes", "labels", "masks", "keypoints", "crowd", "areas"})
 NEEDS = frozenset({"boxes"})
-FILE = "COCO's .json"
+TITLE = "COCO JSON"
 
 EXPORT = "_annotations.coco.json"
 """The file that some tools put among the images of each split."""
 OTHERS = ("captions", "image_info", "panoptic", "stuff")
 """Beginnings of the names of COCO's files that do not annotate objects."""
+SIGMAS = (1e-4, 10)
+"""Smallest and largest standard deviation of a keypoint, as a share of the object's size; COCO's are 0.025 to 0.107."""
 
 
 def recognise(path: Path) -> bool:
@@ -96,7 +101,7 @@ class _File:
 
     @staticmethod
     def load(path: Path) -> _File:
-        return _File.of(path, _parsed(path))
+        return _File.of(path, read_json(path))
 
     @staticmethod
     def of(path: Path, content: Any) -> _File:
@@ -105,17 +110,13 @@ class _File:
                 f"{path} is not a COCO annotation file: it has no {missing} (a mapping of images, annotations and "
                 "categories is expected)."
             )
-        entries = sorted(_numbered(path, "category", content["categories"]), key=lambda entry: entry["id"])
-        categories: dict[int, str] = {}
-        for entry in entries:
-            categories[entry["id"]] = _field(path, "category", entry, "name", str)
-        if not categories:
+        entries, images = _categories(path, content), _images(path, content)
+        if not entries:
             raise VertebraError(f"{path} has no categories.")
-        images = {entry["id"]: entry for entry in _numbered(path, "image", content["images"])}
+        categories = {entry["id"]: entry["name"] for entry in entries}
         for entry in images.values():
-            entry["file_name"] = _field(path, "image", entry, "file_name", str).replace("\\", "/")
             for side in ("width", "height"):
-                if side in entry and _field(path, "image", entry, side, int) < 1:
+                if side in entry and not 1 <= _field(path, "image", entry, side, int) <= MAX_NUMBER:
                     raise VertebraError(f"{path}, image {entry['id']}: its {side} is {entry[side]}.")
         annotations: dict[int, list[dict[str, Any]]] = {}
         for entry in _numbered(path, "annotation", content["annotations"]):
@@ -130,21 +131,42 @@ class _File:
         return _File(path, categories, entries, images, annotations)
 
 
-def _parsed(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
+def _categories(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The categories of a file in the order of their ids, after a check of ids and names."""
+    entries = sorted(_numbered(path, "category", content["categories"]), key=lambda entry: entry["id"])
+    for entry in entries:
+        name = _field(path, "category", entry, "name", str)
+        if not name.strip() or len(name) > MAX_NAME:
+            raise VertebraError(f"{path}, category {entry['id']}: its name is {shown(name)}.")
+    return entries
+
+
+def _images(path: Path, content: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """The images of a file by their ids, after a check of ids and file names, which get `/` between folders."""
+    images = {entry["id"]: entry for entry in _numbered(path, "image", content["images"])}
+    for entry in images.values():
+        entry["file_name"] = _field(path, "image", entry, "file_name", str).replace("\\", "/")
+    return images
+
+
+def read_names(path: Path) -> tuple[dict[int, str], dict[int, str]]:
+    """The file names of a file's images and the names of its categories by their ids; it needs no annotations.
+
+    Raises:
+        VertebraError: if it lacks one of the lists, or a name or id in them.
+    """
+    content = read_json(path)
+    if missing := _missing(content, ("images", "categories")):
         raise VertebraError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg} at character {error.pos} of {len(error.doc)}); "
-            "the file may be cut short."
-        ) from error
-    except (ValueError, RecursionError) as error:  # bytes of no encoding, brackets without end
-        raise VertebraError(f"{path} is not valid JSON ({error}).") from error
+            f"{path} is not a COCO annotation file: it has no {missing}, with file_name or name and id of each."
+        )
+    images = {number: entry["file_name"] for number, entry in _images(path, content).items()}
+    return images, {entry["id"]: entry["name"] for entry in _categories(path, content)}
 
 
-def _missing(content: Any) -> str:
+def _missing(content: Any, keys: Sequence[str] = ("images", "annotations", "categories")) -> str:
     """The list that a COCO file has and this content lacks."""
-    for key in ("images", "annotations", "categories"):
+    for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             return f"list of {key}"
     return ""
@@ -156,8 +178,8 @@ def _numbered(path: Path, kind: str, entries: Sequence[Any]) -> list[Any]:
     plural = {"category": "categories"}.get(kind, f"{kind}s")
     for place, entry in enumerate(entries):
         number = entry.get("id") if isinstance(entry, dict) else None
-        if type(number) is not int:
-            wrong = "it has no 'id'" if number is None else f"its id is {number!r}, a whole number is expected"
+        if type(number) is not int or not abs(number) < 2**63:
+            wrong = "it has no 'id'" if number is None else f"its id is {shown(number)}, a whole number is expected"
             raise VertebraError(f"{path}, {plural}[{place}]: {wrong}.")
         if number in seen:
             raise VertebraError(f"{path}: the id {number} is given to two {plural}; it must be unique.")
@@ -168,8 +190,8 @@ def _numbered(path: Path, kind: str, entries: Sequence[Any]) -> list[Any]:
 def _field(path: Path, kind: str, entry: dict[str, Any], key: str, of: type) -> Any:
     value = entry.get(key)
     if type(value) is not of:
-        wrong = f"its {key} is {value!r}, {'text' if of is str else 'a whole number'} is expected"
-        raise VertebraError(f"{path}, {kind} {entry['id']}: {wrong if key in entry else f'it has no {key!r}'}.")
+        wrong = f"its {key} is {shown(value)}, {'text' if of is str else 'a whole number'} is expected"
+        raise VertebraError(f"{path}, {kind} {entry['id']}: {wrong if value is not None else f'it has no {key!r}'}.")
     return value
 
 
@@ -209,7 +231,7 @@ def _choose(path: Path, split: str, files: list[Path], fields: frozenset[str] | 
     files = preferred
     if len(files) < 2:
         return _File.load(files[0]) if files else None
-    contents = {file: _parsed(file) for file in files}
+    contents = {file: read_json(file) for file in files}
     if other := [file.name for file in files if _missing(contents[file])]:
         notes.append(f"ignored, not COCO's annotations: {', '.join(other)}")
     files = [file for file in files if file.name not in other]
@@ -231,20 +253,26 @@ def _drop_roots(files: dict[str, _File], notes: list[str]) -> None:
     used = {
         entry["category_id"] for file in files.values() for entries in file.annotations.values() for entry in entries
     }
+    roots: dict[str, None] = {}
     for file in files.values():
-        parents = [other.get("supercategory") for other in file.entries]
-        for entry in [e for e in file.entries if e["id"] not in used and e.get("supercategory") in (None, "", "none")]:
-            if entry["name"] in parents and len(file.entries) > 1:
-                file.entries.remove(entry)
+        parents = {parent for other in file.entries if isinstance(parent := other.get("supercategory"), str)}
+        dropped = [
+            entry
+            for entry in file.entries
+            if entry["id"] not in used and entry["name"] in parents and entry.get("supercategory") in (None, "", "none")
+        ]
+        if len(dropped) < len(file.entries):
+            for entry in dropped:
                 del file.categories[entry["id"]]
-                note = f"category {entry['id']} ({entry['name']!r}) is ignored: it is above others and has no object"
-                if note not in notes:
-                    notes.append(note)
+                roots[f"{entry['id']} ({shown(entry['name'])})"] = None
+            file.entries = [entry for entry in file.entries if entry["id"] in file.categories]
         seen: set[str] = set()
         for number, name in file.categories.items():
             if name in seen:
-                raise VertebraError(f"{file.path}, category {number}: another category is called {name!r} as well.")
+                where = f"{file.path}, category {number}"
+                raise VertebraError(f"{where}: another category is called {shown(name)} as well.")
             seen.add(name)
+    notes += [f"category {root} is ignored: it is above others and has no object" for root in roots]
 
 
 def _merge(
@@ -256,8 +284,8 @@ def _merge(
         for number, name in other.categories.items():
             if first.categories.get(number) != name:
                 raise VertebraError(
-                    f"{other.path}, category {number}: {name!r} is not so in {first.path}, "
-                    f"where {number} is {first.categories.get(number, 'no category')!r}."
+                    f"{other.path}, category {number}: {shown(name)} is not so in {first.path}, "
+                    f"where {number} is {shown(first.categories.get(number, 'no category'))}."
                 )
     categories = list(first.categories)
     schemas = [schema for file in files.values() for schema in _keypoint_schemas(file, notes)]
@@ -289,37 +317,43 @@ def _keypoint_schemas(file: _File, notes: list[str]) -> list[KeypointSchema]:
         return schemas
     lists = (entry.get("keypoints") for entries in file.annotations.values() for entry in entries)
     count = next((len(keypoints) // 3 for keypoints in lists if isinstance(keypoints, list) and keypoints), 0)
-    return [unnamed_keypoints(count, None, notes)] if count else []
+    if not count:
+        return []
+    check_keypoint_count(count, str(file.path))
+    return [unnamed_keypoints(count, None, notes)]
 
 
 def _schema(file: _File, entry: dict[str, Any], notes: list[str]) -> KeypointSchema:
     """The keypoints of one category."""
     names, where = entry["keypoints"], f"{file.path}, category {entry['id']}"
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise VertebraError(f"{where}: its keypoints are {names!r}, a list of names is expected.")
+        raise VertebraError(f"{where}: its keypoints are {shown(names)}, a list of names is expected.")
     known = named_keypoints(names, where)
     skeleton = known.skeleton
     if entry.get("skeleton"):
-        try:
-            skeleton = tuple((int(a) - 1, int(b) - 1) for a, b in entry["skeleton"])
-        except (TypeError, ValueError) as error:
-            raise VertebraError(f"{where}: its skeleton is not a list of pairs of keypoints.") from error
+        pairs = entry["skeleton"]
+        if not isinstance(pairs, list) or not all(
+            isinstance(pair, list) and len(pair) == 2 and set(map(type, pair)) == {int} for pair in pairs
+        ):
+            raise VertebraError(f"{where}: its skeleton is {shown(pairs)}, not a list of pairs of keypoints' numbers.")
+        skeleton = tuple((a - 1, b - 1) for a, b in pairs)
         if any(not 0 <= end < len(names) for bone in skeleton for end in bone):
             notes.append(f"{where}: its skeleton is ignored, it joins keypoints other than 1 to {len(names)}")
             skeleton = ()
     sigmas = known.sigmas
     if entry.get("sigmas"):
         sigmas = entry["sigmas"]
-        if not isinstance(sigmas, list) or len(sigmas) != len(names) or not all(_is_positive(s) for s in sigmas):
-            raise VertebraError(f"{where}: its sigmas are not {len(names)} numbers above 0, one per keypoint.")
+        valid = isinstance(sigmas, list) and all(is_number(sigma, *SIGMAS) for sigma in sigmas)
+        if not valid or len(sigmas) != len(names):
+            low, high = SIGMAS
+            raise VertebraError(
+                f"{where}: its sigmas are {shown(sigmas)}; {len(names)} numbers from {low:g} to {high:g} are expected, "
+                "one per keypoint."
+            )
     flip_indices = mirror_indices(names)
     if entry.get("flip_idx"):  # not COCO's own key, but YOLO's
         flip_indices = check_flip_indices(entry["flip_idx"], len(names), where)
     return KeypointSchema(tuple(names), skeleton, flip_indices, tuple(sigmas))
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
 
 
 def _samples(
@@ -352,7 +386,7 @@ def _samples(
 def _annotations(path: Path, entries: list[dict[str, Any]], index: dict[int, int]) -> Iterator[Annotation]:
     for entry in entries:
         box = entry["bbox"]
-        if isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box):
+        if isinstance(box, list) and len(box) == 4 and set(map(type, box)) <= {int, float}:
             box = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
         yield Annotation(
             f"{path}, annotation {entry['id']}",
@@ -360,7 +394,7 @@ def _annotations(path: Path, entries: list[dict[str, Any]], index: dict[int, int
             box,
             entry.get("segmentation"),
             entry.get("keypoints"),
-            entry.get("iscrowd") in (1, True, "1", "true"),
+            entry.get("iscrowd"),
             entry.get("area"),
             entry["id"],
         )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from vertebra.data.catalogue import Catalogue
 from vertebra.data.formats import ReadOptions, coco
+from vertebra.files import read_bytes
 
 PRIORITY = 70
 FIELDS = coco.FIELDS
+TITLE = "COCO JSON"
 
 
 def recognise(path: Path) -> bool:
@@ -24,8 +26,8 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
 
 
 def _file(path: Path) -> Path | None:
-    files = [file for file in path.glob("*.json") if not file.name.startswith(".")]
+    files = [file for file in path.glob("*.json") if file.is_file() and not file.name.startswith(".")]
     if len(files) != 1:
         return None
-    content = files[0].read_bytes()
+    content = read_bytes(files[0])
     return files[0] if all(word in content for word in (b'"images"', b'"annotations"', b'"categories"')) else None

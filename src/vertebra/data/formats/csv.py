@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
+import os
 from pathlib import Path
 
 import torch
 
-from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.catalogue import SPLIT_NAMES, Catalogue, Sample
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, escaped, shown
+from vertebra.files import read_text
 from vertebra.structures import Target
 
 PRIORITY = 10
 FIELDS = frozenset({"label"})
-FILE = "a .csv list"
+TITLE = "CSV lists"
+COLUMNS = ("path", "label", "split")
+"""Those that are read."""
 
 
 def recognise(path: Path) -> bool:
@@ -28,35 +33,41 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     Raises:
         VertebraError: if the list is damaged, lacks a column or is empty, or a file in it is not there.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        try:
-            columns = [c.strip().lower() for c in rows.fieldnames or []]
-            if "path" not in columns or "label" not in columns:
-                raise VertebraError(
-                    f"{path}, line 1: a list of images has the columns path, label and maybe split; "
-                    f"this one has {', '.join(columns) or 'none'}."
-                )
-            rows.fieldnames = columns
-            entries = [(rows.line_num, row) for row in rows]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise VertebraError(f"{path}, line {rows.line_num + 1}: cannot be read as CSV ({error}).") from error
-    split_names = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
-    for line, row in entries:
-        if not row["path"] or not row["label"]:
+    rows = csv.reader(io.StringIO(read_text(path)), strict=True)
+    try:
+        columns = [column.strip().lower() for column in next(rows, [])]
+        if "path" not in columns or "label" not in columns:
+            raise VertebraError(
+                f"{path}, line 1: a list of images has the columns path, label and maybe split; "
+                f"this one has {escaped(', '.join(columns)[:300]) or 'none'}."
+            )
+        if twice := next((column for column in columns if column in COLUMNS and columns.count(column) > 1), None):
+            raise VertebraError(f"{path}, line 1: there are two columns called {twice}.")
+        lines = [(rows.line_num, row) for row in rows if row]
+    except csv.Error as error:
+        raise VertebraError(f"{path}, line {rows.line_num}: cannot be read as CSV ({error}).") from error
+    entries: list[tuple[Path, str, str]] = []
+    for line, row in lines:
+        if len(row) > len(columns):
+            raise VertebraError(
+                f"{path}, line {line}: it has {len(row)} values, but there are {len(columns)} columns; a value with "
+                "a comma stands in double quotes."
+            )
+        values = dict.fromkeys(COLUMNS, "") | dict(zip(columns, row, strict=False))
+        label, split = values["label"].strip(), values["split"].strip().lower() or "train"
+        if not values["path"] or not label:
             raise VertebraError(f"{path}, line {line}: path or label is empty.")
-        if not (path.parent / row["path"]).is_file():
-            raise VertebraError(f"{path}, line {line}: {path.parent / row['path']} is not there.")
-        if (row.get("split") or "train").strip().lower() not in split_names:
-            raise VertebraError(f"{path}, line {line}: split is {row['split']!r}, not one of {', '.join(split_names)}.")
+        image = path.parent / values["path"]
+        if not os.path.isfile(image):
+            raise VertebraError(f"{path}, line {line}: {escaped(str(image)[:300])} is not there.")
+        if split not in SPLIT_NAMES:
+            raise VertebraError(f"{path}, line {line}: split is {shown(split)}, not one of {', '.join(SPLIT_NAMES)}.")
+        entries.append((image, label, SPLIT_NAMES[split]))
     if not entries:
         raise VertebraError(f"{path} lists no images.")
-    classes = tuple(sorted({row["label"] for _, row in entries}))
-    index = {name: i for i, name in enumerate(classes)}
+    classes = tuple(sorted({label for _, label, _ in entries}))
+    index = {name: torch.tensor(i) for i, name in enumerate(classes)}
     splits: dict[str, list[Sample]] = {}
-    for _, row in entries:
-        split = split_names[(row.get("split") or "train").strip().lower()]
-        image = path.parent / row["path"]
-        target = Target(label=torch.tensor(index[row["label"]]), path=str(image))
-        splits.setdefault(split, []).append(Sample(image, target))
+    for image, label, split in entries:
+        splits.setdefault(split, []).append(Sample(image, Target(label=index[label], path=str(image))))
     return Catalogue(str(path), "csv", classes, splits)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vertebra.data.annotations import split_folders
+from vertebra.data.annotations import holds_images, split_folders, subfolders
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.formats import ReadOptions
 from vertebra.errors import VertebraError, nearest
@@ -15,6 +15,7 @@ from vertebra.structures import Target
 
 PRIORITY = 100
 FIELDS = frozenset({"label"})
+TITLE = "a folder per class"
 
 
 def recognise(path: Path) -> bool:
@@ -30,15 +31,20 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     """
     tops = split_folders(path, lambda _: True)
     notes: list[str] = []
-    folders = _subfolders(path)
+    folders = subfolders(path)
     others = sorted(set(folders) - set(tops.values()))
-    if "train" not in tops and "val" not in tops and (others or not tops):  # `test` may be the name of a class
+    # Classes may be called train or test.
+    classes_beside = any(map(holds_images, others)) and (
+        not tops.keys() & {"train", "val"} or not any(map(subfolders, tops.values()))
+    )
+    if not tops or classes_beside:
         tops, others = {"train": path}, []
     if others:
         notes.append(f"ignored beside the splits: {', '.join(folder.name for folder in others)}")
-    class_folders = {split: _subfolders(tops[split]) for split in SPLITS if split in tops}
+    class_folders = {split: subfolders(tops[split]) for split in SPLITS if split in tops}
     first = class_folders.get("train") or next(iter(class_folders.values()))
     classes = tuple(folder.name for folder in first)
+    labels = {name: torch.tensor(i) for i, name in enumerate(classes)}
     if not classes:
         top = next(iter(tops.values()))
         loose = len(find_images(top))
@@ -51,7 +57,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     for split, folders in class_folders.items():
         splits[split] = []
         for folder in folders:
-            if folder.name not in classes:
+            if folder.name not in labels:
                 raise VertebraError(
                     f"{folder} is a class that the train split does not have.{nearest(folder.name, classes)}"
                 )
@@ -60,10 +66,5 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
                 raise VertebraError(
                     f"class folder {folder} holds no images ({', '.join(SUFFIXES)}): add some, or remove the folder."
                 )
-            label = torch.tensor(classes.index(folder.name))
-            splits[split] += [Sample(file, Target(label=label, path=str(file))) for file in files]
+            splits[split] += [Sample(file, Target(label=labels[folder.name], path=str(file))) for file in files]
     return Catalogue(str(path), "folder", classes, splits, notes)
-
-
-def _subfolders(path: Path) -> list[Path]:
-    return [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]

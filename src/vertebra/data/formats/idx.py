@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import json
+import math
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -11,15 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vertebra.data.annotations import check_class_names
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, shown
+from vertebra.files import read_json
+from vertebra.images import MAX_PIXELS, MAX_RATIO, STRIP
 from vertebra.structures import Target
 
 PRIORITY = 20
 FIELDS = frozenset({"label"})
+TITLE = "IDX"
 STEMS = {"train": "train", "val": "t10k"}
 """Beginning of the names of each split's files."""
+MAX_UNPACKED = 4 << 30
+"""Bytes of one file, unpacked."""
 
 
 def recognise(path: Path) -> bool:
@@ -52,16 +59,16 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
 def _class_names(path: Path, count: int) -> tuple[str, ...]:
     if not path.is_file():
         return tuple(str(i) for i in range(count))
-    try:
-        names = json.loads(path.read_text())
-        names = names.get("classes", names) if isinstance(names, dict) else names
-        if isinstance(names, dict):  # of numbers to names
-            names = [names[str(i)] for i in range(len(names))]
-        classes = tuple(map(str, names))
-    except KeyError as error:
-        raise VertebraError(f"{path} has no name for class {error}; its keys must be 0, 1, 2, ...") from error
-    except (ValueError, TypeError) as error:
-        raise VertebraError(f"{path} is not a JSON list of class names ({error}).") from error
+    names = read_json(path)
+    names = names.get("classes", names) if isinstance(names, dict) else names
+    if isinstance(names, dict):  # of numbers to names
+        missing = [i for i in range(len(names)) if str(i) not in names]
+        if missing:
+            raise VertebraError(f"{path} has no name for class {missing[0]}; its keys must be 0, 1, 2, ...")
+        names = [names[str(i)] for i in range(len(names))]
+    if not isinstance(names, list):
+        raise VertebraError(f"{path} is not a JSON list of class names, but {shown(names)}.")
+    classes = check_class_names([str(name) if type(name) is int else name for name in names], path)
     if len(classes) < count:
         raise VertebraError(f"{path} names {len(classes)} classes, but the labels go up to {count - 1}.")
     return classes
@@ -72,11 +79,26 @@ def _array(folder: Path, stem: str, dimensions: int) -> np.ndarray:
     path = next((p for p in (folder / stem, folder / f"{stem}.gz") if p.is_file()), None)
     if path is None:
         raise VertebraError(f"{folder} has no {stem} or {stem}.gz beside its other IDX files.")
+    head = 4 + 4 * dimensions
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        sizes = struct.unpack(f">{dimensions}i", content[4 : 4 + 4 * dimensions])
-        if content[:4] != bytes([0, 0, 8, dimensions]):
-            raise ValueError("its magic number is wrong")
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(sizes).copy()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            header = file.read(head)
+            sizes = struct.unpack(f">{dimensions}i", header[4:])
+            if header[:4] != bytes([0, 0, 8, dimensions]):
+                raise ValueError("its magic number is wrong")
+            count, *sides = sizes
+            if count < 0 or min(sides, default=1) < 1 or math.prod(sides) > MAX_PIXELS:
+                raise ValueError(f"its header states {' x '.join(map(str, sizes))} bytes")
+            # Memory is taken for what the file can hold, not for what it claims to.
+            largest = min(MAX_UNPACKED, os.path.getsize(path) * (MAX_RATIO if path.suffix == ".gz" else 1))
+            if math.prod(sizes) > largest:
+                raise ValueError(f"its header states {math.prod(sizes):,} bytes; it has at most {largest:,}")
+            content = np.empty(math.prod(sizes), np.uint8)
+            read, view = 0, memoryview(content)  # type: ignore[arg-type]
+            while part := file.readinto(view[read : read + STRIP]):
+                read += part
+            if read < len(content) or file.read(1):
+                raise ValueError(f"it has {'more' if read == len(content) else 'fewer'} bytes than its header states")
+            return content.reshape(sizes)
     except (OSError, EOFError, zlib.error, struct.error, ValueError) as error:
         raise VertebraError(f"{path} is not a whole IDX file of bytes ({error}).") from error

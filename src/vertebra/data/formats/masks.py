@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from vertebra.data import segments
-from vertebra.data.annotations import Annotation, Gatherer, split_folders
-from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.annotations import Annotation, Gatherer, split_folders, subfolders
+from vertebra.data.catalogue import SPLIT_NAMES, SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
 from vertebra.data.formats import ReadOptions
 from vertebra.errors import VertebraError
@@ -30,6 +30,7 @@ from vertebra.structures import Target
 
 PRIORITY = 60
 FIELDS = frozenset({"boxes", "labels", "masks", "crowd", "areas"})
+TITLE = "mask files"
 NEEDS = frozenset({"masks"})
 UNNAMED = "object"
 """Name of the class where nothing names it."""
@@ -65,12 +66,7 @@ def _is_pair(folder: Path) -> bool:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    split_names = {alias for aliases in SPLITS.values() for alias in aliases}
-    return [
-        below
-        for below in sorted(folder.iterdir())
-        if below.is_dir() and not below.name.startswith(".") and below.name.lower() not in split_names
-    ]
+    return [below for below in subfolders(folder) if below.name.lower() not in SPLIT_NAMES]
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -122,11 +118,12 @@ def _from_class_folders(
     folder: Path, images: dict[str, Path], classes: tuple[str, ...], gatherer: Gatherer
 ) -> list[Sample]:
     masks: dict[str, list[tuple[Path, int]]] = {name: [] for name in images}
+    index = {name: i for i, name in enumerate(classes)}
     for name in sorted(_class_folders(folder)):
         for mask in _files(folder / "masks" / name):
             owner = mask.stem if mask.stem in images else mask.stem.rpartition("_")[0]
             if owner in images:
-                masks[owner].append((mask, classes.index(name)))
+                masks[owner].append((mask, index[name]))
             else:
                 gatherer.problems.append(
                     f"{mask} is skipped: no image in {folder / 'images'} is called {mask.stem!r} up to its last '_'."

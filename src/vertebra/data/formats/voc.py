@@ -6,20 +6,22 @@ VOC counts pixels from 1 and its boxes include their last pixel, so a box here i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from vertebra.data.annotations import Annotation, Gatherer, Listing, split_folders
+from vertebra.data.annotations import Annotation, Gatherer, Listing, check_class_names, split_folders
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import VertebraError
-from vertebra.files import read_text
+from vertebra.errors import VertebraError, escaped, shown
+from vertebra.files import read_text, read_xml
 from vertebra.images import SUFFIXES, UnreadableImage, image_size
 
 PRIORITY = 50
 FIELDS = frozenset({"boxes", "labels", "crowd", "areas"})
+TITLE = "Pascal VOC XML"
 NEEDS = frozenset({"boxes"})
 LISTS = Path("ImageSets", "Main")
 PLACES = ("JPEGImages", "images", "Images")
@@ -49,7 +51,8 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
         files |= _files(folder, split, listing, gatherer, notes)
     files = {split: files[split] for split in SPLITS if split in files}
     trees = {file: _parsed(file) for files_of_split in files.values() for file in files_of_split}
-    classes = tuple(sorted({_name(file, i, o) for file, tree in trees.items() for i, o in _objects(tree)}))
+    names = {_name(file, i, o) for file, tree in trees.items() for i, o in _objects(tree)}
+    classes = check_class_names(sorted(names), path)
     index = {name: i for i, name in enumerate(classes)}
     splits: dict[str, list[Sample]] = {split: [] for split in files}
     for split, files_of_split in files.items():
@@ -97,15 +100,10 @@ def _files(folder: Path, split: str, listing: Listing, gatherer: Gatherer, notes
 
 
 def _parsed(file: Path) -> ElementTree.Element:
-    try:
-        root = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
-        line, _ = error.position
-        raise VertebraError(f"{file}, line {line}: not valid XML ({error}); the file may be cut short.") from error
-    except (ValueError, LookupError) as error:  # an unknown encoding
-        raise VertebraError(f"{file} is not valid XML ({error}).") from error
+    root = read_xml(file)
     if root.tag != "annotation":
-        raise VertebraError(f"{file} is not a VOC annotation: its root is <{root.tag}>, not <annotation>.")
+        tag = escaped(root.tag[:80])
+        raise VertebraError(f"{file} is not a VOC annotation: its root is <{tag}>, not <annotation>.")
     return root
 
 
@@ -135,27 +133,29 @@ def _image(file: Path, root: ElementTree.Element, listing: Listing) -> Path:
 
 def _size(file: Path, root: ElementTree.Element) -> tuple[int, int] | None:
     """(height, width) as the file states it; None if it does not, or states zeros as some tools do."""
-    try:
-        size = (int(root.findtext("size/height") or 0), int(root.findtext("size/width") or 0))
-    except ValueError as error:
-        raise VertebraError(f"{file}: its <size> is not in whole numbers ({error}).") from error
-    return size if min(size) > 0 else None
+    size = []
+    for side in ("height", "width"):
+        text = (root.findtext(f"size/{side}") or "0").strip()
+        if not re.fullmatch(r"-?[0-9]{1,9}(\.0*)?", text):
+            raise VertebraError(f"{file}: its <{side}> is {shown(text)}, a whole number is expected.")
+        size.append(int(float(text)))
+    return (size[0], size[1]) if min(size) > 0 else None
 
 
 def _annotations(file: Path, root: ElementTree.Element, index: dict[str, int]) -> Iterator[Annotation]:
     for number, element in _objects(root):
         name = _name(file, number, element)
-        where = f"{file}, object {number} ({name})"
+        where = f"{file}, object {number} ({escaped(name)})"
         box = []
         for key in ("xmin", "ymin", "xmax", "ymax"):
             text = element.findtext(f"bndbox/{key}")
             if text is None:
                 raise VertebraError(f"{where}: it has no <{key}> in a <bndbox>.")
             try:
-                box.append(float(text))
+                box.append(float(text.replace("_", "no number")))
             except ValueError as error:
-                raise VertebraError(f"{where}: its <{key}> is {text.strip()!r}, a number is expected.") from error
-        crowd = (element.findtext("difficult") or "0").strip() == "1"
+                raise VertebraError(f"{where}: its <{key}> is {shown(text.strip())}, a number is expected.") from error
+        crowd = (element.findtext("difficult") or "").strip().lower()
         box = [box[0] - 1, box[1] - 1, box[2], box[3]]
         yield Annotation(where, index[name], box, crowd=crowd, id=number)
 

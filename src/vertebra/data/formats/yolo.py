@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ from vertebra.data.annotations import (
     Annotation,
     Gatherer,
     Listing,
+    check_class_names,
     check_flip_indices,
+    check_keypoint_count,
     named_keypoints,
     split_folders,
     split_of,
@@ -24,18 +27,21 @@ from vertebra.data.annotations import (
 )
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
+from vertebra.data.exports import CANDIDATES, beginning, files_in
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import VertebraError
-from vertebra.files import read_text
+from vertebra.errors import VertebraError, escaped, shown
+from vertebra.files import are_numbers, read_text, read_yaml
 from vertebra.images import UnreadableImage, find_images, image_size
 from vertebra.structures import KeypointSchema
 
 PRIORITY = 40
 FIELDS = frozenset({"boxes", "labels", "masks", "keypoints", "crowd", "areas"})
 NEEDS = frozenset({"boxes"})
-FILE = "YOLO's data.yaml"
+TITLE = "YOLO"
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+KEYS = re.compile(rb"^[\"']?names[\"']?\s*:", re.MULTILINE)
+SPLIT_KEYS = re.compile(rb"^[\"']?(train|val|valid|test)[\"']?\s*:", re.MULTILINE)
 LISTS = ("classes.txt", "obj.names")
 """Lists of the classes, one in a line, which other tools write in place of a data.yaml."""
 DARKNET = re.compile(r"^obj_(\w+)_data$")
@@ -43,16 +49,20 @@ DARKNET = re.compile(r"^obj_(\w+)_data$")
 
 
 def recognise(path: Path) -> bool:
-    """Whether it is a YAML file, or a folder with a data.yaml, a list of classes, or labels beside its images."""
+    """Whether it is a YAML file, or a folder with one of data, a list of classes, or labels beside its images."""
     if path.is_file():
         return path.suffix.lower() in (".yaml", ".yml")
     if not path.is_dir():
         return False
-    return bool(_config_file(path)) or _is_pair(path) or bool(split_folders(path, _is_pair))
+    if _config_file(path) or _is_pair(path):
+        return True
+    # A split with a file of its own is a whole data set.
+    return bool(split_folders(path, lambda folder: _is_pair(folder) and not _config_file(folder)))
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
-    """A data.yaml or its folder; labels lie in `labels` where the path of an image has `images`, or else beside it.
+    """A data.yaml, of any name, or its folder; labels lie in `labels` where the path of an image has `images`, or else
+    beside it.
 
     Without a data.yaml, a list of classes (`classes.txt` of Label Studio, `obj.names` of Darknet) does as well; the
     images lie in `images/`, maybe in folders of splits there, or in `obj_train_data/`.
@@ -65,6 +75,9 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
         VertebraError: if the data.yaml lacks what it needs, or a line is not numbers or of an unknown class.
     """
     file = path if path.is_file() else _config_file(path)
+    if file and file.parent == path and file.name not in (*NAMES, *LISTS) and len(others := _other_configs(path)) > 1:
+        names = ", ".join(other.name for other in others)
+        raise VertebraError(f"{path} has {len(others)} YAML files of data ({names}); give the path of one of them.")
     if file is None:
         raise VertebraError(
             f"{path} has images and labels but no data.yaml, which names the classes (names: [...]), nor a classes.txt."
@@ -108,6 +121,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
 class _Config:
     """The content of a data.yaml."""
 
+    path: Path
     classes: tuple[str, ...]
     splits: dict[str, list[Path]]
     keypoints: KeypointSchema | None
@@ -123,16 +137,11 @@ class _Config:
         places = {split_of(match[1]): folder for folder in folders if (match := DARKNET.match(folder.name))}
         places |= split_folders(path.parent / "images", lambda _: True) if (path.parent / "images").is_dir() else {}
         splits = {split: [places[split]] for split in SPLITS if split in places}
-        return _Config(classes, splits or {"train": [path.parent / "images"]}, None, 0)
+        return _Config(path, classes, splits or {"train": [path.parent / "images"]}, None, 0)
 
     @staticmethod
     def load(path: Path, notes: list[str]) -> _Config:
-        try:
-            content = yaml.safe_load(read_text(path))
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark else ""
-            raise VertebraError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', error)}).") from error
+        content, _ = read_yaml(path)
         if not isinstance(content, dict) or "names" not in content:
             raise VertebraError(f"{path} is not YOLO's data.yaml: it has no 'names' (a list of the classes).")
         classes = _classes(path, content)
@@ -145,7 +154,7 @@ class _Config:
         if not splits:
             raise VertebraError(f"{path} has none of 'train', 'val' and 'test' (folders or lists of images).")
         keypoints, dimensions = _keypoint_schema(path, content, notes)
-        return _Config(classes, splits, keypoints, dimensions)
+        return _Config(path, classes, splits, keypoints, dimensions)
 
 
 def _is_pair(folder: Path) -> bool:
@@ -153,24 +162,31 @@ def _is_pair(folder: Path) -> bool:
 
 
 def _config_file(folder: Path) -> Path | None:
-    names = [*NAMES, *(LISTS if any((folder / p).is_dir() for p in ("images", "obj_train_data")) else ())]
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+    lists = LISTS if any((folder / p).is_dir() for p in ("images", "obj_train_data")) else ()
+    known, listed = ([folder / name for name in names if (folder / name).is_file()] for names in (NAMES, lists))
+    return next(iter(known or _other_configs(folder) or listed), None)
+
+
+def _other_configs(folder: Path) -> list[Path]:
+    """YAML files of other names that have `names` and a split."""
+    files = [file for suffix in (".yaml", ".yml") for file in files_in(folder, suffix)]
+    return [
+        file for file in files[:CANDIDATES] if KEYS.search(content := beginning(file)) and SPLIT_KEYS.search(content)
+    ]
 
 
 def _classes(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     names = content["names"]
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise VertebraError(f"{path}: its names are numbered {', '.join(map(str, names))}, not 0, 1, 2, ...")
+        if any(type(number) is not int for number in names) or sorted(names) != list(range(len(names))):
+            raise VertebraError(f"{path}: its names are numbered {shown(list(names))}, not 0, 1, 2, ...")
         names = [names[i] for i in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str | int) for name in names):
-        raise VertebraError(f"{path}: its names are {names!r}, a list of the classes is expected.")
-    names = [str(name) for name in names]
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise VertebraError(f"{path}: two classes are called {double!r}.")
-    if content.get("nc", len(names)) != len(names):
-        raise VertebraError(f"{path}: nc is {content['nc']}, but there are {len(names)} names.")
-    return tuple(names)
+    if not isinstance(names, list) or not names:
+        raise VertebraError(f"{path}: its names are {shown(names)}, a list of the classes is expected.")
+    classes = check_class_names([str(name) if type(name) is int else name for name in names], path)
+    if content.get("nc") is not None and (type(content["nc"]) is not int or content["nc"] != len(names)):
+        raise VertebraError(f"{path}: nc is {shown(content['nc'])}, but there are {len(names)} names.")
+    return classes
 
 
 def _places(path: Path, content: dict[str, Any], split: str, value: Any, notes: list[str]) -> list[Path]:
@@ -179,26 +195,27 @@ def _places(path: Path, content: dict[str, Any], split: str, value: Any, notes: 
     A file may have been moved: the end of a path that does not exist is searched beside the file, from the part that
     names the split. A test split that is not there is ignored, since training does not need it.
     """
-    places = []
+    places: dict[Path, None] = {}
     roots = [path.parent / str(content.get("path") or ""), path.parent]
     for place in value if isinstance(value, list) else [value]:
         # Some tools write ../train/images beside train/images.
         ends = [str(place), str(place).removeprefix("../")]
         candidates = [root / end for end in ends for root in roots]
-        existing = next((p for p in candidates if p.exists()), None)
+        existing = next((p for p in candidates if os.path.exists(p)), None)
         if existing is None:
             parts = PurePosixPath(str(place).replace("\\", "/")).parts
             tails = [parts[i:] for i in range(1, len(parts)) if any(split_of(part) == split for part in parts[i:])]
-            existing = next((p for tail in tails if (p := path.parent.joinpath(*tail)).exists()), None)
+            existing = next((p for tail in tails if os.path.exists(p := path.parent.joinpath(*tail))), None)
             if existing is not None:
-                notes.append(f"{path.name} has {str(place)!r} for {split}, which is not there: {existing} is used")
+                notes.append(f"{path.name} has {shown(str(place))} for {split}, which is not there: {existing} is used")
             elif split == "test":
-                notes.append(f"the test split is ignored: {candidates[0]} is not there")
+                notes.append(f"the test split is ignored: {escaped(str(candidates[0])[:300])} is not there")
                 continue
             else:
-                raise VertebraError(f"{path}: its {split} is {str(place)!r}, but {candidates[0]} is not there.")
-        places.append(existing)
-    return places
+                missing = escaped(str(candidates[0])[:300])
+                raise VertebraError(f"{path}: its {split} is {shown(str(place))}, but {missing} is not there.")
+        places[existing] = None
+    return list(places)
 
 
 def _keypoint_schema(path: Path, content: dict[str, Any], notes: list[str]) -> tuple[KeypointSchema | None, int]:
@@ -213,20 +230,21 @@ def _keypoint_schema(path: Path, content: dict[str, Any], notes: list[str]) -> t
         and shape[0] > 0
         and shape[1] in (2, 3)
     ):
-        raise VertebraError(f"{path}: kpt_shape is {shape!r}, [number of keypoints, 2 or 3] is expected.")
+        raise VertebraError(f"{path}: kpt_shape is {shown(shape)}, [number of keypoints, 2 or 3] is expected.")
     count, dimensions = shape
+    check_keypoint_count(count, str(path))
     flip_indices = content.get("flip_idx")
     if flip_indices is not None:
         flip_indices = check_flip_indices(flip_indices, count, str(path))
     names = content.get("kpt_names") or []
     if isinstance(names, dict):  # for each class
         of_classes = list(names.values())
-        names = of_classes[0]
+        names = of_classes[0] if of_classes else []
         if any(other != names for other in of_classes):
             notes.append("kpt_names differ from class to class: keypoints are called by their numbers")
             names = []
     if not isinstance(names, list):
-        raise VertebraError(f"{path}: kpt_names is {names!r}, a list of names for each class is expected.")
+        raise VertebraError(f"{path}: kpt_names is {shown(names)}, a list of names for each class is expected.")
     if names and len(names) != count:
         raise VertebraError(f"{path}: kpt_shape has {count} keypoints, but kpt_names names {len(names)}.")
     if names:
@@ -246,7 +264,7 @@ def _images(file: Path, split: str, place: Path) -> list[Path]:
     for line in read_text(place).splitlines():
         if line.strip():
             beside = place.parent / line.strip()
-            images.append(beside if beside.exists() else file.parent / line.strip())
+            images.append(beside if os.path.exists(beside) else file.parent / line.strip())
     return images
 
 
@@ -272,12 +290,20 @@ def _lines(file: Path, size: tuple[int, int], config: _Config, gatherer: Gathere
             continue
         where = f"{file}, line {line}"
         try:
-            first, *values = (float(word) for word in words)
+            first, *values = (float(word.replace("_", "no number")) for word in words)
         except ValueError as error:
-            raise VertebraError(f"{where}: not all of it are numbers ({error}).") from error
+            raise VertebraError(f"{where}: not all of it are numbers ({escaped(str(error)[:80])}).") from error
         if first not in range(len(config.classes)):
-            raise VertebraError(f"{where}: class {words[0]} is not one of the {len(config.classes)} named (from 0).")
+            raise VertebraError(
+                f"{where}: class {escaped(words[0][:40])} is not one of the {len(config.classes)} named (from 0)."
+            )
         label = int(first)
+        if not config.keypoints and _has_keypoints(values):
+            gatherer.problems.append(
+                f"{where} is skipped: it is a box with keypoints; {config.path} needs their number, such as "
+                f"kpt_shape: [{(len(values) - 4) // 3}, 3]."
+            )
+            continue
         numbers = 4 + (len(config.keypoints.names) * config.dimensions if config.keypoints else 0)
         if len(values) == numbers:
             x, y, w, h = values[:4]
@@ -291,16 +317,26 @@ def _lines(file: Path, size: tuple[int, int], config: _Config, gatherer: Gathere
                 for pair in zip(values[::2], values[1::2], strict=True)
                 for value, side in zip(pair, (width, height), strict=True)
             ]
-            finite = all(map(math.isfinite, polygon))
-            xs, ys = (polygon[::2], polygon[1::2]) if finite else ([math.nan], [math.nan])
-            box = [min(xs), min(ys), max(xs), max(ys)]
-            area = segments.polygon_area(polygon) if finite else None
+            xs, ys = polygon[::2], polygon[1::2]
+            box = [min(xs), min(ys), max(xs), max(ys)] if are_numbers(polygon) else [math.nan] * 4
+            area = segments.polygon_area(polygon) if are_numbers(box) else None
             yield Annotation(where, label, box, [polygon], area=area, id=line)
         else:
             expected = f"{numbers + 1} are a box" + (
                 " with keypoints" if config.keypoints else ", 7, 9, 11, ... a polygon"
             )
             gatherer.problems.append(f"{where} is skipped: it has {len(words)} numbers, {expected}.")
+
+
+def _has_keypoints(values: list[float]) -> bool:
+    """Whether numbers that may be a polygon are a box, and x, y and visibility of keypoints in it."""
+    if len(values) < 7 or (len(values) - 4) % 3 or not {*values[6::3]} <= {0.0, 1.0, 2.0}:
+        return False
+    x, y, w, h = values[:4]
+    if not (0 < w <= 1 and 0 < h <= 1):
+        return False
+    labelled = [values[i : i + 2] for i in range(4, len(values), 3) if values[i + 2]]
+    return all(abs(kx - x) <= w and abs(ky - y) <= h for kx, ky in labelled)
 
 
 def _keypoints(values: list[float], dimensions: int, size: tuple[int, int]) -> list[float]:
