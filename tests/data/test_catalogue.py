@@ -53,3 +53,13 @@ def test_fields_in_words():
     assert describe_fields({"masks", "boxes"}) == "boxes and masks"
     assert describe_fields({"label"}) == "classes of whole images"
     assert describe_fields(()) == ""
+
+
+def test_one_line():
+    """Neither a catalogue nor a sample prints all that it holds."""
+    target = Target(boxes=torch.zeros(300, 4), path="in/a.png", size=(480, 640))
+    sample = Sample(Path("in/a.png"), target)
+    catalogue = Catalogue("my_coco", "coco", ("a", "b"), {"train": [sample] * 960, "val": [sample] * 240})
+    assert repr(catalogue) == "Catalogue(my_coco: 960 train, 240 val images, 2 classes)"
+    assert repr(sample) == "Sample(Target(a.png, 640x480: 300 objects))"
+    assert repr(Target(label=torch.tensor(2), path="b.png")) == "Target(b.png: class 2)"

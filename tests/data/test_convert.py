@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from operator import attrgetter
 from pathlib import Path
 
@@ -262,3 +263,51 @@ def test_masks_are_not_taken_for_another_images(tmp_path):
     samples = read(tmp_path / "b", fields={"masks"}).split("train")
     areas = {sample.image.stem: sample.load_target((2, 2)).masks.areas().tolist() for sample in samples}
     assert areas == {"scan": [1, 1], "scan_1": [3]}
+
+
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "a\ud800b", "a\uffffb"])
+def test_class_names_that_are_no_text(tmp_path, name, to):
+    """XML, YAML and file systems cannot hold them."""
+    file = source(tmp_path / "coco") / "annotations" / "instances_train.json"
+    file.write_text(json.dumps(json.loads(file.read_text().replace('"ant"', json.dumps(name)))))
+    with pytest.raises(VertebraError, match=r"class 'a.*b' has characters that are no text; rename it"):
+        convert(file, to, tmp_path / "out")
+
+
+def test_file_names_that_are_no_text(tmp_path):
+    source(tmp_path / "coco")
+    folder = tmp_path / "coco" / "images" / "train"
+    file = tmp_path / "coco" / "annotations" / "instances_train.json"
+    names = {"p1.jpg": os.fsdecode(b"\xff.jpg"), "p8.jpg": "a\nb.jpg"}
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["file_name"] = names.get(image["file_name"], image["file_name"])
+    file.write_text(json.dumps(content))
+    for old, new in names.items():
+        (folder / old).rename(folder / new)
+    convert(file, "voc", tmp_path / "voc")
+    samples = read(tmp_path / "voc", fields={"boxes"}).splits["train"]
+    assert sorted(sample.image.name for sample in samples) == ["a_b.jpg", "p3.jpg", "\ufffd.jpg"]
+
+
+def test_no_memory_for_an_image_as_large_as_its_file_says(tmp_path):
+    """The area of a mask is computed where the file has none."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 100_000, "height": 100_000}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]},
+            {
+                "id": 2,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [0, 0, 9, 9],
+                "segmentation": {"size": [100_000, 100_000], "counts": [0, 10**10]},
+            },
+        ],
+    }
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    catalogue = read(tmp_path / "a.json")
+    assert "annotation 2 is skipped: its mask is of an image of 100000 x 100000 pixels" in catalogue.problems[0]

@@ -245,6 +245,18 @@ ONE = torch.tensor([0])
         ((image(), Target(boxes=BOX[:, [2, 1, 0, 3]], labels=ONE)), r": box 0 is \[9\.0, 3\.0, 2\.0, 9\.0\]; x1 < x2"),
         ((image(), Target(boxes=BOX * float("nan"), labels=ONE)), r": box 0 is \[nan, "),
         (
+            (image(), Target(boxes=BOX * torch.tensor([0, 0, torch.inf, 1]), labels=ONE)),
+            r": box 0 is \[0\.0, 0\.0, inf, ",
+        ),
+        (
+            (image(), Target(boxes=BOX, labels=ONE, keypoints=torch.full((1, 2, 3), torch.inf))),
+            r": its keypoints have a number that is not finite",
+        ),
+        (
+            (image(), Target(boxes=BOX, labels=ONE, areas=torch.tensor([torch.nan]))),
+            r": its areas have a number that is not finite",
+        ),
+        (
             (image(), Target(boxes=BOX, labels=torch.tensor([0.5]))),
             r": its labels is torch\.float32; classes are int64",
         ),
@@ -302,3 +314,8 @@ def test_what_is_no_dataset():
         open_data({"trian": UserData(labelled)})
     with pytest.raises(VertebraError, match="data is an empty mapping"):
         open_data({})
+
+
+@pytest.mark.parametrize("classes", [("a", "a"), ("a", ""), ("a", "x" * 1001)])
+def test_class_names_that_are_invalid(classes):
+    fails(late((image(), Target(label=torch.tensor(0)))), "attribute classes of .*: .* called", classes=classes)

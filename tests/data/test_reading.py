@@ -1,5 +1,6 @@
 """From a path to a catalogue: recognising the format, setting a val split apart, and sentences for wrong paths."""
 
+import dataclasses
 import json
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +13,7 @@ from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import read
 from vertebra.errors import VertebraError
 from vertebra.images import read_image
+from vertebra.structures import Target
 
 LABEL = attrgetter("label")
 
@@ -34,7 +36,7 @@ def test_wrong_paths_are_explained(tmp_path):
         open_data(tmp_path / "photo")
     with pytest.raises(VertebraError, match=rf"The folder {tmp_path} exists, but has no 'zzz'"):
         open_data(tmp_path / "zzz" / "deeper")
-    with pytest.raises(VertebraError, match=r"letter\.txt is a file; data is a folder of images or a \.csv list"):
+    with pytest.raises(VertebraError, match=r"letter\.txt is a file of no known format\. Known formats are VIA JSON"):
         open_data(tmp_path / "letter.txt")
     with pytest.raises(VertebraError, match=r"letter\.txt/x is not there"):
         open_data(tmp_path / "letter.txt" / "x")
@@ -166,12 +168,155 @@ def test_the_folder_of_one_split_alone_is_that_split(tmp_path, write, name):
     assert {split: len(samples) for split, samples in read(tmp_path).splits.items()} == {name: 1}
 
 
+# -- data further down
+
+
+def test_the_only_data_set_further_down_is_read(tmp_path):
+    for split in ("train", "val"):
+        coco_export(tmp_path / "cells" / "cells" / split)
+    catalogue = read(tmp_path, fields={"boxes"})
+    assert (catalogue.format, catalogue.path, set(catalogue.splits)) == ("coco", str(tmp_path), {"train", "val"})
+    assert catalogue.notes == [
+        f"read from {tmp_path / 'cells'}, the only data set in {tmp_path}",
+        f"read from {tmp_path / 'cells' / 'cells'}, the only data set in {tmp_path / 'cells'}",
+    ]
+
+
+@pytest.mark.parametrize("fields", [None, {"label"}])
+def test_class_folders_further_down(tmp_path, fields):
+    fill(tmp_path, "pets/cat/1.png", "pets/dog/2.png", "__MACOSX/pets/._cat", "readme.txt")
+    catalogue = read(tmp_path, fields=fields)
+    assert (catalogue.format, catalogue.classes) == ("folder", ("cat", "dog"))
+    assert catalogue.notes == [f"read from {tmp_path / 'pets'}, the only data set in {tmp_path}"]
+
+
+def test_one_class_is_no_folder_further_down(tmp_path):
+    assert read(fill(tmp_path, "cat/1.png")).classes == ("cat",)
+
+
+def test_annotations_beside_other_folders_are_read(tmp_path):
+    voc(tmp_path / "export")
+    fill(tmp_path, "documents/manual.txt")
+    catalogue = read(tmp_path, fields={"boxes"})
+    assert catalogue.notes == [f"read from {tmp_path / 'export'}, the only data set in {tmp_path}"]
+
+
+@pytest.mark.parametrize("fields", [None, {"boxes"}])
+def test_several_data_sets_further_down_are_named(tmp_path, fields):
+    for name in ("a", "b", "c"):
+        masks(tmp_path / name / "train")
+    with pytest.raises(VertebraError, match=rf"holds 3 data sets: give the path of {tmp_path / 'a'}, or of b or c\."):
+        read(tmp_path, fields=fields)
+
+
+def test_data_too_far_down_is_not_searched(tmp_path):
+    voc(tmp_path / "a" / "b" / "c" / "d" / "e")
+    assert read(tmp_path, fields={"boxes"}).has == {"label"}
+
+
+# -- splits that are data sets of their own
+
+
+def coco_folder(folder: Path, classes=("a",)) -> None:
+    save_image(folder / "images" / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 10, "height": 8}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": i, "bbox": [1, 1, i, 2]} for i, _ in enumerate(classes, 1)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, 1)],
+    }
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_default.json").write_text(json.dumps(content))
+
+
+def yolo_folder(folder: Path) -> None:
+    save_image(folder / "images" / "a.png")
+    (folder / "labels").mkdir()
+    (folder / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    (folder / "shapes.yaml").write_text("train: images\nnames: [a]\n")
+
+
+@pytest.mark.parametrize("write", [coco_folder, yolo_folder])
+@pytest.mark.parametrize("names", [("test",), ("train",), ("train", "valid", "test")])
+def test_folders_of_splits_that_are_whole_data_sets(tmp_path, write, names):
+    for name in names:
+        write(tmp_path / name)
+    catalogue = read(tmp_path, fields={"boxes"})
+    expected = {"valid": "val"}
+    assert {split: len(s) for split, s in catalogue.splits.items()} == {expected.get(name, name): 1 for name in names}
+    assert catalogue.path == str(tmp_path)
+
+
+def test_their_classes_are_joined(tmp_path):
+    coco_folder(tmp_path / "train", ("b", "c"))
+    coco_folder(tmp_path / "val", ("c", "a"))
+    catalogue = read(tmp_path, fields={"boxes"})
+    assert catalogue.classes == ("b", "c", "a")
+    assert [catalogue.splits[split][0].target.labels.tolist() for split in ("train", "val")] == [[0, 1], [1, 2]]
+
+
+# -- what is not known
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        (
+            ["1.png", "2.png", "1.foo", "2.foo", "3.foo"],
+            r" is of no known format: it has no class folders but 2 loose images and 3 \.foo files\. To classify "
+            r"images, put those of each class into a folder named after it\. Known formats are VIA JSON and CSV, .*"
+            r"CVAT XML, .*LabelMe JSON, .*COCO JSON, YOLO, .* and a folder per class\.",
+        ),
+        (["readme.txt"], r"no class folders but 1 \.txt file\. Known"),
+        ([], "no class folders but no images"),
+        (["docs/readme.txt"], "no class folders but no images"),
+        (["a.tfrecord"], r"a\.tfrecord is TensorFlow's TFRecord, which is not read: export the data anew"),
+        (["cells.zip"], r"cells\.zip is an archive: unpack it"),
+        (["1.jpg", "labels.mat"], r"labels\.mat is MATLAB's, which is not read"),
+    ],
+)
+def test_folders_of_no_known_format(tmp_path, files, sentence):
+    fill(tmp_path, *files)
+    for fields in (None, {"label"}):
+        with pytest.raises(VertebraError, match=sentence):
+            read(tmp_path, fields=fields)
+
+
+def test_files_of_no_known_format(tmp_path):
+    fill(tmp_path, "train.parquet")
+    with pytest.raises(
+        VertebraError, match=r"file of no known format\. train\.parquet is a container of images, which"
+    ):
+        read(tmp_path / "train.parquet")
+
+
+def test_recognition_opens_few_files(tmp_path, monkeypatch):
+    fill(tmp_path, *(f"{name}/{i}.{suffix}" for name in "ab" for i in range(200) for suffix in ("png", "json", "xml")))
+    opened = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self) or real(self, *a, **k))
+    for module in formats.formats().values():
+        module.recognise(tmp_path)
+        module.recognise(tmp_path / "a")
+    assert len(opened) < 20
+
+
 # -- formats
 
 
 def test_the_order_of_recognition():
-    assert list(formats.formats()) == ["shapes", "csv", "idx", "coco", "yolo", "voc", "masks", "coco_file", "folder"]
+    csv = ["via", "csv_classes", "hugging_face", "csv_boxes", "csv"]
+    tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
+    others = ["coco", "yolo", "voc", "masks", "coco_file", "folder"]
+    assert list(formats.formats()) == ["shapes", *csv, "idx", *tools, *others]
     assert list(formats.writable()) == ["coco", "yolo", "voc", "masks"]
+
+
+def test_what_every_format_has():
+    for name, module in formats.formats().items():
+        assert {entry.name for entry in dataclasses.fields(Target)} >= module.FIELDS, name
+        assert getattr(module, "GENERATED", False) or module.TITLE, name
 
 
 @pytest.mark.parametrize("path", ["nothing", "shapes", "file.xyz"])
@@ -193,7 +338,7 @@ def test_a_format_is_one_file(tmp_path, monkeypatch):
         "from vertebra.data.catalogue import Catalogue\n"
         "PRIORITY = 5\n"
         "FIELDS = frozenset({'boxes'})\n"
-        "FILE = 'a .toy file'\n"
+        "TITLE = 'toys'\n"
         "def recognise(path):\n"
         "    return path.suffix == '.toy' and path.is_file()\n"
         "def read(path, options):\n"
@@ -207,9 +352,7 @@ def test_a_format_is_one_file(tmp_path, monkeypatch):
         catalogue = read(tmp_path / "data.toy")
         assert isinstance(catalogue, Catalogue)
         assert catalogue.format == "toy"
-        with pytest.raises(
-            VertebraError, match=r"a folder of images or a \.toy file, a \.csv list, COCO's \.json or YOLO"
-        ):
+        with pytest.raises(VertebraError, match=r"Known formats are toys, VIA JSON"):
             read(tmp_path / "data.txt")
     finally:
         formats.formats.cache_clear()

@@ -77,3 +77,54 @@ def test_masks_that_cannot_be_decoded(tmp_path):
     Image.new("RGB", (3, 3)).save(tmp_path / "colours.png")
     with pytest.raises(VertebraError, match=r"colours\.png: its pixels are colours"):
         segments.read_instance_map(tmp_path / "colours.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (np.array([[0, np.nan]], np.float32), "its pixels are not whole"),
+        (np.array([[0, 1.5]], np.float32), "its pixels are not whole"),
+        (np.array([[0, np.inf]], np.float32), "its pixels are from 0 to inf; numbers of instances are from 0"),
+        (np.array([[0, -1]], np.int32), "its pixels are from -1 to 0; numbers of instances are from 0"),
+    ],
+)
+def test_instance_maps_of_other_numbers(tmp_path, values, sentence):
+    Image.fromarray(values).save(tmp_path / "n.tif")
+    with pytest.raises(VertebraError, match=rf"n\.tif: {sentence}"):
+        segments.read_instance_map(tmp_path / "n.tif")
+
+
+def test_noise_is_no_instance_map(tmp_path, monkeypatch):
+    monkeypatch.setattr(segments, "MAX_INSTANCES", 5)
+    Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(tmp_path / "n.png")
+    with pytest.raises(VertebraError, match="its pixels have 11 numbers; at most 5 are read"):
+        segments.read_instance_map(tmp_path / "n.png")
+
+
+def test_whole_floats_are_an_instance_map(tmp_path):
+    Image.fromarray(np.array([[0, 3, 3], [0, 0, 7]], np.float32)).save(tmp_path / "n.tif")
+    _, instances = segments.read_instance_map(tmp_path / "n.tif")
+    assert [(x.number, x.area) for x in instances] == [(3, 2), (7, 1)]
+
+
+@pytest.mark.parametrize(
+    ("segment", "fault"),
+    [
+        ({"size": [4, 5], "counts": [20, True]}, "its run lengths are not all whole numbers"),
+        ({"size": [4, 5], "counts": [1e400]}, "its run lengths are not all whole numbers"),
+        ({"size": [4.0, "5"], "counts": [20]}, r"its mask is of size [4.0, '5'], the image [4, 5] (height, width)"),
+        ([[0, 0, 3, True, 3, 3]], "a polygon of it has a point that is not a number"),
+        ([[0, 0, 3, 1e300, 3, 3]], "a polygon of it has a point that is not a number"),
+        ([[0, 0, 3, "3", 3, 3]], "a polygon of it has a point that is not a number"),
+        ([{}], "its segmentation is neither a list of polygons nor run lengths (size and counts)"),
+    ],
+)
+def test_values_of_other_types(segment, fault):
+    assert segments.fault(segment, (4, 5)) == fault
+
+
+def test_masks_of_images_that_are_too_large_are_not_decoded():
+    run_lengths = {"size": [100_000, 100_000], "counts": [10**10]}
+    assert segments.fault(run_lengths, (100_000, 100_000)) == (
+        "its mask is of an image of 100000 x 100000 pixels; more than 178,956,970 are not decoded"
+    )

@@ -627,3 +627,21 @@ def test_reset():
         metrics.update([detections([box], [0.9])], [objects([A])])
         assert metrics.compute()["box_ap"] == pytest.approx(expected)
         metrics.reset()
+
+
+def test_no_confusion_matrix_of_very_many_classes(monkeypatch):
+    """Its size is the square of their number."""
+    for limit in (2, 1):
+        monkeypatch.setattr("vertebra.metrics.coco.metrics.MAX_CONFUSION", limit)
+        metrics = CocoMetrics(2, ("box",))
+        metrics.update(
+            [
+                Prediction(
+                    boxes=torch.tensor([A]).float(), labels=torch.tensor([0]), scores=torch.ones(1), size=(100, 100)
+                )
+            ],
+            [objects([A])],
+        )
+        values = metrics.compute()
+        assert ("confusion" in values) == (limit == 2)
+        assert values["per_class"]["objects"] == [1, 0]

@@ -34,3 +34,8 @@ def test_numbers_have_names_and_an_order():
 def test_numbers_in_tables():
     assert [written(v) for v in (0.12345, 12, None)] == ["0.123", "12", "–"]
     assert written(0.12345, 4) == "0.1235"
+
+
+def test_one_line():
+    evaluation = Evaluation({"top1": 0.5, "confusion": [[1] * 80] * 80}, rows(), names={"top1": "top-1 accuracy"})
+    assert repr(evaluation) == "Evaluation(6 images: top-1 accuracy 0.5000)"

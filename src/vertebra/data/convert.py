@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from vertebra.data import reading
 from vertebra.data.catalogue import Catalogue, Sample, describe_fields
 from vertebra.data.formats import writable
-from vertebra.errors import VertebraError, one_of
+from vertebra.errors import VertebraError, one_of, shown
 from vertebra.files import expanded
 from vertebra.images import image_size
 from vertebra.ops import rle
+
+NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that XML, YAML or the name of a folder cannot hold."""
 
 
 def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple[Catalogue, list[str]]:
@@ -27,7 +31,8 @@ def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple
         What was written, and what the format cannot hold.
 
     Raises:
-        VertebraError: if the data lacks what the format needs, such as masks for `masks`, or the folder is in use.
+        VertebraError: if the data lacks what the format needs, such as masks for `masks`, if the name of a class has
+            control characters, or the folder is in use.
     """
     writers = writable()
     one_of("to", to, writers)
@@ -41,6 +46,9 @@ def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple
         if last:
             raise VertebraError(f"{lacks}: convert it to {', '.join(others)}{' or ' if others else ''}{last}.")
         raise VertebraError(f"{lacks}; {', '.join(writers)} hold objects in images.")
+    for name in catalogue.classes:
+        if NO_TEXT.search(name):
+            raise VertebraError(f"class {shown(name)} has characters that are no text; rename it in the data.")
     catalogue.splits = {
         split: [complete for sample in samples if (complete := _complete(sample, catalogue))]
         for split, samples in catalogue.splits.items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 
 class Copies:
-    """Fills one folder; of two files with one name, the second gets a number.
+    """Fills one folder; of two files with one name, the second gets a number. Names lose what is no text.
 
     Args:
         folder: where they go; created with the first.
@@ -26,7 +28,8 @@ class Copies:
     def add(self, image: Path | Tensor) -> Path:
         """Copies a file, or writes pixels [C, H, W] uint8 as PNG; returns the new path."""
         self.count += 1
-        preferred = Path(image.name) if isinstance(image, Path) else Path(f"{self.count:06}.png")
+        name_of = image.name if isinstance(image, Path) else f"{self.count:06}.png"
+        preferred = Path(re.sub(r"[\x00-\x1f\x7f]", "_", os.fsencode(name_of).decode("utf-8", "replace")))
         name, number = preferred, 1
         while (name.stem if self.stems else name.name).lower() in self.taken:
             number += 1

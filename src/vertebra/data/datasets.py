@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vertebra.data.annotations import check_class_names
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.geometry import IGNORED, ROWS, Example
 from vertebra.errors import VertebraError, first_line, one_of
@@ -61,7 +62,7 @@ def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] 
     catalogue = Catalogue(
         type(readers[0].dataset).__name__,
         "dataset",
-        tuple(map(str, classes)),
+        check_class_names([str(name) for name in classes], f"the attribute classes of {_a(readers[0].dataset)}"),
         splits,
         has=frozenset(has),
         keypoints=keypoints,
@@ -125,52 +126,11 @@ class Items:
             )
         try:
             image = read_image(item[0], _channels(item[0]))
-            return image, self._checked(item[1], (image.shape[-2], image.shape[-1]))
+            return image, checked_target(item[1], (image.shape[-2], image.shape[-1]), self.fields, self.classes)
         except UnreadableImage as error:
             raise UnreadableImage(f"{where}: {error}") from error
         except VertebraError as error:
             raise VertebraError(f"{where}: {error}") from error
-
-    def _checked(self, target: Target, size: tuple[int, int]) -> Target:
-        """The target in the form in which samples carry it; VertebraError if a field is not as described."""
-        target = replace(target, size=size)
-        if self.fields is not None and "masks" not in self.fields and target.boxes is not None:
-            target.masks = None
-        if target.masks is not None:
-            target = _with_masks(target, target.masks, size)
-        count = None if target.boxes is None else len(target.boxes)
-        for name in ROWS:
-            rows = getattr(target, name)
-            if rows is not None:
-                count = len(rows) if count is None else count
-                _check_shape(name, rows, (count, *SHAPES[name]))
-        if target.boxes is not None:
-            if target.labels is None:
-                raise VertebraError("it has boxes without labels, the class of each.")
-            sides = target.boxes[:, 2:] - target.boxes[:, :2]
-            if not bool((sides > 0).all()):  # also where a side is not a number
-                index = int((sides > 0).all(1).logical_not().nonzero()[0])
-                raise VertebraError(f"box {index} is {target.boxes[index].tolist()}; x1 < x2 and y1 < y2 must hold.")
-            target.boxes = target.boxes.float()
-            target.crowd = torch.zeros(len(sides), dtype=torch.bool) if target.crowd is None else target.crowd.bool()
-            target.areas = sides.prod(1).float() if target.areas is None else target.areas.float()
-        if target.keypoints is not None:
-            target.keypoints = target.keypoints.float()
-        if target.label is not None:
-            _check_shape("label", target.label, (-1,) if getattr(target.label, "ndim", 0) else ())
-        if target.semantic is not None:
-            _check_shape("semantic", target.semantic, size)
-        for name in ("label", "labels", "semantic"):
-            values = getattr(target, name)
-            if values is not None and (name != "label" or values.ndim == 0):
-                if values.is_floating_point() or values.dtype == torch.bool:
-                    raise VertebraError(f"its {name} is {values.dtype}; classes are int64.")
-                setattr(target, name, values.long())
-        for number in _class_numbers(target).tolist():
-            if number < 0 or (self.classes and number >= len(self.classes)):
-                expected = f"from 0 to {len(self.classes) - 1}" if self.classes else "0 or more"
-                raise VertebraError(f"it has class {number}; classes are {expected}.")
-        return target
 
 
 class ItemSample(Sample):
@@ -203,8 +163,67 @@ class ItemSample(Sample):
         """Not known without reading the item."""
         return None
 
+    def __repr__(self) -> str:
+        return f"Sample(item {self._index} of {self._items.split})"
+
     def __reduce__(self) -> tuple[Any, ...]:
         return ItemSample.of, (self._items, self._index)
+
+
+def checked_target(
+    target: Target, size: tuple[int, int], fields: Collection[str] | None = None, classes: Sequence[str] = ()
+) -> Target:
+    """The target in the form in which samples carry it.
+
+    Args:
+        target: of an image of (height, width) `size`.
+        fields: the fields of Target that are needed; None for all. Masks are converted only if they are.
+        classes: those that labels are checked against, if they are known.
+
+    Raises:
+        VertebraError: if a field is not as `catalogue_of` describes it.
+    """
+    target = replace(target, size=size)
+    if fields is not None and "masks" not in fields and target.boxes is not None:
+        target.masks = None
+    if target.masks is not None:
+        target = _with_masks(target, target.masks, size)
+    count = None if target.boxes is None else len(target.boxes)
+    for name in ROWS:
+        rows = getattr(target, name)
+        if rows is not None:
+            count = len(rows) if count is None else count
+            _check_shape(name, rows, (count, *SHAPES[name]))
+            if name != "boxes" and not bool(torch.isfinite(rows).all()):
+                raise VertebraError(f"its {name} have a number that is not finite.")
+    if target.boxes is not None:
+        if target.labels is None:
+            raise VertebraError("it has boxes without labels, the class of each.")
+        sides = target.boxes[:, 2:] - target.boxes[:, :2]
+        valid = ((sides > 0) & sides.isfinite()).all(1)
+        if not bool(valid.all()):
+            index = int(valid.logical_not().nonzero()[0])
+            raise VertebraError(f"box {index} is {target.boxes[index].tolist()}; x1 < x2 and y1 < y2 must hold.")
+        target.boxes = target.boxes.float()
+        target.crowd = torch.zeros(len(sides), dtype=torch.bool) if target.crowd is None else target.crowd.bool()
+        target.areas = sides.prod(1).float() if target.areas is None else target.areas.float()
+    if target.keypoints is not None:
+        target.keypoints = target.keypoints.float()
+    if target.label is not None:
+        _check_shape("label", target.label, (-1,) if getattr(target.label, "ndim", 0) else ())
+    if target.semantic is not None:
+        _check_shape("semantic", target.semantic, size)
+    for name in ("label", "labels", "semantic"):
+        values = getattr(target, name)
+        if values is not None and (name != "label" or values.ndim == 0):
+            if values.is_floating_point() or values.dtype == torch.bool:
+                raise VertebraError(f"its {name} is {values.dtype}; classes are int64.")
+            setattr(target, name, values.long())
+    for number in _class_numbers(target).tolist():
+        if number < 0 or (classes and number >= len(classes)):
+            expected = f"from 0 to {len(classes) - 1}" if classes else "0 or more"
+            raise VertebraError(f"it has class {number}; classes are {expected}.")
+    return target
 
 
 def _targets(readers: Sequence[Items]) -> Iterator[Target]:

@@ -18,11 +18,13 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from vertebra.data.augment import BatchTransform, Transform
+from vertebra.data.augment.custom import CustomTransform, Transforms
 from vertebra.data.catalogue import Sample
 from vertebra.data.geometry import Example, read_example
+from vertebra.data.workers import WorkerLoader, pack, unpack
 from vertebra.errors import in_range
 from vertebra.images import UnreadableImage, frame_of, pad_batch, prepare
 from vertebra.structures import Frame, KeypointSchema, Masks, Preprocess, Target
@@ -80,33 +82,39 @@ class Batch:
         return replace(self, images=self.images.to(device, **options), targets=[moved(t) for t in self.targets])
 
 
-_Packed = tuple[tuple[int, int], Tensor, Tensor]
+_PackedMasks = tuple[tuple[int, int], Any, Any]
 """Masks for another process: (height, width), their rectangles [N, 4] x, y, height, width, and the pixels of all crops,
 [pixels] bool: of a thousand tensors, each would take a file of its own in shared memory."""
 
 
 def _reduce_batch(batch: Batch) -> tuple[Callable, tuple]:
     """Pickles a batch for another process, its masks as a few large tensors."""
-    packed = [None if target.masks is None else _pack(target.masks) for target in batch.targets]
-    targets = [replace(target, masks=None) for target in batch.targets]
-    return _rebuild_batch, (replace(batch, targets=targets).__dict__, packed)
+    masks = [None if target.masks is None else _pack_masks(target.masks) for target in batch.targets]
+    targets = []
+    for target in batch.targets:
+        fields: dict[str, Any] = {k: pack(v) for k, v in vars(target).items() if isinstance(v, Tensor)}
+        targets.append(replace(target, masks=None, **fields))
+    return _rebuild_batch, (vars(batch) | {"images": pack(batch.images), "targets": targets}, masks)
 
 
-def _pack(masks: Masks) -> _Packed:
+def _pack_masks(masks: Masks) -> _PackedMasks:
     rectangles = [(x, y, *mask.shape) for (x, y), mask in zip(masks.corners, masks.crops, strict=True)]
     pixels = [mask.numpy().reshape(-1) for mask in masks.crops]
     return (
         masks.size,
-        torch.tensor(rectangles, dtype=torch.int64).reshape(-1, 4),
-        torch.from_numpy(np.concatenate([np.zeros(0, bool), *pixels])),
+        pack(torch.tensor(rectangles, dtype=torch.int64).reshape(-1, 4)),
+        pack(torch.from_numpy(np.concatenate([np.zeros(0, bool), *pixels]))),
     )
 
 
-def _rebuild_batch(fields: dict[str, Any], packed: list[_Packed | None]) -> Batch:
-    batch = Batch(**fields)
+def _rebuild_batch(fields: dict[str, Any], packed: list[_PackedMasks | None]) -> Batch:
+    batch = Batch(**fields | {"images": unpack(fields["images"])})
     for target, parts in zip(batch.targets, packed, strict=True):
+        for name, value in vars(target).items():
+            if isinstance(value, np.ndarray):
+                setattr(target, name, unpack(value))
         if parts is not None:
-            size, rectangles, pixels = parts
+            size, rectangles, pixels = parts[0], unpack(parts[1]), unpack(parts[2])
             crops = pixels.split(rectangles[:, 2:].prod(1).tolist()) if len(rectangles) else ()
             target.masks = Masks(size)
             for (x, y, height, width), crop in zip(rectangles.tolist(), crops, strict=True):
@@ -295,7 +303,7 @@ def _process() -> tuple[int, int]:
 class EndlessLoader:
     """A training loader that reads on across the border between epochs, so that no epoch begins with a wait."""
 
-    def __init__(self, loader: DataLoader, batches: BatchSampler) -> None:
+    def __init__(self, loader: WorkerLoader, batches: BatchSampler) -> None:
         self.loader = loader
         self.batches = batches
         self.next_epoch = 0  # of the next pass
@@ -342,8 +350,9 @@ def loader(
     workers: int | None = None,
     seed: int = 0,
     augment: Augment | None = None,
+    transforms: Transforms | None = None,
     keypoints: KeypointSchema | None = None,
-) -> DataLoader | EndlessLoader:
+) -> WorkerLoader | EndlessLoader:
     """Batches of the samples: augmented and shuffled if `augment` is given, else for evaluation.
 
     In evaluation, the images of a batch have one size in the input, so that a result does not depend on the batch; the
@@ -353,6 +362,7 @@ def loader(
         kind: the kind of answer to learn; it says which fields of Target are read and how they are augmented.
         batch_size: images per step, over all processes together.
         workers: processes that read images; None chooses by the number of cores.
+        transforms: a user's, before the augmentation.
         keypoints: the dataset's keypoints, so that those with sides swap in a mirror image.
 
     Raises:
@@ -365,12 +375,14 @@ def loader(
     transform, collate = None, Collate(preprocess)
     if augment is not None:
         transform = kind.transform(augment, preprocess, keypoints)
+        if transforms is not None:
+            transform = CustomTransform(transforms, transform, preprocess.channels)
         collate = Collate(preprocess, kind.pad, kind.batch_transform(augment, num_classes))
     read = partial(read_example, channels=preprocess.channels, fields=kind.fields)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     groups = _groups(samples, preprocess, training=training)
     batches = BatchSampler(len(samples), batch_size, seed=seed, training=training, groups=groups)
-    batch_loader = DataLoader(
+    batch_loader = WorkerLoader(
         ImageDataset(samples, read, preprocess, transform),
         batch_sampler=batches,
         collate_fn=collate,

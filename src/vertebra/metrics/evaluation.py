@@ -13,7 +13,7 @@ SHOWN = 24
 """Images with the largest errors that a report shows."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation:
     """The result of `evaluate`."""
 
@@ -31,6 +31,10 @@ class Evaluation:
     """Of the images with the largest errors, by index among the samples; those of all may not fit into memory."""
     keypoints: KeypointSchema | None = None
     """The keypoints, if the model predicts any."""
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {written(value, 4)}" for name, value in list(self.numbers.items())[:5])
+        return f"Evaluation({len(self.rows)} images: {numbers})"
 
     @property
     def numbers(self) -> dict[str, float]:

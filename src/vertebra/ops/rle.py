@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from faster_coco_eval.core import mask as coco_mask
 from torch import Tensor
 
 from vertebra.structures import Masks
@@ -56,6 +55,8 @@ def encode_edges(edges: np.ndarray, size: tuple[int, int]) -> RunLengths:
     counts = np.diff(edges, prepend=0, append=height * width)
     if len(edges) and not counts[-1]:
         counts = counts[:-1]
+    from faster_coco_eval.core import mask as coco_mask
+
     packed = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)["counts"]
     return {"size": [height, width], "counts": packed.decode() if isinstance(packed, bytes) else packed}
 
@@ -75,6 +76,8 @@ def decode(segment: RunLengths | list[list[float]], size: tuple[int, int]) -> tu
     """
     if isinstance(segment, list) and not segment:
         return 0, 0, torch.zeros(0, 0, dtype=torch.bool)
+    from faster_coco_eval.core import mask as coco_mask
+
     encoded = coco_mask.merge(coco_mask.frPyObjects(segment, *size)) if isinstance(segment, list) else segment
     counts = encoded["counts"]
     runs = unpack(counts) if isinstance(counts, str | bytes) else np.array(counts, np.int64)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from vertebra.data.augment import BatchTransform
 from vertebra.data.geometry import LOCATED, Example
 from vertebra.errors import in_range
 from vertebra.images import normalise, resize_image
 from vertebra.structures import Preprocess, Target
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 
 @dataclass
@@ -30,7 +32,7 @@ class CategoryAugment:
     rotate: float = 0.0
     """Maximum rotation in either direction, in degrees."""
     colour: float = 0.2
-    """Maximum relative change of brightness, contrast and saturation."""
+    """Maximum relative change of brightness, contrast and saturation, in 0..1."""
     randaugment: int = 0
     """Magnitude of RandAugment's two operations, 1 to 30."""
     erase: float = 0.0
@@ -43,8 +45,10 @@ class CategoryAugment:
     def __post_init__(self) -> None:
         for name in ("crop", "flip", "flip_vertical", "erase"):
             in_range(f"augment.{name}", getattr(self, name), 0, 1)
-        for name in ("rotate", "colour", "mixup", "cutmix"):
-            in_range(f"augment.{name}", getattr(self, name), 0)
+        in_range("augment.colour", self.colour, 0, 1)
+        in_range("augment.rotate", self.rotate, 0, 180)
+        for name in ("mixup", "cutmix"):
+            in_range(f"augment.{name}", getattr(self, name), 0, 100)
         in_range("augment.randaugment", self.randaugment, 0, 30)
 
 
@@ -55,6 +59,8 @@ class CategoryTransform:
     """
 
     def __init__(self, augment: CategoryAugment, preprocess: Preprocess) -> None:
+        from torchvision.transforms import v2  # a second of imports, for training alone
+
         self.preprocess = preprocess
         steps: list[torch.nn.Module] = []
         if augment.crop < 1.0:
@@ -100,6 +106,8 @@ class _Resize(torch.nn.Module):
 
 def batch_transform(augment: CategoryAugment, num_classes: int) -> BatchTransform | None:
     """Mixup, CutMix, one of the two at random, or None; labels become [num_classes] float32."""
+    from torchvision.transforms import v2
+
     choices: list[v2.Transform] = []
     if augment.mixup:
         choices.append(v2.MixUp(alpha=float(augment.mixup), num_classes=num_classes))

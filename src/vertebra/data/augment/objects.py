@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from vertebra.data.geometry import (
     Example,
@@ -23,7 +22,7 @@ from vertebra.data.geometry import (
     resize,
     rotate90,
 )
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, in_range
 from vertebra.images import frame_of, normalise
 from vertebra.structures import KeypointSchema, Preprocess, Target
 
@@ -47,7 +46,7 @@ class ObjectsAugment:
     """Probability of a rotation by 90, 180 or 270 degrees, for images without an up, such as micrographs; 0.75 makes
     all four orientations equally likely."""
     colour: float = 0.2
-    """Maximum relative change of brightness, contrast and saturation."""
+    """Maximum relative change of brightness, contrast and saturation, in 0..1."""
     copy_paste: float = 0.0
     """Probability that objects of another image are cut out by their masks and pasted in; needs masks."""
     mosaic: float = 0.0
@@ -58,14 +57,13 @@ class ObjectsAugment:
             value = getattr(self, field.name)
             if field.name in ("scales", "jitter"):
                 low, high = value
-                if not (0 < low <= high or low == high == 0):
+                if not (0.01 <= low <= high <= 100 or low == high == 0):
                     raise VertebraError(
                         f"augment.{field.name} is [{low:g}, {high:g}]; it must go from a number above 0 to one no "
-                        "smaller, such as [0.5, 1.5], or be [0, 0]."
+                        "smaller, such as [0.5, 1.5], both in 0.01..100, or be [0, 0]."
                     )
-            elif value < 0 or (value > 1 and field.name != "colour"):
-                range_ = "it cannot be negative" if field.name == "colour" else "it must lie between 0 and 1"
-                raise VertebraError(f"augment.{field.name} is {value:g}; {range_}.")
+            else:
+                in_range(f"augment.{field.name}", value, 0, 1)
 
 
 class ObjectsTransform:
@@ -78,6 +76,8 @@ class ObjectsTransform:
     def __init__(
         self, augment: ObjectsAugment, preprocess: Preprocess, keypoints: KeypointSchema | None = None
     ) -> None:
+        from torchvision.transforms import v2  # a second of imports, for training alone
+
         self.augment = augment
         self.preprocess = preprocess
         self.keypoints = keypoints

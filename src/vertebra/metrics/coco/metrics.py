@@ -21,6 +21,9 @@ from vertebra.metrics.coco.match import UNMATCHED, confusion_matrix, ignored_obj
 from vertebra.metrics.coco.thresholds import DEFAULT_THRESHOLD, Sweep, best_threshold, sweep
 from vertebra.structures import KeypointSchema, Prediction, Target
 
+MAX_CONFUSION = 1000
+"""Classes up to which metrics hold a confusion matrix: of 30,000 it has 900,000,000 numbers."""
+
 
 class CocoMetrics:
     """Average precision as COCO defines it, and the best score threshold, over a data set and over processes.
@@ -95,8 +98,8 @@ class CocoMetrics:
         - `threshold`: the score threshold with the best F1 of the first IoU type; where that F1 is below 0.1, the best
           one of the next type whose F1 is not, else 0.5. `threshold_from` is that type, or `default`.
         - `f1`, `precision` and `recall` of the first type at the threshold, over all detections.
-        - `confusion`: [classes + 1, classes + 1] counts at the threshold, a row per class of objects; the last row and
-          column are the background.
+        - `confusion`, with at most MAX_CONFUSION classes: [classes + 1, classes + 1] counts at the threshold, a row per
+          class of objects; the last row and column are the background.
         - `per_class`: lists with an entry per class, None where it is undefined.
         - `pr`: by type and IoU (`50`, `75`) the precision at recall 0, 0.01, ..., 1 as `mean` over the classes and for
           each of the `classes`.
@@ -137,7 +140,7 @@ class CocoMetrics:
             **{name: value for name, value in at_threshold.items() if value is not None},
             "threshold": threshold,
             "threshold_from": threshold_from,
-            "confusion": confusion.tolist(),
+            **({"confusion": confusion.tolist()} if self.num_classes <= MAX_CONFUSION else {}),
             "per_class": per_class,
             "pr": curves,
             "curve": _curve(scores),
