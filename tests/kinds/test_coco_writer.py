@@ -194,10 +194,13 @@ def test_ids_of_a_dataset(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("{", "a.json is not valid JSON"),
-        ("[]", "a.json is no COCO annotation file: it needs images with file_name and id"),
-        (json.dumps({"images": []}), "is no COCO annotation file"),
-        (json.dumps({**CONTENT, "images": [{"id": 1}]}), "is no COCO annotation file"),
+        ("{", "a.json, line 1: not valid JSON"),
+        ("[]", "a.json is not a COCO annotation file: it has no list of images, with file_name"),
+        (json.dumps({"images": []}), "a.json is not a COCO annotation file: it has no list of categories"),
+        (json.dumps({**CONTENT, "images": [{"id": 1}]}), "a.json, image 1: it has no 'file_name'"),
+        (json.dumps({**CONTENT, "images": [{"id": 1.5, "file_name": "a"}]}), "its id is 1.5, a whole number"),
+        (json.dumps({**CONTENT, "categories": [{"id": True, "name": "cat"}]}), "its id is True, a whole number"),
+        ("[" * 100_000, "nested too deeply"),
         (
             json.dumps({**CONTENT, "categories": [{"id": 1, "name": "cats"}]}),
             "no category 'cat', which the model detects",
@@ -215,3 +218,12 @@ def test_no_annotation_file(tmp_path, content, expected):
 def test_a_missing_annotation_file(tmp_path):
     with pytest.raises(VertebraError, match=r"a\.json cannot be read \(No such file"):
         DatasetIds.read(tmp_path / "a.json", ["cat"])
+
+
+def test_a_table_has_no_formulas(tmp_path):
+    with CocoWriter(tmp_path, ("cat", "=cmd|' /C calc'!A0")) as writer:
+        writer.add(single(path="=1.png", size=(30, 40)), 1, "1.png")
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["class"]) == ("'=1.png", "'=cmd|' /C calc'!A0")
+    assert json.loads((tmp_path / "images.json").read_text())["categories"][1]["name"] == "=cmd|' /C calc'!A0"

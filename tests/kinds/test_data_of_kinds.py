@@ -8,6 +8,7 @@ from PIL import Image
 
 from vertebra import kinds
 from vertebra.errors import VertebraError
+from vertebra.kinds.base import listed_classes
 
 
 def class_folders(folder: Path, *names: str) -> Path:
@@ -79,3 +80,9 @@ def test_the_built_in_shapes_fit_every_kind(monkeypatch):
         assert {split: len(samples) for split, samples in catalogue.splits.items()} == {"train": 2, "val": 1}
         for sample in catalogue.split("train"):
             assert getattr(sample.load_target(sample.size), kind.target_field) is not None
+
+
+def test_tables_of_very_many_classes_list_the_most_frequent(monkeypatch):
+    monkeypatch.setattr("vertebra.kinds.base.MAX_ROWS", 2)
+    assert listed_classes([[1, 5], [0, 0]]) == ([0, 1], [])
+    assert listed_classes([[1, 5, 0, 2], [0, 0, 9, 0]]) == ([1, 2], [0, 3])

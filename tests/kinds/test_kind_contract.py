@@ -19,6 +19,7 @@ from vertebra.data.geometry import Example
 from vertebra.errors import VertebraError
 from vertebra.kinds import Kind
 from vertebra.kinds.coco_results import CocoResults, read_results
+from vertebra.kinds.writers import WriterOptions, formats
 from vertebra.metrics.classification import ClassificationMetrics
 from vertebra.metrics.coco import CocoMetrics
 from vertebra.metrics.evaluation import Evaluation
@@ -28,7 +29,7 @@ from vertebra.viz import report
 SIZE = (48, 64)
 CLASSES = ("cat", "dog", "emu")
 SCHEMA = KeypointSchema(("nose", "left", "right"), ((0, 1), (0, 2)), (0, 2, 1), (0.1, 0.1, 0.1))
-OPTIONS = {"top", "embeddings", "threshold", "tile", "overlap", "annotations"}
+OPTIONS = {"top", "embeddings", "threshold", "tile", "overlap", "annotations", "crops", "scores"}
 BOXES = torch.tensor([[4.0, 6.0, 20.0, 30.0], [30.0, 10.0, 60.0, 40.0]])
 KEYPOINTS = torch.tensor(
     [
@@ -248,7 +249,8 @@ def test_a_classifier_needs_two_classes(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "0.png")
     with pytest.raises(VertebraError, match=r"has one class only \('a'\)"):
-        kinds.find("category").read(tmp_path)
+        kinds.find("category").open(tmp_path)
+    assert kinds.find("category").read(tmp_path).classes == ("a",)  # to be evaluated on
 
 
 def test_the_kind_of_a_dataset(kind, tmp_path):
@@ -371,7 +373,7 @@ def test_written_predictions_can_be_read_back(kind, tmp_path):
     prediction, target = example(kind.name)
     out = tmp_path / "out"
     out.mkdir()
-    with kind.writer(out, CLASSES, None, 2) as writer:
+    with kind.writer(out, WriterOptions(CLASSES), top=2) as writer:
         writer.add(prediction, 7, "7.png")
         writer.add(dataclasses.replace(prediction, path="in/8.png", id=None), 8, "8.png")
     assert {path.name for path in out.iterdir()} == set(writer.files)
@@ -399,10 +401,36 @@ def test_written_predictions_can_be_read_back(kind, tmp_path):
 
 def test_interrupted_writers_leave_nothing(kind, tmp_path):
     prediction, _ = example(kind.name)
-    with pytest.raises(KeyboardInterrupt), kind.writer(tmp_path, CLASSES) as writer:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), kind.writer(tmp_path, WriterOptions(CLASSES)) as writer:  # noqa: PT012
         writer.add(prediction, 1, "1.png")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_the_kind_does_not_have(kind, tmp_path):
+    known = list(formats(objects=kind.objects)) or ["records"]
+    with pytest.raises(VertebraError, match=rf"format is 'voc'; there are {', '.join(known)}\."):
+        kind.writer(tmp_path, WriterOptions(CLASSES), format="voc")
+
+
+def test_a_prediction_in_other_forms(kind):
+    """Its record is plain JSON; the rows of a table have the same columns; what a kind has no form for is refused."""
+    prediction, _ = example(kind.name)
+    prediction.classes = CLASSES
+    assert json.loads(json.dumps(kind.record(prediction, CLASSES))) == kind.record(prediction, CLASSES)
+    rows = kind.rows(prediction, CLASSES)
+    assert rows
+    assert all(row.keys() == rows[0].keys() for row in rows)
+    image = torch.zeros(3, *SIZE, dtype=torch.uint8)
+    if "crops" in kind.options:
+        assert [crop.size for _, crop in kind.crops(image, prediction)] == [(16, 24), (30, 30)]
+        entries = kind.to_coco(prediction, 7, (3, 8, 5))
+        assert [(entry["image_id"], entry["category_id"]) for entry in entries] == [(7, 5), (7, 3)]
+    else:
+        with pytest.raises(VertebraError, match="crops are of objects; this model predicts"):
+            kind.crops(image, prediction)
+        with pytest.raises(VertebraError, match="COCO results are of objects; this model predicts"):
+            kind.to_coco(prediction, 7, (3, 8, 5))
 
 
 # -- evaluation

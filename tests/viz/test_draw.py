@@ -203,6 +203,73 @@ def test_the_source_is_not_changed():
     assert torch.equal(source, before)
 
 
-def test_a_narrow_strip_is_not_enlarged_beyond_measure():
-    drawn = draw.captioned(torch.zeros(3, 100_000, 2, dtype=torch.uint8), LINES)
-    assert drawn.width * drawn.height < 2 * draw.MAX_PIXELS
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((480, 640), (480, 640)),
+        ((20, 30), (180, 270)),
+        ((4000, 6000), (4000, 6000)),
+        ((9000, 12000), (5017, 6689)),
+        ((1, 100_000), (1, 16_384)),
+        ((100_000, 1), (16_384, 1)),
+        ((5000, 2), (15_000, 6)),
+        ((1, 1), (256, 256)),
+    ],
+)
+def test_the_size_of_a_drawing(size, expected):
+    height, width = draw.drawn_size(size)
+    assert (height, width) == expected
+    assert height * width <= draw.MAX_PIXELS + max(height, width)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (2, 3)])
+def test_strips_are_drawn(size):
+    """Letters and lines are as large as the shorter side allows, whatever the longer one."""
+    height, width = size
+    crop = torch.ones(height, width, dtype=torch.bool)
+    objects = detections((0, 0, width, height), scores=[0.9], masks=Masks(size, [(0, 0)], [crop]))
+    assert np.asarray(draw.instances(image(3, *size), objects, CLASSES)).shape[:2] == draw.drawn_size(size)
+    caption = draw.captioned(image(3, *size), LINES)
+    assert caption.height <= draw.drawn_size(size)[0] + 3 * 72 + 8
+    assert caption.width >= draw.MIN_WIDTH
+
+
+def test_objects_are_made_smaller_with_their_image(monkeypatch):
+    monkeypatch.setattr(draw, "MAX_PIXELS", 300 * 400 // 4)
+    crop = torch.ones(100, 200, dtype=torch.bool)
+    points = torch.tensor([[[200.0, 100.0, 0.9]]])
+    objects = detections((100, 50, 300, 150), masks=Masks((300, 400), [(100, 50)], [crop]), keypoints=points)
+    pixels = drawn(objects, ("",))
+    assert pixels.shape == (150, 200, 3)
+    changed = np.argwhere((pixels != GROUND).any(-1))
+    assert (changed.min(0).tolist(), changed.max(0).tolist()) == ([25, 50], [74, 149])
+    assert tuple(pixels[50, 100]) == draw.colour(0)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (float("nan"), 1, 2, 3),
+        (float("-inf"), 0, float("inf"), 20),
+        (1e30, 1e30, 2e30, 2e30),
+        (-1e30, -1e30, 1e30, 1e30),
+        (50, 50, 50, 50),
+        (60, 60, 20, 20),
+        (-50, -50, -10, -10),
+        (399.9, 299.9, 500, 400),
+    ],
+)
+def test_boxes_that_are_none(box):
+    points = torch.tensor([[[float("nan"), 5.0, 0.9], [float("inf"), -1e30, 0.9], [20.0, 20.0, float("nan")]]])
+    schema = KeypointSchema(("a", "b", "c"), ((0, 1), (1, 2)))
+    objects = detections(
+        box, (100, 100, 150, 150), scores=[0.9, 0.5], labels=[7, 1], keypoints=points.repeat(2, 1, 1)
+    )
+    pixels = drawn(objects, keypoints=schema)
+    assert pixels.shape == (300, 400, 3)
+    assert of(pixels, 1).any()  # the others are drawn
+
+
+def test_a_label_without_a_name():
+    texts = drawn(detections((100, 100, 250, 150), labels=[5]), ("cat", "dog"))
+    assert not np.array_equal(texts, drawn(detections((100, 100, 250, 150), labels=[5]), ("", "", "", "", "", "")))

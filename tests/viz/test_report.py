@@ -190,3 +190,14 @@ def test_metrics_without_what_the_sections_need(tmp_path, kind):
     assert "1 image, 1 class." in text
     assert "<b>0.2500</b>mean IoU" in text
     assert "<h2>" not in text
+
+
+def test_names_that_are_not_text(made, tmp_path):
+    """A class folder that is not UTF-8 has such a name; plots and page show the number of the byte."""
+    evaluation, samples = made
+    path = tmp_path / "report.html"
+    classes = ("caf\udce9", "a\nb", "c")
+    report.write(
+        path, title="x\udce9", kind=CATEGORY, evaluation=replace(evaluation, classes=classes), samples=samples
+    )
+    assert r"caf\udce9" in Page(path.read_text(encoding="utf-8")).text

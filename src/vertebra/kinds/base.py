@@ -20,15 +20,18 @@ from vertebra.data.augment import BatchTransform, Transform
 from vertebra.data.catalogue import Catalogue, Sample, describe_fields
 from vertebra.data.geometry import IGNORED, Example, resize
 from vertebra.data.reading import Source
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, one_of
 from vertebra.images import frame_of, normalise
 from vertebra.kinds import views
 from vertebra.kinds.tiles import Tile, grid
-from vertebra.kinds.writers import RecordsWriter, Writer
+from vertebra.kinds.writers import RecordsWriter, Writer, WriterOptions, formats
 from vertebra.metrics.evaluation import SHOWN, Evaluation, written
-from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import Instance, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import Task
 from vertebra.viz import draw
+
+MAX_ROWS = 1000
+"""Classes that a table lists one by one; of more, the most frequent ones."""
 
 
 @dataclass
@@ -50,11 +53,17 @@ class Kind:
     """Of the kinds that fit a dataset, the one with the highest priority describes it in `vertebra data`."""
     augment: ClassVar[type] = NoAugment
     """Dataclass of the augmentation; its fields are the `--augment` flags of `vertebra train`."""
+    no_augment: ClassVar[Any] = NoAugment()
+    """The instance of `augment` that changes nothing at random."""
     resize_modes: ClassVar[tuple[str, ...]] = ("squash", "shortest", "fit")
     """Values of Preprocess.resize that the kind supports, the default first."""
+    balancing: ClassVar[frozenset[str]] = frozenset()
+    """Options of the model that `model_options` sets to balance uneven classes."""
+    objects: ClassVar[bool] = False
+    """Whether objects are predicted, each with a class, a score and a box, as formats such as COCO's hold them."""
     options: ClassVar[frozenset[str]] = frozenset()
     """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
-    `annotations`."""
+    `annotations`, `crops`, `scores`."""
     eval_batch_size: ClassVar[int] = 32
     """Default number of images per forward pass in evaluation."""
     tta_scales: ClassVar[tuple[float, ...]] = (1.0,)
@@ -209,6 +218,34 @@ class Kind:
         """An image's line in predictions.csv after `path`, from its record: by default the scalars."""
         return {key: value for key, value in record.items() if not isinstance(value, list | dict)}
 
+    def rows(self, prediction: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """The prediction as a table: a row per object, or one for the whole image; all have the same columns."""
+        return [self.row(self.record(prediction, classes))]
+
+    def to_coco(self, prediction: Prediction, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The COCO result of each object; `category_ids` are those of the classes.
+
+        Raises:
+            VertebraError: if the kind has no objects.
+        """
+        raise VertebraError(f"COCO results are of objects; this model predicts {self.description}.")
+
+    def to_supervision(self, prediction: Prediction, classes: Sequence[str], supervision: Any) -> Any:
+        """The prediction in the form of the library `supervision`, which is passed in, as it may not be installed.
+
+        Raises:
+            VertebraError: if it has none for the kind.
+        """
+        raise VertebraError(f"supervision has no form for {self.description}.")
+
+    def crops(self, image: Tensor, prediction: Prediction) -> Iterator[tuple[Instance, Image.Image]]:
+        """The objects and their parts of the image [C, H, W], by their boxes; those outside of it are left out.
+
+        Raises:
+            VertebraError: if the kind has no objects.
+        """
+        raise VertebraError(f"crops are of objects; this model predicts {self.description}.")
+
     def dataset_ids(self, annotations: str | Path, classes: Sequence[str]) -> Any:
         """The ids that a dataset's file gives its images and classes: an object with `of_all(paths) -> list[int]`.
 
@@ -216,16 +253,24 @@ class Kind:
         """
         raise NotImplementedError
 
-    def writer(self, folder: Path, classes: Sequence[str], ids: Any = None, top: int = 3) -> Writer:
+    def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
         """Writes predictions into files of `folder`.
 
         Args:
             folder: exists.
-            classes: names of the classes.
-            ids: what `dataset_ids` returned; images and classes are numbered from 1 if None.
+            options: of the writer.
+            format: one of `writers.formats`, the first if empty.
             top: classes per image, for kinds that rank classes.
+
+        Raises:
+            VertebraError: if the kind has no such format.
         """
-        return RecordsWriter(folder, lambda prediction: self.record(prediction, classes, top), self.row)
+        known = formats(objects=self.objects)
+        if format:
+            one_of("format", format, known or ["records"])
+        if module := known.get(format or next(iter(known), "")):
+            return module.writer(folder, options)
+        return RecordsWriter(folder, lambda prediction: self.record(prediction, options.classes, top), self.row)
 
     # -- evaluation
 
@@ -335,6 +380,19 @@ def uneven(catalogue: Catalogue, counts: Sequence[int], unit: str, *, ignore_abs
         return ""
     rarest = catalogue.classes[counts.index(min(counted))]
     return f"classes are uneven ({min(counted)} to {max(counted)} {unit}, fewest {rarest!r})"
+
+
+def listed_classes(counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """The classes that a table has rows for, and those that share its last row.
+
+    Args:
+        counts: per split, the count of each class.
+    """
+    totals = [sum(of_class) for of_class in zip(*counts, strict=True)]
+    if len(totals) <= MAX_ROWS:
+        return list(range(len(totals))), []
+    order = sorted(range(len(totals)), key=lambda i: -totals[i])
+    return sorted(order[:MAX_ROWS]), sorted(order[MAX_ROWS:])
 
 
 def _fitting_tasks(catalogue: Catalogue) -> list[str]:

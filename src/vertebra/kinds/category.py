@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.markup import escape as escape_markup
 from rich.table import Column, Table
 from torch import Tensor
@@ -16,8 +17,8 @@ from vertebra.data.augment import BatchTransform, Transform
 from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
-from vertebra.errors import VertebraError
-from vertebra.kinds.base import Kind, uneven
+from vertebra.errors import VertebraError, escaped
+from vertebra.kinds.base import Kind, listed_classes, uneven
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz.draw import thumbnail
@@ -33,14 +34,16 @@ class Category(Kind):
     description = "classes of whole images"
     priority = 1
     augment = CategoryAugment
+    no_augment = CategoryAugment(crop=1.0, flip=0.0, colour=0.0)
     resize_modes = ("crop", "squash")
+    balancing = frozenset({"class_weights"})
     options = frozenset({"top", "embeddings"})
 
     # -- data
 
-    def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
+    def open(self, path: Source, *, val_share: float = 0.2, seed: int = 0) -> Catalogue:
         """As for any kind; one class alone is an error too."""
-        catalogue = super().read(path, seed=seed, missing_ok=missing_ok)
+        catalogue = super().open(path, val_share=val_share, seed=seed)
         if len(catalogue.classes) < 2:
             raise VertebraError(
                 f"{catalogue.path} has one class only ({catalogue.classes[0]!r}); a classifier needs two or more."
@@ -92,6 +95,16 @@ class Category(Kind):
         """The top class and its probability."""
         return dict(record["classes"][0])
 
+    def rows(self, prediction: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """A row per class, by descending probability."""
+        ranked = prediction.top(len(classes))
+        return [{"class": classes[label], "label": label, "probability": value} for label, value in ranked]
+
+    def to_supervision(self, prediction: Prediction, classes: Sequence[str], supervision: Any) -> Any:
+        """Classifications."""
+        labels, values = zip(*prediction.top(len(classes)), strict=True)
+        return supervision.Classifications(class_id=np.array(labels), confidence=np.array(values))
+
     # -- evaluation
 
     def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
@@ -137,8 +150,13 @@ class Category(Kind):
         table = Table(Column("class", overflow="fold"), title=escape_markup(f"{catalogue.path} ({catalogue.format})"))
         for split in catalogue.splits:
             table.add_column(split, justify="right", overflow="fold")
-        for i, name in enumerate(catalogue.classes):
-            table.add_row(escape_markup(name), *(str(counts[split][i]) for split in catalogue.splits))
+        listed, others = listed_classes(list(counts.values()))
+        for i in listed:
+            name = escape_markup(escaped(catalogue.classes[i]))
+            table.add_row(name, *(str(of_split[i]) for of_split in counts.values()))
+        if others:
+            sums = (str(sum(of_split[i] for i in others)) for of_split in counts.values())
+            table.add_row(f"{len(others)} rarer classes", *sums)
         table.add_section()
         table.add_row("all", *(str(sum(counts[split])) for split in catalogue.splits))
         return [table]

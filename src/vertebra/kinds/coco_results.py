@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from rich.progress import track
 
 from vertebra import kinds
 from vertebra.data import reading
 from vertebra.data.catalogue import Catalogue
+from vertebra.data.formats.coco import read_names
 from vertebra.data.reading import Source
 from vertebra.data.segments import crop, fault
-from vertebra.errors import VertebraError, in_range
+from vertebra.errors import VertebraError, in_range, shown
+from vertebra.files import are_numbers, is_number, read_json
 from vertebra.kinds.base import Kind
-from vertebra.metrics.coco import CocoMetrics
 from vertebra.metrics.evaluation import SHOWN, Evaluation
+from vertebra.progress import busy, track
 from vertebra.structures import Masks, Prediction, Target
+
+T = TypeVar("T")
 
 IOU_TYPES = {"keypoints": ("keypoints",), "segmentation": ("mask", "boundary"), "bbox": ("box",)}
 """By which IoU types each key of an entry is evaluated; the most informative first."""
+MAX_PAIRS = 10**8
+"""Detections times objects of an image, each of which takes eight bytes."""
 KINDS = {"keypoints": "keypoints", "segmentation": "masks", "bbox": "boxes"}
 """The kind of prediction of entries, by the most informative key that they have."""
 
@@ -35,12 +38,7 @@ def read_results(path: str | Path) -> CocoResults:
         VertebraError: if it cannot be read, is no list, or an entry lacks `image_id`, `category_id`, `score` or a key
             of IOU_TYPES that others have.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise VertebraError(f"{path} cannot be read ({error.strerror}).") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise VertebraError(f"{path} is not valid JSON ({error}).") from error
+    content = read_json(path)
     if not isinstance(content, list):
         hint = ""
         if isinstance(content, dict) and "annotations" in content:
@@ -51,16 +49,17 @@ def read_results(path: str | Path) -> CocoResults:
         )
     for number, entry in enumerate(content):
         if not isinstance(entry, dict):
-            raise VertebraError(f"{path}, entry {number} (counted from 0) is not an object but {_short(entry)}.")
+            raise VertebraError(f"{path}, entry {number} (counted from 0) is not an object but {shown(entry)}.")
     keys = _keys(content)
     for number, entry in enumerate(content):
         for key in ("image_id", "category_id", "score", *(keys or ["bbox, segmentation or keypoints"])):
             if key not in entry:
                 others = " as others have" if key in keys else ""
                 raise VertebraError(f"{path}, entry {number} (counted from 0) has no {key}{others}.")
-        score = entry["score"]
-        if not _is_finite(score):
-            raise VertebraError(f"{path}, entry {number} (counted from 0): score is {_short(score)}, not a number.")
+        if not is_number(entry["score"]):
+            raise VertebraError(
+                f"{path}, entry {number} (counted from 0): score is {shown(entry['score'])}, not a number up to 1e9."
+            )
     return CocoResults(path, content)
 
 
@@ -100,16 +99,13 @@ class CocoResults:
         left = [{k: v for k, v in entry.items() if k not in ("segmentation", "keypoints")} for entry in self.entries]
         return CocoResults(self.path, left), catalogue
 
-    def evaluate(
-        self, catalogue: Catalogue, split: str, *, max_detections: int | None = None, progress: bool = False
-    ) -> Evaluation:
+    def evaluate(self, catalogue: Catalogue, split: str, *, max_detections: int | None = None) -> Evaluation:
         """Evaluates the results on a split; no image is read.
 
         Args:
             catalogue: the dataset, as `open` returned it.
             split: its name.
             max_detections: top-scoring detections evaluated per image and class; 100 if None, as in COCO.
-            progress: whether a bar is shown.
 
         Raises:
             VertebraError: if an entry does not fit the dataset, or `max_detections` is given for keypoints.
@@ -121,12 +117,22 @@ class CocoResults:
             )
         samples = catalogue.split(split)
         results = _OnSplit(self, catalogue, split)
+        from vertebra.metrics.coco import CocoMetrics
+
         metrics = CocoMetrics(
             len(catalogue.classes), self.iou_types, catalogue.keypoints, max_detections=max_detections or 100
         )
-        for index in track(range(len(samples)), "evaluating", disable=not progress, transient=True):
-            metrics.update([results.prediction(index)], [results.target(index)])
-        values = metrics.compute()
+        for index in track(range(len(samples)), "evaluating"):
+            target = results.target(index)
+            detections, objects = len(results.entries[index]), 0 if target.labels is None else len(target.labels)
+            if detections * objects > MAX_PAIRS:
+                raise VertebraError(
+                    f"{self.path}: {target.path} has {detections:,} detections and {objects:,} objects; at most "
+                    f"{MAX_PAIRS:,} pairs are compared. Keep the top-scoring detections."
+                )
+            metrics.update([results.prediction(index)], [target])
+        with busy("computing the metrics"):
+            values = metrics.compute()
         metrics.threshold = values["threshold"]
         rows = [
             {"index": index, "path": sample.target.path, **row}
@@ -161,11 +167,11 @@ class _OnSplit:
         file_names, class_names = _names_beside(path)
         for number, entry in enumerate(results.entries):
             image, category = entry["image_id"], entry["category_id"]
-            if name := file_names.get(_short(image)):
+            if name := _look_up(file_names, image):
                 index = _look_up(indices, image)
                 if index is None or Path(self.samples[index].target.path).name != Path(name).name:
                     raise VertebraError(
-                        f"{self._where(number)}: image_id {_short(image)} is {name} according to the images.json "
+                        f"{self._where(number)}: image_id {shown(image)} is {name} according to the images.json "
                         f"beside it, but another image in the {split} split of {catalogue.path}: predict with "
                         "--annotations=FILE, the dataset's own."
                     )
@@ -174,18 +180,18 @@ class _OnSplit:
                 elsewhere = [name for name, present in ids.items() if image in present]
                 raise VertebraError(
                     f"{self._where(number)}: no image of the {split} split of {catalogue.path} has image_id "
-                    f"{_short(image)}; "
+                    f"{shown(image)}; "
                     + (f"it is in the {elsewhere[0]} split." if elsewhere else f"there are {_range(indices)}.")
                 )
             if (label := _look_up(self.labels, category)) is None:
                 raise VertebraError(
-                    f"{self._where(number)}: {catalogue.path} has no category_id {_short(category)}; there are "
+                    f"{self._where(number)}: {catalogue.path} has no category_id {shown(category)}; there are "
                     f"{_range(self.labels)}."
                 )
-            if class_names.get(_short(category)) not in (None, catalogue.classes[label]):
+            if (class_name := _look_up(class_names, category)) not in (None, catalogue.classes[label]):
                 raise VertebraError(
-                    f"{self._where(number)}: category_id {category} is {class_names[_short(category)]!r} according to "
-                    f"the images.json beside it, but {catalogue.classes[label]!r} in {catalogue.path}: predict with "
+                    f"{self._where(number)}: category_id {category} is {shown(class_name)} according to the "
+                    f"images.json beside it, but {shown(catalogue.classes[label])} in {catalogue.path}: predict with "
                     "--annotations=FILE, the dataset's own."
                 )
             self.entries[index].append((number, entry))
@@ -237,11 +243,13 @@ class _OnSplit:
 
     def _floats(self, number: int, entry: Mapping[str, Any], key: str, count: int) -> list[float]:
         values = entry[key]
-        if not isinstance(values, list) or len(values) != count or not all(_is_finite(value) for value in values):
-            raise VertebraError(f"{self._where(number)}: {key} is {_short(values)}, not a list of {count} numbers.")
+        if not are_numbers(values) or len(values) != count:
+            raise VertebraError(
+                f"{self._where(number)}: {key} is {shown(values)}, not a list of {count} numbers up to 1e9."
+            )
         if key == "bbox" and (values[2] < 0 or values[3] < 0):
             raise VertebraError(f"{self._where(number)}: bbox is {values}, whose width or height is negative.")
-        return values
+        return list(map(float, values))
 
     def _where(self, number: int) -> str:
         return f"{self.path}, entry {number} (counted from 0)"
@@ -252,28 +260,18 @@ def _keys(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in IOU_TYPES if any(entry.get(key) for entry in entries)]
 
 
-def _names_beside(path: str | Path) -> tuple[dict[str, str], dict[str, str]]:
+def _names_beside(path: str | Path) -> tuple[dict[int, str], dict[int, str]]:
     """The file of each image_id and the class of each category_id, from the images.json that `vertebra predict` writes
     beside the results."""
     try:
-        content = json.loads(Path(path).with_name("images.json").read_bytes())
-        files = {_short(image["id"]): str(image["file_name"]) for image in content["images"]}
-        return files, {_short(category["id"]): str(category["name"]) for category in content.get("categories", [])}
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_names(Path(path).with_name("images.json"))
+    except VertebraError:
         return {}, {}
 
 
-def _look_up(table: Mapping[Any, int], key: Any) -> int | None:
-    return table.get(key) if isinstance(key, int | float) else None
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _look_up(table: Mapping[int, T], key: Any) -> T | None:
+    """The value of an id, which may be any value of a file; none for what is no number."""
+    return table.get(key) if type(key) in (int, float) else None
 
 
 def _range(numbers: Mapping[Any, int]) -> str:

@@ -8,12 +8,20 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from vertebra.errors import VertebraError, nearest
-from vertebra.files import expanded, held
+from vertebra.data.formats import coco
+from vertebra.errors import VertebraError, nearest, shown
+from vertebra.files import cell, expanded
+from vertebra.kinds.writers import JsonList, WriterOptions, open_text
 from vertebra.ops.rle import encode_mask
 from vertebra.structures import Prediction
+
+OBJECTS = True
+
+
+def writer(folder: Path, options: WriterOptions) -> CocoWriter:
+    return CocoWriter(folder, options.classes, options.ids)
 
 
 @dataclass(frozen=True)
@@ -39,22 +47,14 @@ class DatasetIds:
         Raises:
             VertebraError: if it is no such file, or lacks a category for one of the classes.
         """
-        try:
-            content = json.loads(expanded(path).read_text(encoding="utf-8"))
-            images = {str(image["file_name"]).replace("\\", "/"): int(image["id"]) for image in content["images"]}
-            names = {str(category["name"]): int(category["id"]) for category in content["categories"]}
-        except OSError as error:
-            raise VertebraError(f"{path} cannot be read ({error.strerror}).") from error
-        except ValueError as error:
-            raise VertebraError(f"{path} is not valid JSON ({error}).") from error
-        except (KeyError, TypeError) as error:
-            raise VertebraError(
-                f"{path} is no COCO annotation file: it needs images with file_name and id, and categories with name "
-                "and id."
-            ) from error
+        files, categories = coco.read_names(expanded(path))
+        images = {name: number for number, name in files.items()}
+        names = {name: number for number, name in categories.items()}
         for name in classes:
             if name not in names:
-                raise VertebraError(f"{path} has no category {name!r}, which the model detects.{nearest(name, names)}")
+                raise VertebraError(
+                    f"{path} has no category {shown(name)}, which the model detects.{nearest(name, names)}"
+                )
         return DatasetIds(tuple(names[name] for name in classes), images, str(path))
 
     def of_all(self, paths: Sequence[Path]) -> list[int]:
@@ -131,47 +131,40 @@ class CocoWriter:
     def __init__(self, folder: Path, classes: Sequence[str], ids: DatasetIds | None = None) -> None:
         self.folder, self.classes = folder, classes
         self.ids = ids or DatasetIds.default(classes)
-        self.images: list[dict[str, Any]] = []
-        self.count = 0
 
     def __enter__(self) -> CocoWriter:
         with ExitStack() as stack:
-            self._json = self._open(stack, "predictions.json")
-            self._images = self._open(stack, "images.json")
-            self._csv = self._open(stack, "predictions.csv")
+            self._results = JsonList(open_text(stack, self.folder / "predictions.json"))
+            self._about = open_text(stack, self.folder / "images.json")
+            self._table = csv.writer(open_text(stack, self.folder / "predictions.csv"))
             self._close = stack.pop_all()
-        self._table = csv.writer(self._csv)
         self._table.writerow(["path", "class", "score", "x1", "y1", "x2", "y2"])
-        self._json.write("[")
+        self._about.write('{"images": ')
+        self._images = JsonList(self._about)
         return self
-
-    def _open(self, stack: ExitStack, name: str) -> TextIO:
-        temporary = stack.enter_context(held(self.folder / name))
-        return stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
 
     def add(self, prediction: Prediction, number: int, drawn: str) -> None:
         """Writes the detections in an image; `number` is its id if the prediction has none, `drawn` the file in which
         they are drawn."""
         number = number if prediction.id is None else prediction.id
         for entry in entries(prediction, number, self.ids.categories):
-            self._json.write((",\n" if self.count else "\n") + json.dumps(entry))
-            self.count += 1
+            self._results.add(entry)
         height, width = prediction.size or (0, 0)
         about = {"id": number, "file_name": prediction.path, "height": height, "width": width, "drawn": drawn}
-        self.images.append(about)
+        self._images.add(about)
         assert prediction.boxes is not None
         assert prediction.labels is not None
         assert prediction.scores is not None
         for box, label, score in zip(prediction.boxes, prediction.labels, prediction.scores, strict=True):
             corners = [round(value, 2) for value in box.tolist()]
-            self._table.writerow([prediction.path, self.classes[label], round(float(score), 6), *corners])
+            self._table.writerow([cell(prediction.path), cell(self.classes[label]), round(float(score), 6), *corners])
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None:
-            self._json.write("\n]\n")
+            self._results.close()
+            self._images.close()
             categories = [
                 {"id": number, "name": name} for number, name in zip(self.ids.categories, self.classes, strict=True)
             ]
-            content = {"images": self.images, "annotations": [], "categories": categories}
-            self._images.write(json.dumps(content, indent=1))
+            self._about.write(f', "annotations": [], "categories": {json.dumps(categories)}}}\n')
         return self._close.__exit__(*error)

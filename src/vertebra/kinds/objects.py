@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.box import SIMPLE_HEAD
@@ -20,15 +22,15 @@ from vertebra.data import segments
 from vertebra.data.augment import Transform
 from vertebra.data.augment.objects import ObjectsAugment, ObjectsTransform
 from vertebra.data.catalogue import Catalogue, Sample
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, escaped
 from vertebra.kinds import tiles as tiling
 from vertebra.kinds import views
-from vertebra.kinds.base import Kind, uneven
-from vertebra.kinds.coco_writer import CocoWriter, DatasetIds
+from vertebra.kinds.base import Kind, listed_classes, uneven
+from vertebra.kinds.coco_writer import DatasetIds, entries
 from vertebra.kinds.tiles import Tile
 from vertebra.metrics.evaluation import Evaluation
-from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
-from vertebra.viz import draw
+from vertebra.structures import Instance, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.viz import draw, fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,8 +45,10 @@ class Objects(Kind):
     """Detections: a class, a score and a box each; subclasses add masks or keypoints."""
 
     augment = ObjectsAugment
+    no_augment = ObjectsAugment(scales=(1.0, 1.0), flip=0.0, colour=0.0)
     resize_modes = ("shortest", "fit", "squash")
-    options = frozenset({"threshold", "tile", "overlap", "annotations"})
+    objects = True
+    options = frozenset({"threshold", "tile", "overlap", "annotations", "crops", "scores"})
     eval_batch_size = 4
     tta_scales = (0.75, 1.0, 1.25)
 
@@ -116,13 +120,66 @@ class Objects(Kind):
     ) -> Image.Image:
         return draw.instances(image, prediction, classes, keypoints=keypoints, threshold=threshold)
 
+    def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
+        """`objects`: for each its `class`, its index `label`, `score` and `box` (x1, y1, x2, y2 in pixels), and where
+        there are such `mask` (compressed RLE) and `keypoints` (x, y, score of each)."""
+        objects = []
+        for instance, entry in zip(prediction, entries(prediction, 0, range(len(classes))), strict=True):
+            assert instance.box is not None
+            about = {"class": classes[entry["category_id"]], "label": entry["category_id"], "score": entry["score"]}
+            about["box"] = [round(value, 3) for value in instance.box]
+            if "segmentation" in entry:
+                about["mask"] = entry["segmentation"]
+            if "keypoints" in entry:
+                about["keypoints"] = [entry["keypoints"][i : i + 3] for i in range(0, len(entry["keypoints"]), 3)]
+            objects.append(about)
+        return {"objects": objects}
+
+    def rows(self, prediction: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """A row per object: class, label, score, box; of a mask its area in pixels."""
+        rows = []
+        for i, instance in enumerate(prediction):
+            row: dict[str, Any] = {"class": classes[instance.label or 0], "label": instance.label}
+            row["score"] = instance.score
+            row |= zip(("x1", "y1", "x2", "y2"), instance.box or (), strict=False)
+            if prediction.masks is not None:
+                row["area"] = int(prediction.masks.crops[i].sum())
+            rows.append(row)
+        return rows
+
+    def to_coco(self, prediction: Prediction, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        return entries(prediction, image_id, category_ids)
+
+    def to_supervision(self, prediction: Prediction, classes: Sequence[str], supervision: Any) -> Any:
+        """Detections, with the class names and the keypoints in `data`."""
+        assert prediction.boxes is not None
+        assert prediction.labels is not None
+        assert prediction.scores is not None
+        data: dict[str, Any] = {"class_name": np.array([instance.name for instance in prediction], dtype=str)}
+        if prediction.keypoints is not None:
+            data["keypoints"] = prediction.keypoints.numpy()
+        return supervision.Detections(
+            xyxy=prediction.boxes.numpy(),
+            mask=None if prediction.masks is None else prediction.masks.dense().numpy(),
+            confidence=prediction.scores.numpy(),
+            class_id=prediction.labels.numpy(),
+            data=data,
+        )
+
+    def crops(self, image: Tensor, prediction: Prediction) -> Iterator[tuple[Instance, Image.Image]]:
+        height, width = image.shape[-2:]
+        for instance in prediction:
+            box = instance.box
+            if box is None or not all(map(math.isfinite, box)):
+                continue
+            x1, y1 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
+            x2, y2 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
+            if x1 < x2 and y1 < y2:
+                yield instance, draw.to_image(image[:, y1:y2, x1:x2])
+
     def dataset_ids(self, annotations: str | Path, classes: Sequence[str]) -> DatasetIds:
         """The ids in a COCO annotation file."""
         return DatasetIds.read(annotations, classes)
-
-    def writer(self, folder: Path, classes: Sequence[str], ids: Any = None, top: int = 3) -> CocoWriter:
-        """COCO results and a table; `ids` are DatasetIds."""
-        return CocoWriter(folder, classes, ids)
 
     # -- evaluation
 
@@ -234,16 +291,23 @@ class Objects(Kind):
             for sample in samples:
                 for label in set(self.labels(sample.target).tolist()):
                     images[split][label] += 1
-        for i, name in enumerate(catalogue.classes):
-            row = [escape_markup(name)]
+        sums = {split: sum(counts[split]) for split in catalogue.splits}
+        listed, others = listed_classes(list(counts.values()))
+        for i in listed:
+            row = [escape_markup(escaped(catalogue.classes[i]))]
             for split in catalogue.splits:
-                share = f"{counts[split][i] / max(1, sum(counts[split])):.1%}"
+                share = f"{counts[split][i] / max(1, sums[split]):.1%}"
                 row += [str(counts[split][i]), *[share] * (split in with_shares), str(images[split][i])]
+            table.add_row(*row)
+        if others:
+            row = [f"{len(others)} rarer classes"]
+            for split in catalogue.splits:
+                row += [str(sum(counts[split][i] for i in others)), *[""] * (split in with_shares), ""]
             table.add_row(*row)
         table.add_section()
         totals: list[str] = []
         for split, samples in catalogue.splits.items():
-            totals += [str(sum(counts[split])), *[""] * (split in with_shares), str(len(samples))]
+            totals += [str(sums[split]), *[""] * (split in with_shares), str(len(samples))]
         table.add_row("all", *totals)
         return table
 
@@ -252,7 +316,8 @@ class Objects(Kind):
         notes = []
         if absent := [name for name, count in zip(catalogue.classes, counts, strict=True) if not count]:
             many = f"{len(absent)} of {len(catalogue.classes)} classes have"
-            notes.append(f"{many} no object in train: {', '.join(absent)}")
+            more = ", ..." if len(absent) > 20 else ""
+            notes.append(f"{many} no object in train: {', '.join(absent[:20])}{more}")
         if note := uneven(catalogue, counts, "objects", ignore_absent=True):
             notes.append(note)
         return notes
@@ -330,7 +395,8 @@ def _precision_recall(by_iou_type: Mapping[str, Any], classes: Sequence[str]) ->
             if precision is None or len(classes) == 1:
                 continue
             if len(classes) <= COLOURED_CURVES:
-                axes.plot(recalls, precision, linewidth=1, alpha=0.8, label=name.replace("$", r"\$"))
+                label = fonts.drawable(name).replace("$", r"\$").replace("_", " _", name[:1] == "_")  # a "_" hides it
+                axes.plot(recalls, precision, linewidth=1, alpha=0.8, label=label)
             else:
                 axes.plot(recalls, precision, linewidth=1, alpha=0.2, color="tab:blue")
         for iou, style in (("50", "-"), ("75", "--")):

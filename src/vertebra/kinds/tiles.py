@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area
 
 from vertebra.structures import Masks, Prediction
 
@@ -168,7 +167,7 @@ def _same(
     corners = torch.maximum(boxes[:, None, :2], others[:, :2]), torch.minimum(boxes[:, None, 2:], others[:, 2:])
     common = (corners[1] - corners[0]).clamp(min=0).prod(2)  # [A, B]
     common *= detections.labels[first][:, None] == detections.labels[second]
-    areas, other_areas = box_area(boxes), box_area(others)
+    areas, other_areas = _area(boxes), _area(others)
     if detections.masks is not None:
         areas = torch.tensor([float(_part(detections.masks, i, zone).sum()) for i in first])
         other_areas = torch.tensor([float(_part(detections.masks, j, zone).sum()) for j in second])
@@ -199,8 +198,13 @@ def _clip(detections: Prediction, indices: Sequence[int], zone: tuple[int, int, 
     low, high = torch.tensor(zone[:2]), torch.tensor(zone[2:])
     boxes = detections.boxes[list(indices)]
     boxes = torch.cat([boxes[:, :2].clamp(low, high), boxes[:, 2:].clamp(low, high)], 1)
-    inside = torch.nonzero(box_area(boxes) > 0).flatten().tolist()
+    inside = torch.nonzero(_area(boxes) > 0).flatten().tolist()
     return [indices[i] for i in inside], boxes[inside]
+
+
+def _area(boxes: Tensor) -> Tensor:
+    """[..., 4] -> [...]."""
+    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
 
 def _part(masks: Masks, i: int, zone: tuple[int, int, int, int]) -> Tensor:
@@ -232,7 +236,7 @@ def _join(detections: Prediction, group: list[int], cut: Sequence[bool]) -> Pred
     for i in ranked[1:]:
         low = torch.maximum(boxes[i, :2], boxes[best, :2])
         high = torch.minimum(boxes[i, 2:], boxes[best, 2:])
-        covered = float((high - low).clamp(min=0).prod() / box_area(boxes[i : i + 1])[0].clamp(min=1e-6))
+        covered = float((high - low).clamp(min=0).prod() / _area(boxes[i]).clamp(min=1e-6))
         if cut[i] and (cut[best] or covered < COVERED_SHARE):
             kept.append(i)
     result = detections.take([best])

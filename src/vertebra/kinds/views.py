@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
 
 from vertebra.structures import KeypointSchema, Masks, Prediction
 
@@ -55,6 +54,8 @@ def merge(predictions: Sequence[Prediction]) -> Prediction:
     assert boxes is not None
     assert scores is not None
     assert labels is not None
+    from torchvision.ops import batched_nms, box_iou  # a second of imports that other merges do not need
+
     kept = batched_nms(boxes, scores, labels, SAME_IOU)
     same = (box_iou(boxes[kept], boxes) >= SAME_IOU) & (labels[kept][:, None] == labels)  # [kept, all]
     weights = same * scores + 1e-9 * (torch.arange(len(boxes)) == kept[:, None])  # a score may be 0

@@ -1,19 +1,46 @@
-"""Predictions in files: the writer that kinds share, and the contract of others."""
+"""Predictions in files: the contract of writers, and the one that kinds share.
+
+A module of this folder named FORMAT_writer.py is a format of `vertebra predict --format`; nothing is registered. It has
+- OBJECTS: whether it holds objects, each with a class, a score and a box, or else something about whole images;
+- writer(folder, options) -> Writer.
+"""
 
 from __future__ import annotations
 
 import csv
+import importlib
 import json
-from collections.abc import Callable, Mapping
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any, Protocol, TextIO
 
-from vertebra.files import replacing
-from vertebra.structures import Prediction
+from vertebra.files import cell, held
+from vertebra.structures import KeypointSchema, Prediction
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """How predictions are written."""
+
+    classes: Sequence[str]
+    """Names of the classes."""
+    ids: Any = None
+    """What `Kind.dataset_ids` returned; images and classes are numbered from 1 if None."""
+    keypoints: KeypointSchema | None = None
+    """The keypoints of every object, if there are any."""
+    scores: bool = False
+    """Whether label files have the score of each object."""
 
 
 class Writer(Protocol):
-    """Writes predictions one by one. A context manager: the files are there, complete, if it exits without an error."""
+    """Writes predictions one by one. A context manager: the files are there, complete, if it exits without an error.
+
+    What was written is not kept in memory.
+    """
 
     files: tuple[str, ...]
     """Names of the files."""
@@ -31,6 +58,46 @@ class Writer(Protocol):
             drawn: name of the file in which the prediction is drawn.
         """
         ...
+
+
+def formats(*, objects: bool) -> dict[str, ModuleType]:
+    """The formats of objects, or those of other predictions, by name."""
+    package = __name__.rpartition(".")[0]
+    names = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    modules = {
+        name.removesuffix("_writer"): importlib.import_module(f"{package}.{name}")
+        for name in names
+        if name.endswith("_writer")
+    }
+    return {name: module for name, module in modules.items() if objects == module.OBJECTS}
+
+
+def stem_of(prediction: Prediction, drawn: str) -> str:
+    """What the names of an image's further files begin with: the name of its drawing, of a frame with its index."""
+    frame = prediction.path.rpartition("#")[2]
+    return f"{Path(drawn).stem}_{frame}" if frame.isdigit() else Path(drawn).stem
+
+
+def open_text(stack: ExitStack, path: Path) -> TextIO:
+    """A text file that takes its place when the stack is closed, if no error does that."""
+    temporary = stack.enter_context(held(path))
+    return stack.enter_context(temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace"))
+
+
+class JsonList:
+    """Writes a JSON list item by item."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.count = 0
+        file.write("[")
+
+    def add(self, item: Any) -> None:
+        self.file.write((",\n" if self.count else "\n") + json.dumps(item))
+        self.count += 1
+
+    def close(self) -> None:
+        self.file.write("\n]")
 
 
 class RecordsWriter:
@@ -51,27 +118,30 @@ class RecordsWriter:
         row: Callable[[Mapping[str, Any]], dict[str, Any]],
     ) -> None:
         self.folder, self.record, self.row = folder, record, row
-        self.records: list[dict[str, Any]] = []
+        self._table: csv.DictWriter | None = None
 
     def __enter__(self) -> RecordsWriter:
+        with ExitStack() as stack:
+            self._json = open_text(stack, self.folder / "predictions.json")
+            self._csv = open_text(stack, self.folder / "predictions.csv")
+            self._close = stack.pop_all()
+        self._records = JsonList(self._json)
         return self
 
     def add(self, prediction: Prediction, number: int, drawn: str) -> None:
-        self.records.append({"path": prediction.path, "drawn": drawn, **self.record(prediction)})
+        record = self.record(prediction)
+        self._records.add({"path": prediction.path, "drawn": drawn, **record})
+        self._write_row({"path": prediction.path, **self.row(record)})
 
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is not None:
-            return
-        with replacing(self.folder / "predictions.json") as temporary:
-            temporary.write_text(json.dumps(self.records, indent=1))
-        rows = []
-        for record in self.records:
-            entries = {key: value for key, value in record.items() if key not in ("path", "drawn")}
-            rows.append({"path": record["path"], **self.row(entries)})
-        with (
-            replacing(self.folder / "predictions.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-        ):
-            writer = csv.DictWriter(file, list(rows[0]) if rows else ["path"])
-            writer.writeheader()
-            writer.writerows(rows)
+    def _write_row(self, row: Mapping[str, Any] | None) -> None:
+        if self._table is None:
+            self._table = csv.DictWriter(self._csv, list(row or ["path"]))
+            self._table.writeheader()
+        if row:
+            self._table.writerow({key: cell(value) if isinstance(value, str) else value for key, value in row.items()})
+
+    def __exit__(self, *error: Any) -> bool | None:
+        if error[0] is None:
+            self._write_row(None)  # the header, if there was no prediction
+            self._records.close()
+        return self._close.__exit__(*error)

@@ -5,23 +5,29 @@ from __future__ import annotations
 import colorsys
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from vertebra.structures import KeypointSchema, Prediction
+from vertebra.viz import fonts
 
 MIN_WIDTH = 256
 """Narrower images are enlarged by the smallest whole factor that reaches this width in pixels."""
-MAX_PIXELS = 2**24
-"""Most pixels of an enlarged image."""
+MAX_PIXELS = 2**25
+"""Images with more pixels are drawn smaller."""
+MAX_SIDE = 2**14
+"""Longest side of a drawn image in pixels."""
 MANY = 40
 """With more objects, outlines are thin, boxes around masks are left out, and so are labels larger than half their
 box."""
 MANY_OF_ONE_CLASS = 12
 """The same, where there is one class only; then there are no labels at all, which would hold the score alone."""
+MAX_LINE = 12
+"""Width in pixels of the widest line."""
 OPACITY = 0.4
 """Of the colour inside a mask, in 0..1."""
 KEYPOINT_THRESHOLD = 0.5
@@ -29,7 +35,25 @@ KEYPOINT_THRESHOLD = 0.5
 BAR_COLOUR = "#cfe3f7"
 """Of the bars behind captions."""
 
+FAR = 2**16
+"""Keypoints are drawn as far as this beyond the image, in pixels, which is outside of every drawn image."""
+
 Colour = tuple[int, int, int]
+Number = TypeVar("Number", int, float)
+
+
+def drawn_size(size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in pixels in which an image of (height, width) `size` is drawn.
+
+    Narrow images are enlarged by a whole factor, and images beyond MAX_PIXELS or MAX_SIDE made smaller.
+    """
+    height, width = size
+    scale = min(1.0, MAX_SIDE / max(size), math.sqrt(MAX_PIXELS / (height * width)))
+    if scale < 1:
+        return max(1, round(height * scale)), max(1, round(width * scale))
+    fits = min(MAX_SIDE // max(size), math.isqrt(MAX_PIXELS // (height * width)))  # of a strip of few columns
+    factor = max(1, min(-(-MIN_WIDTH // width), fits))
+    return height * factor, width * factor
 
 
 def captioned(image: Tensor, lines: Sequence[tuple[str, float]]) -> Image.Image:
@@ -40,18 +64,18 @@ def captioned(image: Tensor, lines: Sequence[tuple[str, float]]) -> Image.Image:
         lines: text, and the length of the bar behind it as a share of the width, in 0..1.
 
     Returns:
-        RGB.
+        RGB, of the image's `drawn_size` and the caption's height.
     """
-    upper = Image.fromarray(_enlarge(image)[0])
-    height = max(18, upper.width // 22)
-    font = ImageFont.load_default(size=round(height * 0.68))
-    canvas = Image.new("RGB", (upper.width, upper.height + height * len(lines) + 8), "white")
+    upper = _resized(image, drawn_size((image.shape[-2], image.shape[-1])))
+    height = _between(18, min(upper.size) // 16, 72)
+    canvas = Image.new("RGB", (max(upper.width, MIN_WIDTH), upper.height + height * len(lines) + 8), "white")
     canvas.paste(upper, (0, 0))
     pen = ImageDraw.Draw(canvas)
     for i, (text, share) in enumerate(lines):
         y = upper.height + 4 + i * height
-        pen.rectangle((0, y + 1, round((upper.width - 1) * share), y + height - 2), fill=BAR_COLOUR)
-        pen.text((6, y + height / 2), text, fill="black", font=font, anchor="lm")
+        if math.isfinite(share):
+            pen.rectangle((0, y + 1, round((canvas.width - 1) * share), y + height - 2), fill=BAR_COLOUR)
+        fonts.write(pen, 6, y + height / 2, fonts.drawable(text), size=round(height * 0.68), fill="black")
     return canvas
 
 
@@ -66,7 +90,8 @@ def instances(
     """The image with its objects: masks, boxes, class names with scores, keypoints and the lines that join them.
 
     A class has the same colour in every image; where there is one class only, every object has its own. Small images
-    are enlarged without smoothing. A label is left out where there is no room for it beside the others.
+    are enlarged without smoothing. A label is left out where there is no room for it beside the others, an object
+    where its box is not finite.
 
     Args:
         image: [C, H, W] uint8.
@@ -76,23 +101,31 @@ def instances(
         threshold: objects with a lower score are not drawn.
 
     Returns:
-        RGB, of the image's size times the factor by which it was enlarged.
+        RGB, of the image's `drawn_size`.
     """
-    pixels, factor = _enlarge(image)
-    if prediction.scores is not None:
-        prediction = prediction.take(torch.nonzero(prediction.scores >= threshold).flatten().tolist())
+    height, width = image.shape[-2:]
+    pixels = np.array(_resized(image, drawn_size((height, width))))
+    scale = (pixels.shape[1] / width, pixels.shape[0] / height)
     assert prediction.boxes is not None, "this prediction has no objects"
-    boxes = (prediction.boxes * factor).tolist()
+    kept = torch.isfinite(prediction.boxes).all(1)
+    if prediction.scores is not None:
+        kept &= prediction.scores >= threshold
+    prediction = prediction.take(torch.nonzero(kept).flatten().tolist())
+    assert prediction.boxes is not None
+    line = _between(1, round(min(pixels.shape[:2]) / 240), MAX_LINE)
+    edges = torch.tensor([pixels.shape[1], pixels.shape[0]] * 2) + line
+    scaled = prediction.boxes * torch.tensor(scale * 2)
+    boxes = torch.minimum(scaled, edges).clamp(min=-line).tolist()  # what lies outside stays outside
     labels = [0] * len(boxes) if prediction.labels is None else prediction.labels.tolist()
     single = len(classes) == 1
     colours = [colour(i if single else label) for i, label in enumerate(labels)]
     many = len(boxes) > (MANY_OF_ONE_CLASS if single else MANY)
-    line = 1 if many else max(1, round(min(pixels.shape[:2]) / 240))
+    line = 1 if many else line
     areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in boxes]
     order = sorted(range(len(boxes)), key=lambda i: -areas[i])  # small ones on top
     if prediction.masks is not None:
         for i in order:
-            _paint(pixels, prediction.masks.corners[i], prediction.masks.crops[i], factor, colours[i], line)
+            _paint(pixels, prediction.masks.corners[i], prediction.masks.crops[i], scale, colours[i], line)
     drawn = Image.fromarray(pixels)
     pen = ImageDraw.Draw(drawn)
     if prediction.masks is None or not many:
@@ -105,13 +138,18 @@ def instances(
         skeleton = keypoints.skeleton if keypoints else ()
         for i in order:
             side = max(boxes[i][2] - boxes[i][0], boxes[i][3] - boxes[i][1])
-            points = prediction.keypoints[i] * torch.tensor([factor, factor, 1.0])
-            _draw_keypoints(pen, points, skeleton, colours[i], side)
+            points = prediction.keypoints[i] * torch.tensor([*scale, 1.0])
+            _draw_keypoints(pen, points, skeleton, colours[i], min(side, *drawn.size))
     scores = [None] * len(boxes) if prediction.scores is None else prediction.scores.tolist()
     if not (single and many):
         texts = [_label(classes, single, label, score) for label, score in zip(labels, scores, strict=True)]
         _draw_labels(pen, drawn.size, boxes, texts, colours, many)
     return drawn
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """[C, H, W] uint8 -> RGB of the same size."""
+    return _resized(image, (image.shape[-2], image.shape[-1]))
 
 
 def colour(index: int) -> Colour:
@@ -124,43 +162,76 @@ def colour(index: int) -> Colour:
 
 def thumbnail(image: Tensor, side: int = 112) -> Image.Image:
     """A copy that fits into a square of `side` pixels: [C, H, W] uint8 -> RGB."""
-    rgb = image.to(torch.uint8)
-    rgb = rgb.expand(3, -1, -1) if len(rgb) == 1 else rgb[:3]
-    small = Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy())
-    scale = side / max(small.size)
-    return small.resize((max(1, round(small.width * scale)), max(1, round(small.height * scale))))
+    height, width = image.shape[-2:]
+    scale = side / max(height, width)
+    return _resized(image, (max(1, round(height * scale)), max(1, round(width * scale))), smooth=True)
 
 
-def _enlarge(image: Tensor) -> tuple[np.ndarray, int]:
-    """[C, H, W] -> a copy [H * factor, W * factor, 3] uint8, and the factor that makes it MIN_WIDTH wide or more."""
-    rgb = image.expand(3, -1, -1) if len(image) == 1 else image[:3]
-    fits = math.isqrt(MAX_PIXELS // (image.shape[-2] * image.shape[-1]))  # a narrow strip would take gigabytes
-    factor = max(1, min(-(-MIN_WIDTH // image.shape[-1]), fits))
-    pixels = rgb.permute(1, 2, 0).to(torch.uint8)
-    return pixels.repeat_interleave(factor, 0).repeat_interleave(factor, 1).contiguous().numpy().copy(), factor
+def _resized(image: Tensor, size: tuple[int, int], *, smooth: bool = False) -> Image.Image:
+    """[C, H, W] -> RGB of (height, width) `size`; enlarged without smoothing unless `smooth`.
+
+    One channel at a time, as the copies of a large image take more memory than the image.
+    """
+    shrinks = size[0] < image.shape[-2] or size[1] < image.shape[-1]
+    resampling = Image.Resampling.BICUBIC if smooth or shrinks else Image.Resampling.NEAREST
+    planes = [
+        Image.fromarray(np.ascontiguousarray(plane.to(torch.uint8).numpy())).resize(
+            size[::-1], resampling, reducing_gap=3.0 if shrinks else None
+        )
+        for plane in (image[:1] if len(image) == 1 else image[:3])
+    ]
+    return Image.merge("RGB", planes * 3 if len(planes) == 1 else planes)
 
 
-def _paint(pixels: np.ndarray, corner: tuple[int, int], crop: Tensor, factor: int, shade: Colour, line: int) -> None:
-    """Draws a mask [h, w] and its outline over `pixels` [H, W, 3], within the mask's rectangle."""
+def _between(low: Number, value: Number, high: Number) -> Number:
+    return max(low, min(value, high))
+
+
+def _paint(
+    pixels: np.ndarray, corner: tuple[int, int], crop: Tensor, scale: tuple[float, float], shade: Colour, line: int
+) -> None:
+    """Draws a mask [h, w] and its outline over `pixels` [H, W, 3], within the mask's rectangle.
+
+    `scale` is the drawn width and height of a pixel of the mask.
+    """
     if not crop.numel():
         return
-    mask = crop.repeat_interleave(factor, 0).repeat_interleave(factor, 1)
-    outside = torch.nn.functional.pad(~mask, (line, line, line, line), value=True)[None].float()
-    wide = torch.nn.functional.max_pool2d(outside, (2 * line + 1, 1), 1)  # a square in two steps, which is faster
-    rim = mask & (torch.nn.functional.max_pool2d(wide, (1, 2 * line + 1), 1)[0] > 0)
-    x, y = corner[0] * factor, corner[1] * factor
-    part = pixels[y : y + mask.shape[0], x : x + mask.shape[1]]
-    inside = mask.numpy()
-    part[inside] = (part[inside] * (1 - OPACITY) + np.array(shade) * OPACITY).astype(np.uint8)
-    part[rim.numpy()] = shade
+    left, top = (round(value * factor) for value, factor in zip(corner, scale, strict=True))
+    right = max(left + 1, round((corner[0] + crop.shape[1]) * scale[0]))
+    bottom = max(top + 1, round((corner[1] + crop.shape[0]) * scale[1]))
+    resampling = Image.Resampling.BOX if min(scale) < 1 else Image.Resampling.NEAREST
+    values = Image.fromarray(crop.numpy().astype(np.uint8) * 255).resize((right - left, bottom - top), resampling)
+    part = pixels[top:bottom, left:right]
+    inside = np.asarray(values)[: part.shape[0], : part.shape[1]] > 127
+    for channel, value in enumerate(shade):
+        mixed = (np.arange(256) * (1 - OPACITY) + value * OPACITY).astype(np.uint8)  # what becomes of each brightness
+        part[inside, channel] = mixed[part[inside, channel]]
+    part[inside & ~_eroded(inside, line)] = shade
+
+
+def _eroded(mask: np.ndarray, radius: int) -> np.ndarray:
+    """The pixels of a mask [H, W] bool whose neighbours up to `radius` in x and y belong to it too."""
+    result = np.pad(mask, radius)
+    for _ in range(2):  # both axes
+        width = 1
+        while width <= 2 * radius:
+            step = min(width, 2 * radius + 1 - width)
+            result = result[step:] & result[:-step]
+            width += step
+        result = result.T
+    return result
 
 
 def _draw_keypoints(
     pen: ImageDraw.ImageDraw, keypoints: Tensor, skeleton: Sequence[tuple[int, int]], shade: Colour, side: float
 ) -> None:
     """Draws the keypoints [K, 3] of an object whose longer side has `side` pixels."""
-    points = [(x, y) if score >= KEYPOINT_THRESHOLD else None for x, y, score in keypoints.tolist()]
-    line, radius = max(1, round(side / 90)), max(1.5, side / 70)
+    points = [
+        (_between(-FAR, x, FAR), _between(-FAR, y, FAR)) if score >= KEYPOINT_THRESHOLD and x == x and y == y else None
+        for x, y, score in keypoints.tolist()
+    ]
+    line = _between(1, round(side / 90), MAX_LINE)
+    radius = _between(1.5, side / 70, MAX_LINE)
     for a, b in skeleton:
         if (start := points[a]) and (end := points[b]):
             if line > 1:  # a rim would hide a thin line
@@ -174,8 +245,9 @@ def _draw_keypoints(
 
 
 def _label(classes: Sequence[str], single: bool, label: int, score: float | None) -> str:
-    name = "" if single else classes[label] if len(classes[label]) <= 24 else f"{classes[label][:23]}…"
-    return f"{name} {score:.2f}".strip() if score is not None else name
+    name = classes[label] if 0 <= label < len(classes) else f"class {label}"
+    name = "" if single else name if len(name) <= 24 else f"{name[:23]}…"
+    return fonts.drawable(f"{name} {score:.2f}".strip() if score is not None else name)
 
 
 def _draw_labels(
@@ -187,13 +259,13 @@ def _draw_labels(
     many: bool,
 ) -> None:
     """Writes each text at its box, in their order: above, below or inside, where it overlaps no other label."""
-    font_size = max(10, min(48, min(size) // 32))
-    font, height = ImageFont.load_default(size=font_size), round(font_size * 1.35)
+    font_size = _between(10, min(size) // 32, 48)
+    height = round(font_size * 1.35)
     taken = np.zeros((0, 4))
     for (x1, y1, x2, y2), text, shade in zip(boxes, texts, colours, strict=True):
         if not text:
             continue
-        width = round(font.getlength(text)) + 6
+        width = round(fonts.length(text, font_size)) + 6
         if width > size[0] or height > size[1]:
             continue
         if many and width * height > (x2 - x1) * (y2 - y1) / 2:
@@ -209,5 +281,5 @@ def _draw_labels(
                 pen.rectangle((left, top, label[2] - 1, label[3] - 1), fill=shade)
                 luminance = 0.299 * shade[0] + 0.587 * shade[1] + 0.114 * shade[2]
                 ink = "black" if luminance > 140 else "white"
-                pen.text((left + 3, top + height / 2), text, fill=ink, font=font, anchor="lm")
+                fonts.write(pen, left + 3, top + height / 2, text, size=font_size, fill=ink)
                 break

@@ -16,6 +16,7 @@ from torch import Tensor
 from vertebra.data.catalogue import Sample
 from vertebra.images import read_image
 from vertebra.metrics.evaluation import written
+from vertebra.viz import fonts
 
 matplotlib.use("Agg")
 
@@ -37,6 +38,7 @@ def pixels(sample: Sample) -> Tensor:
 def plot(figure: Figure, description: str) -> str:
     """A figure as an <img> with the pixels inside."""
     buffer = io.BytesIO()
+    fonts.apply(figure)
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return _tag(buffer.getvalue(), "png", description)
 
@@ -84,8 +86,21 @@ def curves(history: Sequence[Mapping[str, float]], names: Mapping[str, str]) -> 
     return figure
 
 
+def learning_rates(rates: Sequence[float], losses: Sequence[float], smooth: Sequence[float], chosen: float) -> Figure:
+    """The loss of a trial at each learning rate, as it is and smoothed, with the chosen rate marked."""
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color="lightgrey", linewidth=1)
+    axes.plot(rates, smooth)
+    axes.axvline(chosen, color="grey", linewidth=1, label=f"{chosen:g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
-    """Counts by target (rows) and prediction (columns), coloured by their share of the row."""
+    """Counts by label (rows) and prediction (columns), coloured by their share of the row."""
     count = len(names)
     side = min(12.0, max(4.0, 0.42 * count + 2))
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -93,9 +108,10 @@ def confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
     shares = [[value / max(1, sum(row)) for value in row] for row in matrix]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xlabel("prediction")
-    axes.set_ylabel("target")
+    axes.set_ylabel("label")
     if count <= MAX_NAMES:
         size = min(10.0, 0.6 * 72 * side / count)  # points, in proportion to a cell
+        names = [fonts.drawable(name) for name in names]
         axes.set_xticks(range(count), names, rotation=90, parse_math=False, fontsize=size)
         axes.set_yticks(range(count), names, parse_math=False, fontsize=size)
     if count <= 20:
