@@ -59,7 +59,7 @@ def test_a_file_is_read_once_by_every_command(tmp_path, photos, monkeypatch):
         function()
         return reads.count(path)
 
-    settings = {"data": photos, "image_size": 32, "workers": 0, "accelerator": "cpu", "epochs": 1}
+    settings = {"data": photos, "image_size": 32, "workers": 0, "device": "cpu", "epochs": 1}
     assert counted(lambda: vertebra.create("classification", backbone="resnet18", weights=path)) == 1
     assert counted(lambda: vertebra.backbone("resnet18", weights=path)) == 1
     assert counted(lambda: vertebra.load(path).predict(next(photos.rglob("*.png")))) == 1
@@ -68,7 +68,7 @@ def test_a_file_is_read_once_by_every_command(tmp_path, photos, monkeypatch):
     assert counted(lambda: vertebra.train("classification", **settings, **run)) == 1
     assert reads == [path, tmp_path / "run" / "best.safetensors"]
     words = [f"--data.path={photos}", "--data.workers=0", "--data.image_size=32", "--epochs=1", f"--weights={path}"]
-    words += ["--accelerator=cpu", "--model.backbone=resnet18", f"--output={tmp_path / 'second'}"]
+    words += ["--device=cpu", "--model.backbone=resnet18", f"--output={tmp_path / 'second'}"]
     assert counted(lambda: main(["train", "classification", *words])) == 1
     assert counted(lambda: main(["predict", str(path), str(next(photos.rglob("*.png")))])) == 1
     assert counted(lambda: main(["evaluate", str(path), f"--data.path={photos}", "--data.workers=0"])) == 1

@@ -139,7 +139,7 @@ def test_values_out_of_range(option, value):
 def test_the_data_of_the_training_is_the_default(tmp_path, photos, brightness):
     """Split as in training; other data is evaluated whole."""
     flat = photos / "train"  # without splits of its own
-    quick = {"epochs": 1, "image_size": 8, "workers": 0, "accelerator": "cpu", "output": tmp_path / "run"}
+    quick = {"epochs": 1, "image_size": 8, "workers": 0, "device": "cpu", "output": tmp_path / "run"}
     run = vertebra.train(brightness, data=flat, val_share=0.25, seed=3, **quick)
     assert len(vertebra.evaluate(run, workers=0).rows) == 10
     assert vertebra.evaluate(run, batch_size=8, workers=0).metrics == run.metrics

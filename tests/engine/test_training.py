@@ -26,12 +26,12 @@ from vertebra.errors import VertebraError
 from vertebra.predict import Predictor
 from vertebra.structures import Target
 
-TINY = ("--data.image_size=32", "--model.backbone=resnet18", "--accelerator=cpu")
+TINY = ("--data.image_size=32", "--model.backbone=resnet18", "--device=cpu")
 
 
 def settings(run: Path, data: Path | str = "shapes", **overrides) -> Settings:
     model = {"backbone": overrides.pop("backbone", "resnet18"), **overrides.pop("model", {})}
-    quick = {"image_size": 32, "batch_size": 60, "workers": 0, "accelerator": "cpu"}
+    quick = {"image_size": 32, "batch_size": 60, "workers": 0, "device": "cpu"}
     return resolve("classification", None, {"data.path": data, "output": run, "model": model, **quick, **overrides})
 
 
@@ -203,7 +203,7 @@ def test_every_form_of_a_model_is_evaluated_alike(photos, first):
 
 # -- own tasks and data
 
-QUICK = {"epochs": 2, "image_size": 8, "workers": 0, "accelerator": "cpu"}
+QUICK = {"epochs": 2, "image_size": 8, "workers": 0, "device": "cpu"}
 
 
 class Bright(torch.utils.data.Dataset):
@@ -332,7 +332,7 @@ def test_two_processes_give_the_metrics_of_one(tmp_path, frozen, one_process, la
     if launch == "torchrun":
         words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words]
     else:
-        words.append("--devices=2")
+        words.append("--processes=2")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     process = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

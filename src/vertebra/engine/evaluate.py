@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from vertebra import kinds
 from vertebra.data.catalogue import Catalogue, Sample, map_classes
 from vertebra.data.formats import formats
 from vertebra.data.loader import loader
 from vertebra.data.reading import Source, with_val_split
+from vertebra.engine.settings import check_workers
 from vertebra.errors import VertebraError, in_range
 from vertebra.files import expanded
 from vertebra.metrics.evaluation import Evaluation, Worst
+from vertebra.progress import busy, track
 from vertebra.tasks import Task
 
 
@@ -98,7 +98,6 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     strict: bool = False,
-    progress: bool = False,
     metric_options: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Runs the task over the samples, in eval mode; the task is left in the mode that it was in.
@@ -107,14 +106,13 @@ def evaluate(
         task: on the device to run on.
         batch_size: images per forward pass; the default of the task's kind if None.
         strict: whether the first unreadable image is an error instead of being listed.
-        progress: whether a bar is shown.
         metric_options: arguments of `task.metrics`, as `Kind.metric_options` gives them.
 
     Raises:
         VertebraError: if no image can be read, or `strict` and one cannot.
     """
     in_range("data.batch_size", batch_size, 1)
-    in_range("data.workers", workers, 0)
+    check_workers(workers)
     kind = kinds.find(task.kind)
     batches = loader(
         samples,
@@ -128,7 +126,9 @@ def evaluate(
     unreadable: list[str] = []
     rows: list[dict[str, Any]] = []
     worst = Worst()
-    for batch in track(batches, "evaluating", disable=not progress, transient=True):
+    for batch in track(
+        batches, "evaluating", len(samples), size=lambda batch: len(batch.frames) + len(batch.unreadable)
+    ):
         unreadable += batch.unreadable
         if strict and unreadable:
             raise VertebraError(f"{unreadable[0]} (without --strict it is skipped and listed)")
@@ -142,8 +142,10 @@ def evaluate(
     if not rows:
         raise VertebraError(f"none of the {len(samples)} images can be read: {unreadable[0]}")
     rows.sort(key=lambda row: row["index"])  # batches hold images of equal shape
+    with busy("computing the metrics"):
+        values = metrics.compute()
     return Evaluation(
-        metrics.compute(),
+        values,
         rows,
         unreadable,
         classes=task.classes,

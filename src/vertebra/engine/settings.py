@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Any, Literal
 
 from vertebra import kinds, options, tasks
-from vertebra.errors import VertebraError, check_choices, first_line, nearest
+from vertebra.engine import loggers
+from vertebra.errors import VertebraError, check_choices, in_range, nearest, one_of, shown
+from vertebra.files import read_yaml
+from vertebra.synonyms import option_hint
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Number formats of the computation, by Lightning's names."""
 GROUPS = ("model", "data", "augment")
 """Settings that hold further ones."""
+MAX_COUNT = 1_000_000
+"""Of epochs, batches and images at once: what is beyond it is a slip of the keyboard."""
+MIN_SIDE, MAX_SIDE = 8, 10_000
+"""Of the input, in pixels; 100 million pixels take gigabytes at the first layer."""
+MAX_SEED = 2**32 - 1
+"""The largest that NumPy takes."""
 
 
 @dataclass
@@ -29,9 +35,9 @@ class Data:
     """Folder or file in any known format, see `vertebra data`, or `shapes` (built in)."""
     image_size: int = 0
     """Side of the square input, in pixels, or of the shorter side where images keep their shape; 0 takes the default:
-    the backbone's own for classification, mostly 224, and 800 for boxes."""
-    batch_size: int = 32
-    """Images per step, over all processes together."""
+    the backbone's own for classification, mostly 224, and 800 for objects."""
+    batch_size: int | Literal["auto"] = 32
+    """Images per step, over all processes together; `auto` finds the largest power of two that fits into memory."""
     workers: int | None = None
     """Processes that read images; chosen by the number of cores if not given."""
     val_share: float = 0.2
@@ -39,9 +45,24 @@ class Data:
     channels: int = 3
     """1 reads images as grey, 3 as RGB."""
     resize: Literal["auto", "crop", "squash", "shortest", "fit"] = "auto"
-    """Classification: `crop` keeps the aspect ratio and takes the centre, `squash` stretches the whole image to the
-    input. Boxes: `shortest` scales by the shorter side, up to 1.67 times that for the longer; `fit` scales the whole
-    image into the square. `auto` takes the first that the task and the backbone support."""
+    """`crop` keeps the aspect ratio and takes the centre; `squash` stretches the whole image to the input; `shortest`
+    scales by the shorter side, up to 1.67 times that for the longer; `fit` scales the whole image into the square.
+    `auto` takes the first that the task and the backbone support."""
+
+    def __post_init__(self) -> None:
+        in_range("data.image_size", self.image_size or None, MIN_SIDE, MAX_SIDE)
+        _check_auto("data.batch_size", self.batch_size, 1, MAX_COUNT)
+        check_workers(self.workers)
+        if not 0 < self.val_share < 1:
+            raise VertebraError(f"data.val_share is {self.val_share}; it must lie between 0 and 1.")
+        if self.channels not in (1, 3):
+            raise VertebraError(f"data.channels is {self.channels}; images are read as 1 (grey) or 3 (RGB).")
+
+    @property
+    def known_batch_size(self) -> int:
+        """`batch_size`, once the one that `auto` stands for is known."""
+        assert isinstance(self.batch_size, int), "not found yet"
+        return self.batch_size
 
 
 @dataclass
@@ -62,18 +83,20 @@ class Settings:
     """Passes over the training images."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """`sgd` with Nesterov momentum, or `adamw`."""
-    lr: float | None = None
-    """Peak learning rate; 0.02 for sgd and 0.001 for adamw if not given."""
+    lr: float | Literal["auto"] | None = None
+    """Peak learning rate; `auto` finds one in 100 trial steps. With another optimizer than the default one: 0.02 for
+    sgd, 0.001 for adamw."""
     final_lr_ratio: float = 0.01
     """The cosine schedule ends at lr * final_lr_ratio."""
     momentum: float = 0.9
     """Momentum of sgd; adamw's first beta."""
     weight_decay: float | None = None
-    """On weights of two or more dimensions; 0.0001 for sgd and 0.05 for adamw if not given."""
+    """On weights of two or more dimensions. With another optimizer than the default one: 0.0001 for sgd, 0.05 for
+    adamw."""
     warmup: float = 1.0
     """Epochs in which the learning rate rises linearly to lr."""
     layer_decay: float = 1.0
-    """Factor on the learning rate per layer away from the output; 1 gives all layers the same rate."""
+    """Factor on the learning rate per layer away from the output, in 0..1; 1 gives all layers the same rate."""
     freeze_backbone: bool = False
     """Train the head alone."""
     weights: str | None = None
@@ -99,24 +122,55 @@ class Settings:
     """Recompute activations in the backward pass: less memory, about a third more time."""
     strict: bool = False
     """Stop at the first unreadable image or wrong annotation instead of listing it."""
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Device type; `auto` takes the fastest available."""
-    devices: int = 0
-    """Processes, one per device; 0 takes all available (one on a CPU)."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `mps`, one GPU such as cuda:1, several such as cuda:0,1, or `auto`: every GPU, or else the CPU."""
+    processes: int = 0
+    """Processes, one per GPU, or several on a CPU; 0 takes one per device."""
     seed: int = 0
     """Seed of all random numbers; the same seed gives the same run."""
+    logger: tuple[str, ...] = ("tensorboard",)
+    """Where metrics are logged: tensorboard, csv, wandb, mlflow, or several such as tensorboard,csv."""
     output: str | None = None
     """Folder for the results; runs/TASK-BACKBONE-NUMBER if not given."""
     resume: str | None = None
     """Run folder (or its last.ckpt) of a stopped run to continue."""
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "accumulate", "val_every"):
+            in_range(name, getattr(self, name), 1, MAX_COUNT)
+        for name in ("warmup", "patience", "processes"):
+            in_range(name, getattr(self, name), 0, MAX_COUNT)
+        _check_auto("lr", self.lr, 0)
+        for name in ("weight_decay", "clip"):
+            in_range(name, getattr(self, name), 0)
+        for name in ("ema", "momentum"):
+            in_range(name, getattr(self, name), 0, 0.999999)
+        for name in ("final_lr_ratio", "layer_decay"):
+            in_range(name, getattr(self, name), 0, 1)
+        in_range("seed", self.seed, 0, MAX_SEED)
+        for name in self.logger:
+            one_of("logger", name, loggers.names())
+
     @property
     def peak_lr(self) -> float:
-        return self.lr if self.lr is not None else {"sgd": 0.02, "adamw": 0.001}[self.optimizer]
+        """`lr`, or the default of the optimizer where it is None, or `auto` and not found yet."""
+        return {"sgd": 0.02, "adamw": 0.001}[self.optimizer] if self.lr in (None, "auto") else float(self.lr)
 
     @property
     def decay(self) -> float:
         return self.weight_decay if self.weight_decay is not None else {"sgd": 1e-4, "adamw": 0.05}[self.optimizer]
+
+
+def check_workers(workers: int | None) -> None:
+    """Raises VertebraError if there are more processes that read images than a machine can start."""
+    in_range("data.workers", workers, 0, 16 * (os.cpu_count() or 1))
+
+
+def _check_auto(name: str, value: float | str | None, low: float, high: float | None = None) -> None:
+    """Raises if a setting is neither `auto` nor in low..high."""
+    if isinstance(value, str) and value != "auto":
+        raise VertebraError(f"{name} is {shown(value)}; it must be a number or auto.")
+    in_range(name, None if isinstance(value, str) else value, low, high)
 
 
 SCALARS = tuple(name for name in Settings.__dataclass_fields__ if name not in ("task", "method", *GROUPS))
@@ -146,7 +200,8 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     chosen = {key: value for layer in layers for key, value in layer.items()}
     method = method or chosen.get("model.method")
     module = tasks.find(task, method)
-    augment = kinds.find(module.MODEL.kind).augment
+    kind = kinds.find(module.MODEL.kind)
+    augment = kind.augment
     recipe = _flat(module.RECIPE)
     usual = recipe.get("optimizer", Settings.optimizer)
     if chosen.get("optimizer", usual) != usual:
@@ -158,9 +213,9 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
         model = options.flatten(module.Config, _part(named, "model"))
         merged |= {key: value for key, value in named.items() if not key.startswith("model.")}
         merged |= {f"model.{name}": value for name, value in model.items()}
-    scalars = {key: value for key, value in merged.items() if key in SCALARS}
-    _check_types(Settings, scalars)
-    _check_types(module.Config, _part(merged, "model"), "model.")
+    scalars = {key: options.as_tuples(value) for key, value in merged.items() if key in SCALARS}
+    options.check_types(Settings, scalars)
+    options.build(module.Config, _part(merged, "model"), owner="model.")  # raises if a value is refused
     settings = Settings(
         task,
         method or (None if merged.get("weights") else tasks.default_method(task)),
@@ -170,7 +225,22 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
         **scalars,
     )
     check_choices(settings)
+    if settings.data.resize != "auto":
+        one_of("data.resize", settings.data.resize, kind.resize_modes)
+    for name in unused(task, method):
+        if getattr(settings, name) != getattr(Settings, name):
+            raise VertebraError(f"{name} has no effect in {task}: leave it out.")
     return settings
+
+
+def unused(task: str, method: str | None = None) -> list[str]:
+    """Settings that have no effect on a method: those of the backbone if it has none, and `balance` if its kind weighs
+    no classes."""
+    module = tasks.find(task, method)
+    known = set(options.names(module.Config))
+    balancing = kinds.find(module.MODEL.kind).balancing
+    balance = [] if balancing and balancing <= known else ["balance"]
+    return balance if "backbone" in known else [*balance, "freeze_backbone", "layer_decay", "checkpointing"]
 
 
 def check_resumed_method(resume: str, task: str, method: str | None) -> None:
@@ -204,10 +274,7 @@ def run_config(where: str | Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     if not path.is_file():
         raise VertebraError(f"{folder} is not a run folder: it holds no config.yaml.")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise VertebraError(f"{path} is not valid YAML: {first_line(error)}.") from error
+    content, _ = read_yaml(path)
     if not isinstance(content, dict):
         raise VertebraError(f"{path} is not a mapping of option names to values.")
     return content
@@ -237,7 +304,7 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
         if key in GROUPS and isinstance(value, Mapping):
             flat |= {f"{key}.{name}": item for name, item in value.items()}
         elif key in GROUPS and value is not None:
-            raise VertebraError(f"{key} is {value!r}; it takes a mapping of its options.")
+            raise VertebraError(f"{key} is {shown(value)}; it takes a mapping of its options.")
         elif key not in GROUPS:
             flat[f"data.{key}" if key in data else key] = value
     return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in flat.items()}
@@ -263,8 +330,10 @@ def _check_names(flat: Mapping[str, Any], task: str, method: str, augment: type)
         if key in _with_groups(model):
             raise VertebraError(f"{key} is an option of the model, not of the run: give model={{{key!r}: ...}}.")
         choices = [*known, *(name.removeprefix("data.") for name in known), *model]
-        close = nearest(key, choices)
-        raise VertebraError(f"{task} training has no setting {key!r}.{close or ' `vertebra train --help` lists all.'}")
+        hint = option_hint("train", key, [*known, *(f"model.{name}" for name in model)]) or nearest(key, choices)
+        raise VertebraError(
+            f"{task} training has no setting {shown(key)}.{hint or ' `vertebra train --help` lists all.'}"
+        )
 
 
 def _with_groups(names: Iterable[str]) -> set[str]:
@@ -273,47 +342,6 @@ def _with_groups(names: Iterable[str]) -> set[str]:
 
 
 def _built(config: type, name: str, flat: Mapping[str, Any]) -> Any:
-    chosen = _part(flat, name)
-    _check_types(config, chosen, f"{name}.")
-    built = options.build(config, chosen, owner=f"{name}.")
+    built = options.build(config, _part(flat, name), owner=f"{name}.")
     check_choices(built)
     return built
-
-
-def _check_types(config: type, values: Mapping[str, Any], prefix: str = "") -> None:
-    """Raises if an option, by dotted name, has a value of another type than the field of the dataclass."""
-    nested = options.groups(config)
-    hints = get_type_hints(config)
-    for name, value in values.items():
-        group, _, rest = name.partition(".")
-        if group in nested:
-            _check_types(nested[group], {rest: value}, f"{prefix}{group}.")
-        elif not _fits(options.as_tuples(value), hints[name]):
-            raise VertebraError(f"{prefix}{name} is {value!r}; it takes {_in_words(hints[name])}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type: numbers, strings, None, sequences, dataclasses, and unions of these; others always
-    fit."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, choice) for choice in get_args(hint))
-    if origin is Literal:
-        return isinstance(value, tuple({type(choice) for choice in get_args(hint)}))
-    if origin is tuple:
-        return isinstance(value, tuple)
-    if hint in (int, float):
-        return isinstance(value, (int, float) if hint is float else int) and not isinstance(value, bool)
-    if hasattr(hint, "from_dict") and isinstance(value, Mapping):
-        return True
-    return not isinstance(hint, type) or isinstance(value, hint)
-
-
-def _in_words(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_in_words(choice) for choice in get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a string", type(None): "None"}
-    return words.get(hint, "a sequence" if origin is tuple else getattr(hint, "__name__", str(hint)))

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import lightning as L
 import yaml
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 
 import vertebra
 from vertebra import kinds, options, tasks
+from vertebra.data.augment.custom import Transforms
 from vertebra.data.catalogue import Catalogue
 from vertebra.data.loader import EndlessLoader, loader
 from vertebra.data.reading import Source
 from vertebra.engine import checkpoint
+from vertebra.engine import loggers as named_loggers
 from vertebra.engine import trainer as trainers
-from vertebra.engine.devices import is_first_process, num_devices
+from vertebra.engine.devices import is_first_process, run_devices
 from vertebra.engine.evaluate import evaluate
-from vertebra.engine.resume import resume_state
+from vertebra.engine.finders import replace_auto
+from vertebra.engine.resume import Facts, StoppedRun
 from vertebra.engine.settings import Settings, plain
 from vertebra.engine.trainee import RunHistory, Trainee, write_config
 from vertebra.engine.trainer import Echo
-from vertebra.errors import VertebraError, in_range, one_of
+from vertebra.errors import VertebraError
 from vertebra.kinds import Kind
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Preprocess
@@ -45,22 +50,34 @@ class Run:
     """The file of the best model."""
     epoch: int
     """The epoch that the best model is from, counted from 1."""
-    metrics: dict[str, Any]
+    metrics: dict[str, Any] = field(repr=False)
     """Metrics of the best model on the val split."""
-    history: list[dict[str, float]]
+    history: list[dict[str, float]] = field(repr=False)
     """Losses, metrics, learning rate and seconds of each epoch, as in metrics.csv."""
+    stopped: str = ""
+    """Why training ended before its last epoch, such as `patience`; empty if it did not."""
 
     def load(self, *, device: str | None = None, precision: str = "32-true") -> Any:
         """The Predictor of the best model; arguments as in `vertebra.load`."""
         return vertebra.load(self.best, device=device, precision=precision)
 
 
-def train(settings: Settings, data: Source | None = None) -> Run:
+def train(
+    settings: Settings,
+    data: Source | None = None,
+    *,
+    transforms: Transforms | None = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> Run:
     """Trains, saves the best model, evaluates it and writes the report.
 
     Args:
         settings: of the run, as `resolve` makes them.
         data: a Dataset of (image, Target), or a mapping of split names to Datasets, in place of `settings.data.path`.
+        transforms: of training images and their targets, before the augmentation; see `CustomTransform`.
+        callbacks: further ones.
+        loggers: those beside the ones named in the settings.
 
     Raises:
         VertebraError: for every mistake of the user.
@@ -70,24 +87,32 @@ def train(settings: Settings, data: Source | None = None) -> Run:
     echo = print if is_first_process() else _silent
     kind = kinds.find(tasks.find(settings.task, settings.method).MODEL.kind)
     catalogue = _open(settings, data, kind)
+    stopped = StoppedRun.open(settings.resume) if settings.resume else None
+    if stopped:
+        stopped.check_data(kind, catalogue)
     L.seed_everything(settings.seed, verbose=False)
     plan = _plan(settings, kind, catalogue)
     model = options.flatten(type(plan.config), vars(plan.config))
     settings = replace(settings, method=_name(plan.module), model=model)
+    if stopped:
+        stopped.check_settings(settings, plan)
     task = _build(settings, plan, kind, echo)
-    state = resume_state(settings, plan)
-    folder = state.parent if state else _new_folder(settings, plan)
-    loaders = _loaders(settings, task, kind, catalogue)
-    history = RunHistory(folder, echo if not sys.stdout.isatty() else _silent, _origin(settings, data))
-    trainer = trainers.create(settings, task, folder, history)
-    trainee = Trainee(task, settings)
+    folder = stopped.folder if stopped else _new_folder(settings, plan)
     _announce(settings, catalogue, task, folder, echo)
-    trainers.fit(trainer, trainee, loaders, folder, state, echo)
+    batches = partial(_training_batches, task=task, kind=kind, catalogue=catalogue, transforms=transforms)
+    if "auto" in (settings.lr, settings.data.batch_size):
+        settings = replace_auto(settings, task, batches, len(catalogue.split("train")), folder, echo)
+        write_config(settings, folder)
+    loaders = batches(settings), _validation_batches(settings, task, kind, catalogue)
+    history = RunHistory(folder, echo, _origin(settings, data))
+    trainer = trainers.create(settings, task, folder, history, [Facts(settings, task, catalogue), *callbacks], loggers)
+    trainee = Trainee(task, settings)
+    trainers.fit(trainer, trainee, loaders, folder, stopped, echo)
     assert history.best is not None, "the last epoch is always validated"
     metrics = history.best["metrics"]
     if trainer.is_global_zero:
         metrics = _finish(settings, kind, catalogue, folder, history, trainee, echo).metrics
-    return Run(folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history)
+    return Run(folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history, history.stopped)
 
 
 def _silent(_: str) -> None:
@@ -116,12 +141,9 @@ def _plan(settings: Settings, kind: Kind, catalogue: Catalogue) -> Plan:
     assumed = tasks.find(settings.task, settings.method)
     known = set(options.names(assumed.Config))
     decided = kind.model_options(catalogue, settings.balance)
-    balancing = decided.keys() - kind.model_options(catalogue, False).keys()
-    if settings.balance and not (balancing and balancing <= known):
-        raise VertebraError(f"balance weighs the classes of whole images; {settings.task} has no use for it.")
     decided = {name: value for name, value in decided.items() if name in known}
     for name in options.differing(options.build(assumed.Config, settings.model), decided):
-        if name in options.flatten(assumed.Config, settings.model):
+        if not settings.resume and name in options.flatten(assumed.Config, settings.model):
             raise VertebraError(f"model.{name} differs from the data, which decides it: leave it out.")
     plan = tasks.plan(
         settings.task,
@@ -161,23 +183,39 @@ def _preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preproc
     resize: str = data.resize
     if resize == "auto":
         resize = usual.resize if usual.resize in modes else modes[0]
-    one_of("data.resize", resize, modes)
     side = data.image_size or usual.size[0]
     longest = round(side * usual.size[1] / usual.size[0]) if resize == usual.resize == "shortest" else side
     return replace(known, size=(side, longest), crop=1.0, resize=resize)
 
 
-def _loaders(settings: Settings, task: Task, kind: Kind, catalogue: Catalogue) -> tuple[EndlessLoader, Iterable]:
-    common: dict[str, Any] = {
-        "num_classes": len(catalogue.classes),
-        "batch_size": settings.data.batch_size,
-        "workers": settings.data.workers,
-        "seed": settings.seed,
-    }
-    augmented = {"augment": settings.augment, "keypoints": catalogue.keypoints}
-    training = loader(catalogue.split("train"), task.preprocess, kind, **augmented, **common)
-    assert isinstance(training, EndlessLoader)
-    return training, loader(catalogue.split("val"), task.preprocess, kind, **common)
+def _training_batches(
+    settings: Settings, *, task: Task, kind: Kind, catalogue: Catalogue, transforms: Transforms | None
+) -> EndlessLoader:
+    batches = loader(
+        catalogue.split("train"),
+        task.preprocess,
+        kind,
+        num_classes=len(catalogue.classes),
+        batch_size=settings.data.known_batch_size,
+        workers=settings.data.workers,
+        seed=settings.seed,
+        augment=settings.augment,
+        transforms=transforms,
+        keypoints=catalogue.keypoints,
+    )
+    assert isinstance(batches, EndlessLoader)
+    return batches
+
+
+def _validation_batches(settings: Settings, task: Task, kind: Kind, catalogue: Catalogue) -> Iterable:
+    return loader(
+        catalogue.split("val"),
+        task.preprocess,
+        kind,
+        num_classes=len(catalogue.classes),
+        batch_size=settings.data.known_batch_size,
+        workers=settings.data.workers,
+    )
 
 
 # -- the run folder
@@ -194,6 +232,7 @@ def _new_folder(settings: Settings, plan: Plan) -> Path:
             )
     else:
         stem = f"{settings.task}-{getattr(plan.config, 'backbone', settings.method)}"
+        stem = stem.replace(":", "-")  # of a library's backbone; not every file system has it
         number = 1
         while first and Path("runs", f"{stem}-{number}").exists():
             number += 1
@@ -207,26 +246,23 @@ def _new_folder(settings: Settings, plan: Plan) -> Path:
 
 
 def _check(settings: Settings) -> None:
-    for name in ("epochs", "accumulate", "val_every"):
-        in_range(name, getattr(settings, name), 1)
-    for name in (
-        *("clip", "warmup", "patience", "lr", "final_lr_ratio"),
-        *("weight_decay", "layer_decay", "devices", "seed"),
-    ):
-        in_range(name, getattr(settings, name), 0)
-    for name in ("ema", "momentum"):
-        in_range(name, getattr(settings, name), 0, 0.999999)
-    for name in ("image_size", "workers"):
-        in_range(f"data.{name}", getattr(settings.data, name), 0)
-    if not 0 < settings.data.val_share < 1:
-        raise VertebraError(f"data.val_share is {settings.data.val_share}; it must lie between 0 and 1.")
-    if settings.data.channels not in (1, 3):
-        raise VertebraError(f"data.channels is {settings.data.channels}; images are read as 1 (grey) or 3 (RGB).")
-    world = int(os.environ.get("WORLD_SIZE", 0)) or num_devices(settings)
-    if settings.data.batch_size % world:
+    devices = run_devices(settings)
+    if settings.precision == "16-mixed" and devices[0].type == "cpu":
+        raise VertebraError("precision 16-mixed is for GPUs; on a CPU choose bf16-mixed.")
+    for name in settings.logger:
+        named_loggers.find(name)
+    world = int(os.environ.get("WORLD_SIZE", 0)) or len(devices)
+    size = settings.data.batch_size
+    if "auto" in (settings.lr, size):
+        name = "lr" if settings.lr == "auto" else "data.batch_size"
+        if settings.resume:
+            raise VertebraError(f"{name} auto is for a new run; one that is resumed goes on with a number.")
+        if world > 1:
+            raise VertebraError(f"{name} auto works on one process, not on {world}: find it with --processes=1 first.")
+    if size != "auto" and size % world:
         raise VertebraError(
-            f"data.batch_size is {settings.data.batch_size}, which {world} processes cannot share equally: "
-            f"try {max(world, settings.data.batch_size // world * world)}, or fewer --devices."
+            f"data.batch_size is {size}, which {world} processes cannot share equally: "
+            f"try {max(world, size // world * world)}, or fewer --processes."
         )
 
 
@@ -260,7 +296,7 @@ def _finish(
     evaluation = evaluate(
         task,
         samples,
-        batch_size=settings.data.batch_size // trainee.trainer.world_size,  # the other processes have ended
+        batch_size=settings.data.known_batch_size // trainee.trainer.world_size,  # the other processes have ended
         workers=settings.data.workers,
         metric_options=kind.metric_options(about, catalogue),
     )

@@ -5,22 +5,24 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import yaml
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from torch import Tensor
 
 from vertebra.data.loader import Batch, counted_seed
 from vertebra.engine import checkpoint, optim
-from vertebra.engine.settings import Settings, plain
+from vertebra.engine.settings import Settings, plain, unused
 from vertebra.errors import VertebraError
 from vertebra.files import replacing
+from vertebra.progress import on_terminal
 from vertebra.tasks import Task
 
 
@@ -133,8 +135,15 @@ class RunHistory(L.Callback):
         self.about = about
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
+        self.stopped = ""
+        """Why training ended before its last epoch; empty if it did not."""
         self.waited = self.worked = self.moment = self.began = 0.0
         self.validated = False
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, Trainee)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(plain(module.settings))
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Trainee)
@@ -190,19 +199,54 @@ class RunHistory(L.Callback):
             write_config(module.settings, self.folder)
         write_csv(self.folder / "metrics.csv", self.history)
         shown = [name for name in module.metrics.names if f"val/{name}" in row][:6]  # the most important ones
-        parts = [f"{name} {row[f'val/{name}']:.4f}" for name in shown]
-        val = f"  val {'  '.join(parts)}" if parts else ""
+        self.echo(self._line(row, shown, trainer.max_epochs))
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        epoch = len(self.history)
+        if not trainer.should_stop or epoch == trainer.max_epochs:
+            self.stopped = ""
+            return
+        reasons = [stopper.stopping_reason_message for stopper in trainer.early_stopping_callbacks]
+        reason = self.stopped or next(filter(None, reasons), "") or "a callback has stopped the trainer"
+        self.stopped = f"stopped after epoch {epoch}: {reason}"
+        if trainer.is_global_zero:
+            self.echo(self.stopped)
+
+    def _line(self, row: Mapping[str, float], names: Sequence[str], epochs: int | None) -> str:
+        """The line of an epoch, with those of its metrics, the most important first, that a terminal has room for."""
+        parts = [f"epoch {row['epoch']}/{epochs}  {row['seconds']:.1f} s  train loss {row['train/loss']:.4f}"]
         star = " *" if self.best and self.best["epoch"] == row["epoch"] else ""
-        self.echo(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {row['seconds']:.1f} s  "
-            f"train loss {row['train/loss']:.4f}{val}{star}"
-        )
+        room = shutil.get_terminal_size().columns - len(star) if on_terminal() else math.inf
+        for name in names:
+            part = f"{'' if len(parts) > 1 else 'val '}{name} {row[f'val/{name}']:.4f}"
+            if len("  ".join([*parts, part])) > room:
+                break
+            parts.append(part)
+        return "  ".join(parts) + star
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best": self.best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.history, self.best = state["history"], state["best"]
+
+
+class Patience(EarlyStopping):
+    """Stops after so many validations without improvement, and says why in `history.stopped`."""
+
+    def __init__(self, patience: int, history: RunHistory) -> None:
+        super().__init__("val/score", patience=patience, mode="max", check_on_train_epoch_end=True, strict=False)
+        self.history = history
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, module)
+        best = self.history.best
+        if trainer.should_stop and best is not None:
+            assert isinstance(module, Trainee)
+            self.history.stopped = (
+                f"val {module.task.monitor} has not improved on {best['score']:.4f} (epoch {best['epoch']}) "
+                f"for {self.wait_count} validation{'s' * (self.wait_count != 1)}"
+            )
 
 
 class Average(WeightAveraging):
@@ -237,6 +281,9 @@ def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
 
 def write_config(settings: Settings, folder: Path) -> None:
     """config.yaml, which reproduces the run."""
-    content = {key: value for key, value in plain(settings).items() if value != {}}  # an empty group has no flags
+    left_out = unused(settings.task, settings.method)
+    content = {  # an empty group has no flags
+        key: value for key, value in plain(settings).items() if value != {} and key not in left_out
+    }
     with replacing(folder / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(content | {"resume": None}, sort_keys=False))
