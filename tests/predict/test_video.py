@@ -9,7 +9,7 @@ from PIL import Image
 
 from vertebra.errors import VertebraError
 from vertebra.images import UnreadableImage
-from vertebra.predict.video import VideoWriter, probe, read_frames
+from vertebra.predict.video import VideoWriter, open_video
 
 av = pytest.importorskip("av")
 
@@ -20,6 +20,11 @@ def video_file(tmp_path):
     return write(tmp_path / "video.mp4")
 
 
+def frames(path, every=1):
+    with open_video(path) as video:
+        yield from video.read(every)
+
+
 def write(path, count=20, size=(96, 64), rate=10):
     with VideoWriter(path, Fraction(rate)) as writer:
         for i in range(count):
@@ -28,9 +33,9 @@ def write(path, count=20, size=(96, 64), rate=10):
 
 
 def test_a_video_comes_back(video_file):
-    video = probe(video_file)
-    assert (video.rate, video.frames, video.seconds) == (10, 20, 2.0)
-    numbers, images = zip(*read_frames(video), strict=True)
+    with open_video(video_file) as video:
+        assert (video.rate, video.frames, video.seconds) == (10, 20, 2.0)
+        numbers, images = zip(*video.read(), strict=True)
     assert numbers == tuple(range(20))
     assert all(image.shape == (3, 64, 96) and image.dtype == torch.uint8 for image in images)
     means = [float(image.float().mean()) for image in images]
@@ -38,19 +43,19 @@ def test_a_video_comes_back(video_file):
 
 
 def test_every_so_many_frames(video_file):
-    assert [number for number, _ in read_frames(probe(video_file), 7)] == [0, 7, 14]
+    assert [number for number, _ in frames(video_file, 7)] == [0, 7, 14]
 
 
 def test_sides_are_made_even(tmp_path):
     path = write(tmp_path / "odd.mp4", size=(63, 41))
-    assert next(read_frames(probe(path)))[1].shape == (3, 42, 64)
+    assert next(frames(path))[1].shape == (3, 42, 64)
 
 
 def test_frames_are_brought_to_the_size_of_the_first(tmp_path):
     with VideoWriter(tmp_path / "video.mp4", Fraction(5)) as writer:
         for size in ((96, 64), (48, 32)):
             writer.add(Image.new("RGB", size, (200, 200, 200)))
-    images = [image for _, image in read_frames(probe(tmp_path / "video.mp4"))]
+    images = [image for _, image in frames(tmp_path / "video.mp4")]
     assert all(float(image.float().mean()) == pytest.approx(200, abs=3) for image in images)
 
 
@@ -67,7 +72,7 @@ def test_a_video_from_a_phone_is_turned_upright(video_file):
     video_file.write_bytes(content[:place] + turned + content[place + len(turned) :])
     with av.open(str(video_file)) as container:
         raw = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    upright = next(read_frames(probe(video_file)))[1]
+    upright = next(frames(video_file))[1]
     assert upright.shape == (3, 96, 64)
     assert np.array_equal(upright.permute(1, 2, 0).numpy(), np.rot90(raw, -1))
 
@@ -76,7 +81,7 @@ def read_until_error(path, content):
     path.write_bytes(content)
     numbers = []
     with pytest.raises(UnreadableImage) as error:
-        numbers.extend(number for number, _ in read_frames(probe(path)))
+        numbers.extend(number for number, _ in frames(path))
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
     return len(numbers), str(error.value).removeprefix(f"{path}: ")
@@ -128,7 +133,7 @@ def test_sound_alone_is_not_a_video(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     with pytest.raises(UnreadableImage, match=r"sound\.mp4: there is no video stream in this file\."):
-        probe(path)
+        next(frames(path))
 
 
 def test_without_the_library(monkeypatch, tmp_path):
@@ -136,11 +141,11 @@ def test_without_the_library(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(VertebraError, match=r"pip install 'vertebra\[video\]'"):
-        probe(tmp_path / "video.mp4")
+        next(frames(tmp_path / "video.mp4"))
 
 
 def test_frames_are_held_one_at_a_time(video_file):
-    frames = read_frames(probe(video_file))
+    stream = frames(video_file)
     for _ in range(3):
-        next(frames)
-    frames.close()  # and the file with it
+        next(stream)
+    stream.close()  # and the file with it

@@ -1,5 +1,6 @@
 """Prediction: a checkpoint and images to Predictions, and the files that hold them."""
 
 from vertebra.predict.predictor import Predictor
+from vertebra.predict.result import ImageResult
 
-__all__ = ["Predictor"]
+__all__ = ["ImageResult", "Predictor"]

@@ -1,50 +1,72 @@
-"""A folder of predictions: images and videos with the predictions drawn in, and the files of the task's kind."""
+"""A folder of predictions: images and videos with the predictions drawn in, crops, and the files of a format."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, escaped
 from vertebra.files import expanded, held, replacing
-from vertebra.images import read_image
+from vertebra.kinds.writers import WriterOptions, stem_of
 from vertebra.predict import video
 from vertebra.predict.predictor import Predictor
-from vertebra.structures import Prediction
+from vertebra.predict.result import ImageResult
+from vertebra.predict.sources import Source, VideoFrame, VideoSource
+from vertebra.viz.draw import drawn_size
 
 
 class PredictionFolder:
-    """Takes predictions one by one, in the order of the files. A context manager; tables are complete when it exits."""
+    """Takes predictions one by one, in the order of the sources. A context manager; files of all images are complete
+    when it exits."""
 
     def __init__(
-        self, folder: str | Path, files: Sequence[Path], predictor: Predictor, *, ids: Any = None, top: int = 3
+        self,
+        folder: str | Path,
+        sources: Sequence[Source],
+        predictor: Predictor,
+        *,
+        ids: Any = None,
+        top: int = 3,
+        format: str = "",
+        scores: bool = False,
+        crops: bool = False,
     ) -> None:
         """
         Args:
-            files: all images and videos to predict on.
+            sources: all images and videos to predict on.
             ids: the dataset's ids of images and classes, for kinds that write such; 1, 2, ... if None.
             top: classes written per image, for kinds that rank classes.
+            format: of the files beside the drawings; the kind's first one if empty.
+            scores: whether label files have the score of each object.
+            crops: whether each object is saved as an image of its own.
 
         Raises:
-            VertebraError: if an input file would be overwritten.
+            VertebraError: if an input file would be overwritten, or there is no such format.
         """
-        self.folder, self.files, self.predictor, self.top = expanded(folder), files, predictor, top
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.names = list(_unique_names(files))
-        inputs = {file.resolve() for file in files}
+        self.folder, self.sources, self.predictor, self.top, self.crops = (
+            expanded(folder),
+            sources,
+            predictor,
+            top,
+            crops,
+        )
+        options = WriterOptions(predictor.classes, ids, predictor.keypoints, scores)
+        self.writer = predictor.kind.writer(self.folder, options, format=format, top=top)
+        self.names = list(_unique_names(sources))
+        origins = (source.address if isinstance(source, VideoSource) else source.image for source in sources)
+        inputs = {origin.resolve() for origin in origins if isinstance(origin, Path)}
         for name in self.names:
             if (self.folder / name).resolve() in inputs:
                 raise VertebraError(f"{self.folder / name} would be overwritten: choose another folder to save to.")
-        self.writer = predictor.kind.writer(self.folder, predictor.classes, ids, top)
-        self.images: list[str] = []
-        self.videos = 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.images: list[Source] = []
+        self.videos = self.cropped = self.reduced = 0
         self._extra_frames = 0  # frames so far, without the first of each video
 
     def __enter__(self) -> PredictionFolder:
@@ -54,19 +76,19 @@ class PredictionFolder:
     def __exit__(self, *error: Any) -> None:
         self.writer.__exit__(*error)
 
-    def add(self, index: int, prediction: Prediction) -> None:
-        """Writes the prediction for the image `files[index]`."""
-        image = read_image(self.files[index], self.predictor.task.preprocess.channels)
+    def add(self, index: int, result: ImageResult) -> None:
+        """Writes the prediction for the image `sources[index]`."""
+        drawn = self._draw(result)
         with replacing(self.folder / self.names[index]) as temporary:
-            self._draw(image, prediction).save(temporary, "PNG")
-        self.images.append(prediction.path)
-        self.writer.add(prediction, index + 1 + self._extra_frames, self.names[index])
+            drawn.save(temporary, "PNG")
+        self.images.append(self.sources[index])
+        self._write(result, index + 1 + self._extra_frames, self.names[index])
 
     @contextmanager
-    def video(self, index: int, rate: Fraction) -> Iterator[Callable[[Tensor, Prediction], None]]:
-        """Gives a function that takes the frames [C, H, W] uint8 of the video `files[index]` and their predictions.
+    def video(self, index: int) -> Iterator[Callable[[ImageResult], None]]:
+        """Gives a function that takes the predictions for the frames of the video `sources[index]`.
 
-        The frames are written as a video of `rate` frames per second; as a folder of images if no encoder is installed.
+        The frames are written as a video without sound; as a folder of images if no encoder is installed.
         """
         encodes = bool(video.encoder())
         if not encodes:
@@ -76,17 +98,19 @@ class PredictionFolder:
         count = 0
         with ExitStack() as stack:
 
-            def add(frame: Tensor, prediction: Prediction) -> None:
+            def add(result: ImageResult) -> None:
                 nonlocal writer, count
-                image = self._draw(frame, prediction)
+                image = self._draw(result)
                 if not encodes:
                     with replacing(path / f"{count:06}.png") as temporary:
                         image.save(temporary, "PNG")
                 else:
                     if writer is None:
-                        writer = stack.enter_context(video.VideoWriter(stack.enter_context(held(path)), rate))
+                        assert isinstance(result.source, VideoFrame)
+                        file = stack.enter_context(held(path))
+                        writer = stack.enter_context(video.VideoWriter(file, result.source.rate))
                     writer.add(image)
-                self.writer.add(prediction, first + count, self.names[index])
+                self._write(result, first + count, self.names[index])
                 count += 1
 
             yield add
@@ -95,29 +119,58 @@ class PredictionFolder:
 
     def embed(self) -> None:
         """Writes the pooled features of all images as embeddings.npz."""
+        names = [source.name for source in self.images]
         embeddings = self.predictor.embed(self.images).numpy()
         with replacing(self.folder / "embeddings.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, paths=np.array(self.images), embeddings=embeddings)
+            np.savez(file, paths=np.array(names), embeddings=embeddings)
 
     def summary(self) -> str:
         """One line that lists the contents of the folder."""
-        counts = [(len(self.images), "image"), (self.videos, "video")]
+        counts = [(len(self.images), "image"), (self.videos, "video"), (self.cropped, "crop")]
         parts = [f"{count} {word}{'s' * (count != 1)}" for count, word in counts if count]
         *files, last = [*parts, *self.writer.files]
-        return f"{', '.join(files)} and {last} in {self.folder}"
+        smaller = f" ({self.reduced} drawn smaller than {'they are' if self.reduced > 1 else 'it is'})"
+        return f"{', '.join(files)} and {last} in {self.folder}{smaller if self.reduced else ''}"
 
-    def _draw(self, image: Tensor, prediction: Prediction) -> Image.Image:
-        predictor = self.predictor
-        return predictor.kind.draw(image, prediction, predictor.classes, keypoints=predictor.keypoints, top=self.top)
+    def _draw(self, result: ImageResult) -> Image.Image:
+        assert result.size is not None
+        self.reduced += drawn_size(result.size) < result.size
+        return result.plot(top=self.top)
+
+    def _write(self, result: ImageResult, number: int, drawn: str) -> None:
+        self.writer.add(result, number, drawn)
+        if not self.crops:
+            return
+        for instance, crop in result.crops():
+            name = f"{stem_of(result, drawn)}-{instance.index + 1}.png"
+            path = self.folder / "crops" / _safe(instance.name) / name
+            with replacing(path) as temporary:
+                crop.save(temporary, "PNG")
+            self.cropped += 1
 
 
-def _unique_names(files: Sequence[Path]) -> Iterator[str]:
-    """A name for each file's drawing; files of one name may come from several folders."""
+def _unique_names(sources: Sequence[Source]) -> Iterator[str]:
+    """A name for each source's drawing; files of one name may come from several folders."""
     taken: set[str] = set()
-    for file in files:
-        suffix = ".mp4" if file.suffix.lower() in video.SUFFIXES else ".png"
-        name, number = f"{file.stem}{suffix}", 2
+    for source in sources:
+        stem = _stem(source)
+        suffix = ".mp4" if isinstance(source, VideoSource) else ".png"
+        name, number = f"{stem}{suffix}", 2
         while name in taken:
-            name, number = f"{file.stem}-{number}{suffix}", number + 1
+            name, number = f"{stem}-{number}{suffix}", number + 1
         taken.add(name)
         yield name
+
+
+def _stem(source: Source) -> str:
+    """The name of a file without its ending; of a URL its last part, or else its server's."""
+    origin = source.address if isinstance(source, VideoSource) else source.image
+    if isinstance(origin, Path):
+        return origin.stem
+    address = re.split(r"[?#]", source.name.rpartition("://")[2])[0]
+    return _safe(PurePosixPath(address).stem)
+
+
+def _safe(name: str) -> str:
+    """A name as that of a file or folder."""
+    return re.sub(r"[^\w. -]", "_", escaped(name)).strip(". ")[:100] or "_"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vertebra import kinds
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError, in_range, one_of
-from vertebra.images import UnreadableImage, as_list, frame_of, pad_batch, prepare, read_image
+from vertebra.images import UnreadableImage, as_list, frame_of, pad_batch, padded_size, prepare, read_image
 from vertebra.kinds import Kind
 from vertebra.nn.fold import fold
+from vertebra.predict import sources
+from vertebra.predict.result import ImageResult
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess
 from vertebra.tasks import Task
 
@@ -39,6 +43,10 @@ class _Options:
     tile: int
     overlap: float
     tta: bool
+    every: int
+    endless: bool
+    """Whether sources without an end are allowed."""
+    counter: _Counter
 
 
 @dataclass
@@ -46,6 +54,18 @@ class _Counter:
     """Detections of one call with a score below the threshold."""
 
     below: int = 0
+
+
+@dataclass
+class _Read:
+    """An image that was read."""
+
+    source: Any
+    """An ImageSource or VideoFrame; None if it could not be read."""
+    image: Tensor | UnreadableImage
+    """[C, H, W] uint8 as the model takes it."""
+    urgent: bool = False
+    """Whether the prediction must not wait for further images."""
 
 
 class Predictor:
@@ -122,12 +142,13 @@ class Predictor:
         tile: int = 0,
         overlap: float = 0.2,
         tta: bool = False,
-    ) -> list[Prediction]:
+        every: int = 1,
+    ) -> list[ImageResult]:
         """Predictions for one image or a sequence of images, in order.
 
         Args:
-            images: path, PIL image, array [H, W, C] or tensor [C, H, W] (uint8, or floats in 0..1), a sequence of
-                these, or a tensor [B, C, H, W].
+            images: PIL image, array [H, W, C] or tensor [C, H, W] (uint8, or floats in 0..1), path of an image, a
+                folder or a video, pattern, URL, list file, a sequence of these, or a tensor [B, C, H, W].
             batch_size: most images per forward pass; it does not change the predictions.
             threshold: detections with a lower score are dropped, 0..1; None takes `self.threshold`. `below_threshold`
                 counts them.
@@ -137,15 +158,15 @@ class Predictor:
                 one tile at least sees the whole of an object smaller than that.
             tta: test-time augmentation: predict also on the mirrored image, and on smaller and larger ones where the
                 kind of prediction and the backbone allow it, and merge the predictions.
+            every: of videos, every N-th frame is used.
 
         Raises:
-            VertebraError: if an image cannot be read (`stream` yields the error instead), or an argument is out of
-                its range or does not apply to the task.
+            VertebraError: if an image cannot be read (`stream` yields the error instead), one of the sources has no
+                end, or an argument is out of its range or does not apply to the task.
         """
+        options = self._checked(batch_size, threshold, tile, overlap, tta, every, endless=False)
         predictions = []
-        for prediction in self.stream(
-            as_list(images), batch_size=batch_size, threshold=threshold, tile=tile, overlap=overlap, tta=tta
-        ):
+        for prediction in self._stream(images, options):
             if isinstance(prediction, UnreadableImage):
                 raise prediction
             predictions.append(prediction)
@@ -153,23 +174,41 @@ class Predictor:
 
     def stream(
         self,
-        images: Iterable[Any],
+        images: Any,
         *,
         batch_size: int = 1,
         threshold: float | None = None,
         tile: int = 0,
         overlap: float = 0.2,
         tta: bool = False,
-    ) -> Iterator[Prediction | UnreadableImage]:
-        """For each image in turn its Prediction, or the error if it cannot be read.
+        every: int = 1,
+    ) -> Iterator[ImageResult | UnreadableImage]:
+        """For each image, and each frame of a video, in turn its prediction, or the error if it cannot be read.
 
-        Images are read as they are needed, a few batches ahead. Arguments and errors as in `predict`.
+        Images are read as they are needed, a few batches ahead. Cameras (by their index, such as 0) and network
+        streams (`rtsp://...`) have no end; a frame can be drawn until the next one is read. Of frames that come faster
+        than they are processed, the newest is used. Other arguments and errors as in `predict`; `images` may be any
+        iterable.
         """
+        return self._stream(images, self._checked(batch_size, threshold, tile, overlap, tta, every, endless=True))
+
+    def _checked(
+        self,
+        batch_size: int,
+        threshold: float | None,
+        tile: int,
+        overlap: float,
+        tta: bool,
+        every: int,
+        *,
+        endless: bool,
+    ) -> _Options:
         if threshold is not None:
             check_option("threshold", self.task)
         if tile:
             check_option("tile", self.task)
         in_range("batch_size", batch_size, 1)
+        in_range("every", every, 1)
         in_range("threshold", threshold, 0, 1)
         if tile < 0 or 0 < tile < 16:
             raise VertebraError(f"tile is {tile}; it must be 16 pixels or more, or 0 for whole images.")
@@ -177,42 +216,57 @@ class Predictor:
             raise VertebraError(f"overlap is {overlap}; it must be above 0 and 0.5 at most.")
         threshold = self.threshold if threshold is None else threshold
         self._counter = _Counter()
-        return self._stream(images, _Options(batch_size, threshold, tile, overlap, tta), self._counter)
+        return _Options(batch_size, threshold, tile, overlap, tta, every, endless, self._counter)
 
-    def _stream(
-        self, images: Iterable[Any], options: _Options, counter: _Counter
-    ) -> Iterator[Prediction | UnreadableImage]:
+    def _stream(self, images: Any, options: _Options) -> Iterator[ImageResult | UnreadableImage]:
         ahead = options.batch_size
         if ahead > 1 and self.task.preprocess.resize == "shortest":  # else all inputs have one size
             ahead *= BATCHES_AHEAD
-        waiting: list[tuple[str, Tensor | UnreadableImage]] = []
+        waiting: list[_Read] = []
         pixels = 0
-        for source in images:
-            path = str(source) if isinstance(source, str | Path) else ""
-            try:
-                image = read_image(source, self.task.preprocess.channels)
-                pixels += image.shape[1] * image.shape[2]
-                waiting.append((path, image))
-            except UnreadableImage as error:
-                waiting.append((path, error))
-            if len(waiting) == ahead or pixels > PIXELS_AHEAD:
-                yield from self._predictions(waiting, options, counter)
+        for item in self._read(images, options):
+            waiting.append(item)
+            pixels += 0 if isinstance(item.image, UnreadableImage) else item.image.shape[1] * item.image.shape[2]
+            if len(waiting) == ahead or pixels > PIXELS_AHEAD or item.urgent:
+                yield from self._predictions(waiting, options)
                 waiting, pixels = [], 0
-        yield from self._predictions(waiting, options, counter)
+        yield from self._predictions(waiting, options)
 
-    def _predictions(
-        self, waiting: Sequence[tuple[str, Tensor | UnreadableImage]], options: _Options, counter: _Counter
-    ) -> Iterator[Prediction | UnreadableImage]:
-        images = {i: image for i, (_, image) in enumerate(waiting) if isinstance(image, Tensor)}
+    def _read(self, images: Any, options: _Options) -> Iterator[_Read]:
+        """Every image and frame, or the error if it cannot be read."""
+        several = isinstance(images, Iterable) and not isinstance(images, str | np.ndarray | Tensor)
+        for word in images if several else as_list(images):
+            try:
+                for source in sources.expand(word):
+                    yield from self._read_source(source, options)
+            except UnreadableImage as error:  # the word stands for nothing
+                yield _Read(None, error)
+
+    def _read_source(self, source: sources.Source, options: _Options) -> Iterator[_Read]:
+        channels = self.task.preprocess.channels
+        try:
+            if isinstance(source, sources.VideoSource):
+                if source.live and not options.endless:
+                    raise VertebraError(f"{source.name} has no end: use `stream`, which yields as it goes.")
+                for frame, pixels in source.frames(options.every):
+                    yield _Read(frame, read_image(pixels, channels), urgent=source.live)
+            else:
+                fetched = source.fetch()
+                yield _Read(fetched, fetched.read(channels))
+        except UnreadableImage as error:  # the frames before it count
+            yield _Read(None, error)
+
+    def _predictions(self, waiting: Sequence[_Read], options: _Options) -> Iterator[ImageResult | UnreadableImage]:
+        images = {i: item.image for i, item in enumerate(waiting) if isinstance(item.image, Tensor)}
         whole = [i for i, image in images.items() if not options.tile or max(image.shape[1:]) <= options.tile]
         results = dict(zip(whole, self._augmented([images[i] for i in whole], options), strict=True))
-        for i, (path, image) in enumerate(waiting):
-            if not isinstance(image, Tensor):
-                yield image
+        for i, item in enumerate(waiting):
+            if isinstance(item.image, UnreadableImage):
+                yield item.image
                 continue
-            prediction, below = results[i] if i in results else self._tiled(image, options)
-            counter.below += below
-            yield replace(prediction, path=path)
+            prediction, below = results.pop(i) if i in results else self._tiled(item.image, options)
+            options.counter.below += below
+            yield ImageResult.of(prediction, self.task, item.source, item.image)
 
     def _tiled(self, image: Tensor, options: _Options) -> tuple[Prediction, int]:
         size = (image.shape[1], image.shape[2])
@@ -267,10 +321,15 @@ class Predictor:
         Raises:
             VertebraError: if an image cannot be read, or the task has no such features.
         """
-        sources, preprocess = as_list(images), self.task.preprocess
+        preprocess = self.task.preprocess
+        items = self._read(images, self._checked(batch_size, None, 0, 0.2, False, 1, endless=False))
         embeddings: list[Tensor] = []
-        for start in range(0, len(sources), batch_size):
-            chunk = [read_image(source, preprocess.channels) for source in sources[start : start + batch_size]]
+        while group := list(itertools.islice(items, batch_size)):
+            chunk: list[Tensor] = []
+            for item in group:
+                if isinstance(item.image, UnreadableImage):
+                    raise item.image
+                chunk.append(item.image)
             rows: dict[int, Tensor] = {}
             for indices, batch, _ in _batches(chunk, preprocess, batch_size):
                 with torch.inference_mode(), self._autocast():
@@ -298,10 +357,9 @@ def _batches(
     padding enters the statistics of group norm, and features at the border.
     """
     frames = [frame_of((image.shape[1], image.shape[2]), preprocess) for image in images]
-    groups: dict[torch.Size, list[int]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, frame in enumerate(frames):
-        alone = torch.empty(preprocess.channels, *frame.resized, device="meta")
-        groups[pad_batch([alone], preprocess).shape].append(i)
+        groups[padded_size([frame.resized], preprocess)].append(i)
     for members in groups.values():
         for start in range(0, len(members), batch_size):
             indices = members[start : start + batch_size]

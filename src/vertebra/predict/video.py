@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -35,70 +35,83 @@ def library() -> Any:
     return av
 
 
-@dataclass(frozen=True)
 class Video:
-    """A video file that can be opened."""
+    """A video that is open: what its header says, and its frames."""
 
-    path: Path
-    rate: Fraction
-    """Frames per second."""
-    frames: int
-    """Number of frames according to the file; 0 if it does not say."""
-    seconds: float
-    """Duration according to the file; 0 if it does not say."""
+    def __init__(self, container: Any, name: str) -> None:
+        self.name = name
+        self._container = container
+        self._stream = container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+        self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
+        """Frames per second."""
+        self.frames: int = self._stream.frames
+        """Number of frames according to the file; 0 if it does not say."""
+        self.seconds: float = (container.duration or 0) / library().time_base
+        """Duration according to the file; 0 if it does not say."""
 
+    def read(self, every: int = 1) -> Iterator[tuple[int, Tensor]]:
+        """Every `every`-th frame, from the first: its index from 0, and [3, H, W] uint8, upright.
 
-def probe(path: Path) -> Video:
-    """Reads the header of a video.
+        One frame is in memory at a time.
 
-    Raises:
-        UnreadableImage: if it cannot be opened, or has no video stream.
-        VertebraError: if PyAV is not installed.
-    """
-    av = library()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UnreadableImage(f"{path}: there is no video stream in this file.")
-            stream = container.streams.video[0]
-            rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-            return Video(path, rate, stream.frames, (container.duration or 0) / av.time_base)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, UnreadableImage):
-            raise
-        raise UnreadableImage(f"{path}: cannot be opened as a video ({_reason(error)}).") from error
-
-
-def read_frames(video: Video, every: int = 1) -> Iterator[tuple[int, Tensor]]:
-    """Every `every`-th frame, from the first: its index from 0, and [3, H, W] uint8, upright.
-
-    One frame is in memory at a time.
-
-    Raises:
-        UnreadableImage: after the last good frame, if the video is damaged or cut short.
-    """
-    av = library()
-    index, seconds = 0, 0.0
-    try:
-        with av.open(str(video.path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
+        Raises:
+            UnreadableImage: after the last good frame, if the video is damaged or cut short, or the connection ends.
+        """
+        av = library()
+        index, seconds = 0, 0.0
+        try:
+            for frame in self._container.decode(self._stream):
                 if index % every == 0:
                     pixels = frame.to_ndarray(format="rgb24")  # [H, W, 3]
                     turns = round(getattr(frame, "rotation", 0) / 90)  # as the phone was held
                     yield index, torch.from_numpy(np.rot90(pixels, turns).transpose(2, 0, 1).copy())
                 index, seconds = index + 1, frame.time or 0.0
-    except (av.error.FFmpegError, OSError) as error:
-        raise UnreadableImage(f"{video.path}: cannot be decoded after {index} frames ({_reason(error)}).") from error
-    short = not video.seconds or seconds < MIN_SHARE * video.seconds - 1 / video.rate
-    if index < video.frames and short:  # the file of a trimmed video still counts the frames that were cut off
-        raise UnreadableImage(f"{video.path}: is cut short after {index} of {video.frames} frames.")
-    if not video.frames and video.seconds and short:
-        raise UnreadableImage(f"{video.path}: is cut short after {seconds:.1f} of {video.seconds:.1f} seconds.")
+        except (av.error.FFmpegError, OSError) as error:
+            raise UnreadableImage(f"{self.name}: cannot be decoded after {index} frames ({_reason(error)}).") from error
+        short = not self.seconds or seconds < MIN_SHARE * self.seconds - 1 / self.rate
+        if index < self.frames and short:  # the file of a trimmed video still counts the frames that were cut off
+            raise UnreadableImage(f"{self.name}: is cut short after {index} of {self.frames} frames.")
+        if not self.frames and self.seconds and short:
+            raise UnreadableImage(f"{self.name}: is cut short after {seconds:.1f} of {self.seconds:.1f} seconds.")
+
+
+@contextmanager
+def open_video(
+    address: str | Path,
+    name: str = "",
+    *,
+    protocols: str = "file",
+    options: Mapping[str, str] | None = None,
+    **more: Any,
+) -> Iterator[Video]:
+    """A video, by default a file.
+
+    Args:
+        address: a path, a URL or a device.
+        name: of the video in messages; the address if empty.
+        protocols: FFmpeg's names of those that may be used, with commas between: a file may name others by URL.
+        options: of FFmpeg.
+        more: further arguments of `av.open`, such as `timeout` in seconds.
+
+    Raises:
+        UnreadableImage: if it cannot be opened, or has no video stream.
+        VertebraError: if PyAV is not installed.
+    """
+    av, name = library(), name or str(address)
+    try:
+        container = av.open(str(address), options={"protocol_whitelist": protocols, **(options or {})}, **more)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise UnreadableImage(f"{name}: cannot be opened as a video ({_reason(error)}).") from error
+    with container:
+        if not container.streams.video:
+            raise UnreadableImage(f"{name}: there is no video stream in this file.")
+        yield Video(container, name)
 
 
 def _reason(error: BaseException) -> str:
+    if type(error).__name__ == "ExitError":  # FFmpeg's word for it: immediate exit requested
+        return "no answer in time"
     return getattr(error, "strerror", None) or first_line(error)
 
 
