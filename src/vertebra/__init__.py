@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+    from torch import Tensor
     from torch.utils.data import Dataset
 
     from vertebra.backbones import Backbone
+    from vertebra.data.augment.custom import Transforms
     from vertebra.engine.train import Run
     from vertebra.metrics.evaluation import Evaluation
     from vertebra.predict import Predictor
+    from vertebra.structures import Prediction
     from vertebra.tasks import Task
 
 __version__ = "0.1.0.dev0"
@@ -50,7 +55,8 @@ def create(
         options: fields of the method's Config (`drop_path`, `anchors={"scale": 4}`, ...) and `preprocess`.
 
     Returns:
-        A `torch.nn.Module`; its `predict` takes paths, PIL images, arrays and tensors.
+        A `torch.nn.Module`; its `predict` takes paths, PIL images, arrays and tensors, and returns predictions that can
+        be drawn.
 
     Raises:
         VertebraError: if a name is unknown or the weights cannot be read.
@@ -59,7 +65,18 @@ def create(
 
     if backbone is not None:
         options["backbone"] = backbone
-    return tasks.create(task, method=method, classes=classes, weights=weights, source=source, **options)
+    model = tasks.create(task, method=method, classes=classes, weights=weights, source=source, **options)
+    model.to_result = _to_result
+    return model
+
+
+def _to_result(task: Task, prediction: Prediction, image: Any, pixels: Tensor) -> Prediction:
+    """What a model of `create` predicts for an image, with all that is needed to draw it."""
+    from vertebra.predict.result import ImageResult
+    from vertebra.predict.sources import ImageSource
+
+    name = str(image) if isinstance(image, str | Path) else ""
+    return ImageResult.of(prediction, task, ImageSource(name, image), pixels)
 
 
 def backbone(name: str, *, weights: str | Path | None = None, source: str | None = None, **overrides: Any) -> Backbone:
@@ -88,6 +105,9 @@ def train(
     method: str | None = None,
     model: Mapping[str, Any] | None = None,
     augment: Mapping[str, Any] | None = None,
+    transforms: Transforms | None = None,
+    callbacks: Sequence[Callback] = (),
+    logger: str | Logger | Sequence[str | Logger] | None = None,
     **settings: Any,
 ) -> Run:
     """Trains a model as `vertebra train` does, with the recipe of its method, and leaves a run folder.
@@ -104,6 +124,15 @@ def train(
         model: further options of the method, nested or by dotted name: `{"anchors": {"scale": 4}}` or
             `{"anchors.scale": 4}`.
         augment: random changes of training images: the fields of `--augment`, such as `{"flip": 0.5}`.
+        transforms: a function of (image, target) that returns the two, such as a composition of
+            `torchvision.transforms.v2`, called on every training image. The image is a `tv_tensors.Image`, the target a
+            dict with the fields of Target that the task learns: `label`, or `boxes` (`tv_tensors.BoundingBoxes`),
+            `labels`, `crowd`, `masks` (`tv_tensors.Mask` [N, H, W]), `keypoints` (`tv_tensors.KeyPoints`) and
+            `visibility`. It takes the place of the augmentation; with `augment` as well, it comes before that. Images
+            are resized to the input and normalised afterwards.
+        callbacks: of Lightning, beside Vertebra's.
+        logger: where metrics are logged: `tensorboard` (if None), `csv`, `wandb`, `mlflow`, a Logger of Lightning, or a
+            list of these.
         settings: everything else that `vertebra train --help` lists, by the same names: `epochs`, `lr`, `optimizer`,
             `weights`, `output`, `resume`, ...; those of `--data` without that prefix: `batch_size`, `image_size`,
             `workers`, `val_share`, `channels`, `resize`.
@@ -115,14 +144,33 @@ def train(
         VertebraError: for unknown names (with the nearest that exists), values out of range, data that does not fit the
             task, and everything else that the user can correct.
     """
+    from lightning.pytorch.callbacks import Callback
+    from lightning.pytorch.loggers import Logger
+
+    from vertebra import kinds, tasks
     from vertebra.engine import settings as engine
     from vertebra.engine import train as training
+    from vertebra.errors import VertebraError, shown
 
     options = {**(model or {}), **({} if backbone is None else {"backbone": backbone})}
     is_path = isinstance(data, str | os.PathLike)
     path = os.fspath(data) if isinstance(data, str | os.PathLike) else type(data).__name__
+    if transforms is not None and augment is None:
+        augment = vars(kinds.find(tasks.find(task, method).MODEL.kind).no_augment)
     overrides = {**settings, "model": options, "augment": augment, "data.path": path}
-    return training.train(engine.resolve(task, method, overrides), None if is_path else data)
+    loggers = list(logger) if isinstance(logger, list | tuple) else [logger]
+    if logger is not None:
+        overrides["logger"] = [name for name in loggers if not isinstance(name, Logger)]
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise VertebraError(f"callbacks holds {shown(callback)}; it takes Callbacks of Lightning.")
+    return training.train(
+        engine.resolve(task, method, overrides),
+        None if is_path else data,
+        transforms=transforms,
+        callbacks=callbacks,
+        loggers=[log for log in loggers if isinstance(log, Logger)],
+    )
 
 
 def evaluate(
@@ -149,7 +197,7 @@ def evaluate(
             the model was not trained on is then evaluated whole.
         seed: of that split; as in training if None.
         strict: whether the first unreadable image or wrong annotation is an error instead of being listed.
-        device: where a model from a file runs; the fastest available if None.
+        device: where a model from a file runs, as in `load`.
 
     Returns:
         The evaluation: `metrics`, a row per image, and `worst(count)`.
@@ -189,7 +237,8 @@ def load(path: str | Path, *, device: str | None = None, precision: str = "32-tr
 
     Args:
         path: a `best.safetensors`, or the run folder that holds it.
-        device: where to run, such as `cuda`; the fastest available if None.
+        device: `cpu`, `cuda`, `mps`, one GPU such as `cuda:1`, or `auto`: a GPU if there is one, else the CPU, as for
+            None.
         precision: of convolutions and matrix products: `32-true`, `bf16-mixed` (twice as fast on CPUs and GPUs that
             have such instructions, with predictions that differ in the third digit) or `16-mixed` (GPUs).
 

@@ -14,7 +14,7 @@ from PIL import Image
 from vertebra.cli import main
 from vertebra.data.formats import shapes
 
-TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--accelerator=cpu", "--epochs=1")
+TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--device=cpu", "--epochs=1")
 
 
 def write_images(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 5) -> Path:

@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 
 import vertebra
 from vertebra.engine import checkpoint
+from vertebra.engine.state import SafeCheckpointIO
 from vertebra.errors import VertebraError
 from vertebra.tasks.classification.linear import LinearClassifier
 
-TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--accelerator=cpu", "--epochs=1")
+TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--device=cpu", "--epochs=1")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -203,15 +204,15 @@ def test_a_class_that_the_model_does_not_know(photos, trained, complaint):
 
 
 def test_a_share_that_is_none(photos, complaint):
-    assert "val_share is 2.0; it must lie between 0 and 1" in complaint("data", photos, "--val_share=2")
+    assert "val_share is 2; it must lie between 0 and 1" in complaint("data", photos, "--val_share=2")
 
 
 # -- options and configs
 
 
 def test_an_option_that_does_not_exist(photos, complaint):
-    assert "--epoch is not an option of vertebra train classification. Did you mean '--epochs'?" in complaint(
-        "train", f"--data.path={photos}", "--epoch=3"
+    assert "--epocs is not an option of vertebra train classification. Did you mean '--epochs'?" in complaint(
+        "train", f"--data.path={photos}", "--epocs=3"
     )
 
 
@@ -236,14 +237,12 @@ def test_a_config_with_a_value_of_the_wrong_type(tmp_path, complaint, form):
     config = tmp_path / "config.yaml"
     config.write_text("seed: 3\ndata:\n  image_size: large\n")
     sentence = complaint("train", *form.format(config).split())
-    assert f"config {config}, line 3, data.image_size: Expected a int. Got value: large" in sentence
+    assert f"config {config}, line 3: data.image_size is 'large'; it must be an integer." in sentence
 
 
 def test_a_flag_with_a_value_of_the_wrong_type(complaint):
-    assert "--epochs: Expected a int. Got value: many. vertebra train classification --help" in complaint(
-        "train", "--epochs=many"
-    )
-    assert "--data.resize" in complaint("train", "--data.resize=stretch")
+    assert "epochs is 'many'; it must be an integer." in complaint("train", "--epochs=many")
+    assert "data.resize is 'stretch'; there are auto, crop, squash." in complaint("train", "--data.resize=stretch")
 
 
 @pytest.mark.parametrize(
@@ -261,22 +260,22 @@ def test_a_config_that_is_none(tmp_path, complaint, content, sentence):
 
 
 def test_a_config_that_is_not_there(tmp_path, complaint):
-    assert f"config {tmp_path / 'c.yaml'} cannot be read" in complaint("train", f"--config={tmp_path / 'c.yaml'}")
+    assert f"{tmp_path / 'c.yaml'} cannot be read" in complaint("train", f"--config={tmp_path / 'c.yaml'}")
 
 
 @pytest.mark.parametrize(
     ("flag", "sentence"),
     [
-        ("--epochs=0", "epochs is 0; it must be 1 or more"),
-        ("--data.image_size=-1", "data.image_size is -1; it must be 0 or more"),
+        ("--epochs=0", "epochs is 0; it must lie between 1 and 1,000,000"),
+        ("--data.image_size=-1", "data.image_size is -1; it must lie between 8 and"),
         ("--data.val_share=1", "it must lie between 0 and 1"),
-        ("--data.batch_size=0", "batch_size is 0; it must be 1 or more"),
+        ("--data.batch_size=0", "batch_size is 0; it must lie between 1 and"),
         ("--data.channels=4", "images are read as 1 (grey) or 3 (RGB)"),
         ("--clip=-1", "clip is -1; it must be 0 or more"),
         ("--lr=-1", "lr is -1; it must be 0 or more"),
-        ("--seed=-1", "seed is -1; it must be 0 or more"),
-        ("--devices=-1", "devices is -1; it must be 0 or more"),
-        ("--data.workers=-1", "data.workers is -1; it must be 0 or more"),
+        ("--seed=-1", "seed is -1; it must lie between 0 and"),
+        ("--processes=-1", "processes is -1; it must lie between 0 and"),
+        ("--data.workers=-1", "data.workers is -1; it must lie between 0 and"),
         ("--momentum=1", "momentum is 1; it must lie between 0 and"),
         ("--model.dropout=1.5", "dropout is 1.5; it must lie between 0 and 1"),
         ("--augment.flip=2", "augment.flip is 2; it must lie between 0 and 1"),
@@ -291,10 +290,27 @@ def test_a_value_out_of_range(tmp_path, photos, complaint, flag, sentence):
     assert sentence in complaint("train", *task, *words)
 
 
+def test_a_device_that_is_missing_leaves_no_run_folder(tmp_path, photos, complaint, monkeypatch):
+    monkeypatch.setattr("vertebra.engine.devices.available", lambda: ["cpu"])
+    for words, sentence in (
+        (["--device=cuda"], "device is 'cuda'; this machine has cpu"),
+        (["--device=cuda:0,1"], "device is 'cuda:0,1'; this machine has cpu"),
+        (["--device=cpu", "--precision=16-mixed"], "precision 16-mixed is for GPUs; on a CPU choose bf16-mixed."),
+    ):
+        folder = f"--output={tmp_path / 'run'}"
+        assert sentence in complaint("train", f"--data.path={photos}", folder, *TINY, *words)
+        assert not (tmp_path / "run").exists()
+
+
+def test_batch_norm_of_one_value(tmp_path, photos, complaint):
+    words = [f"--data.path={photos}", f"--output={tmp_path / 'run'}", *TINY, "--data.batch_size=1"]
+    assert "batch norm has one value per channel only: raise data.batch_size" in complaint("train", *words)
+
+
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
 def test_a_device_that_is_none(trained, photos, complaint, verb):
     words = [photos] if verb == "predict" else []
-    assert "device 'gpu' is not to be had here: " in complaint(verb, trained, *words, "--device=gpu")
+    assert "device is 'gpu'; " in complaint(verb, trained, *words, "--device=gpu")
 
 
 def test_a_file_where_a_folder_should_be(tmp_path, photos, trained, complaint):
@@ -414,7 +430,7 @@ def test_a_full_disk_leaves_the_state_to_resume_from_whole(tmp_path, trained):
     before = fingerprints(run)
     state = {"weights": torch.zeros(1_000_000)}
     with full_disk(1_000_000), pytest.raises(VertebraError, match=r"last\.ckpt could not be saved .*still whole"):
-        checkpoint.SafeCheckpointIO().save_checkpoint(state, run / "last.ckpt")
+        SafeCheckpointIO().save_checkpoint(state, run / "last.ckpt")
     assert fingerprints(run) == before
 
 

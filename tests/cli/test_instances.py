@@ -33,7 +33,7 @@ COMMON = (
     SHALLOW,
     "--data.image_size=64",
     "--data.workers=0",
-    "--accelerator=cpu",
+    "--device=cpu",
     "--epochs=1",
     "--optimizer=sgd",
     "--lr=0.01",
@@ -277,7 +277,7 @@ def test_two_processes_give_the_metrics_of_one(data, runs, tmp_path, run_vertebr
     for count in (1, 2):
         run = tmp_path / str(count)
         words = ["train", "instance", f"--data.path={data}", f"--weights={runs['instance']}", f"--output={run}"]
-        words += [*TINY["instance"], "--lr=0", f"--devices={count}", "--data.batch_size=4"]
+        words += [*TINY["instance"], "--lr=0", f"--processes={count}", "--data.batch_size=4"]
         if count == 1:
             out = run_vertebra(*words)
         else:
@@ -407,7 +407,7 @@ def test_masks_that_the_data_does_not_have(data, complaint, run_vertebra, tmp_pa
 @pytest.mark.parametrize(
     ("flag", "sentence"),
     [
-        ("--balance", "balance weighs the classes of whole images; instance has no use for it"),
+        ("--balance", "--balance is not an option of vertebra train instance. There is no --balance for this task."),
         ("--data.resize=crop", "data.resize is 'crop'; there are shortest, fit"),
         ("--augment.mixup=0.2", "--augment.mixup is not an option of vertebra train instance"),
         ("--augment.copy_paste=2", "augment.copy_paste is 2; it must lie between 0 and 1"),
@@ -420,7 +420,7 @@ def test_masks_that_the_data_does_not_have(data, complaint, run_vertebra, tmp_pa
         ("--model.anchors.scal=2", "Did you mean '--model.anchors.scale'?"),
         ("--model.norm=bach", "Did you mean 'batch'?"),
         ("--model.average=logits", "mask_rcnn has no option average"),
-        ("--model.anchors.scale=-1", "anchors.scale is -1; it must be more than 0"),
+        ("--model.anchors.scale=-1", "anchors.scale is -1; it must lie between 0.01 and 1,000"),
         ("--model.anchors.ratios=[]", "anchors.ratios is []; it must hold numbers more than 0"),
         ("--model.anchors.ratios=[1,0]", "anchors.ratios is [1, 0]; it must hold"),
         ("--model.score_threshold=2", "score_threshold is 2; it must lie between 0 and 1"),
@@ -466,7 +466,7 @@ def test_options_of_other_tasks(data, complaint, tmp_path, task, flag, sentence)
 def test_synchronous_norms_on_several_processes_of_a_cpu_are_refused(data, tmp_path):
     words = ["train", "detection", f"--data.path={data}", f"--output={tmp_path / 'run'}", *TINY["detection"]]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    words += ["--model.norm=sync", "--devices=2"]
+    words += ["--model.norm=sync", "--processes=2"]
     done = subprocess.run([sys.executable, "-m", "vertebra", *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert "norm sync works on GPUs alone" in done.stderr

@@ -1,12 +1,14 @@
 """`vertebra predict` with a detector, and on videos."""
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from vertebra.predict import video
@@ -225,9 +227,9 @@ def test_a_video(detector, tmp_path, run_vertebra):
     assert printed.splitlines()[0].startswith(f"{path}  6 frames: ")
     assert printed.splitlines()[1].startswith("score threshold 0.5 (default): ")
     assert printed.splitlines()[2] == f"1 video, predictions.csv, images.json and predictions.json in {out}"
-    written = video.probe(out / "video.mp4")
-    assert (written.rate, written.frames) == (10, 6)
-    assert next(video.read_frames(written))[1].shape == (3, 192, 288)
+    with video.open_video(out / "video.mp4") as written:
+        assert (written.rate, written.frames) == (10, 6)
+        assert next(written.read())[1].shape == (3, 192, 288)
     images = json.loads((out / "images.json").read_text())["images"]
     assert [(image["id"], image["file_name"]) for image in images] == [(i + 1, f"{path}#{i}") for i in range(6)]
     boxes: dict[int, list] = {}
@@ -245,8 +247,9 @@ def test_every_third_frame_and_other_files_after_it(detector, tmp_path, scenes, 
     printed = run_vertebra("predict", detector, path, scenes / "a.png", "--every=3", f"--save={out}")
     assert f"{path}  2 frames: " in printed
     assert printed.splitlines()[-1].startswith("1 image, 1 video, ")
-    assert video.probe(out / "video.mp4").frames == 2
-    assert float(video.probe(out / "video.mp4").rate) == pytest.approx(10 / 3)
+    with video.open_video(out / "video.mp4") as written:
+        assert written.frames == 2
+        assert float(written.rate) == pytest.approx(10 / 3)
     images = json.loads((out / "images.json").read_text())["images"]
     assert [(image["id"], Path(image["file_name"]).name) for image in images] == [
         (1, "video.mp4#0"),
@@ -268,7 +271,8 @@ def test_a_video_is_classified(trained, tmp_path, run_vertebra):
     assert printed.startswith(f"{path}  6 frames: ")
     rows = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [row["path"] for row in rows] == [f"{path}#{i}" for i in range(6)]
-    assert video.probe(tmp_path / "out" / "video.mp4").frames == 6
+    with video.open_video(tmp_path / "out" / "video.mp4") as written:
+        assert written.frames == 6
 
 
 def test_a_folder_with_a_video(detector, scenes, run_vertebra):
@@ -293,7 +297,7 @@ def test_of_a_damaged_video_the_good_frames_count(detector, tmp_path, run_verteb
     from vertebra.images import UnreadableImage
 
     path = write_video(tmp_path / "video.mp4")
-    whole = video.read_frames
+    whole = video.Video.read
 
     def damaged(source, every=1):
         for number, frame in whole(source, every):
@@ -301,19 +305,187 @@ def test_of_a_damaged_video_the_good_frames_count(detector, tmp_path, run_verteb
                 raise UnreadableImage(f"{path}: cannot be decoded after 4 frames.")
             yield number, frame
 
-    monkeypatch.setattr(video, "read_frames", damaged)
+    monkeypatch.setattr(video.Video, "read", damaged)
     printed = run_vertebra("predict", detector, path, "--batch_size=3", f"--save={tmp_path / 'out'}")
     assert f"{path}  4 frames: " in printed
     assert f"incomplete: {path}: cannot be decoded after 4 frames." in printed
     assert "skipped" not in printed
     assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 4
-    assert len(list(whole(video.probe(tmp_path / "out" / "video.mp4")))) == 4
+    with video.open_video(tmp_path / "out" / "video.mp4") as written:
+        assert len(list(whole(written))) == 4
 
 
 def test_films_need_the_library(detector, tmp_path, complaint, monkeypatch):
     (tmp_path / "video.mp4").write_bytes(b"video")
     monkeypatch.setitem(sys.modules, "av", None)
     assert "pip install 'vertebra[video]'" in complaint("predict", detector, tmp_path / "video.mp4")
+
+
+# -- further outputs and sources
+
+
+def yolo_rows(path):
+    return [[float(value) for value in line.split()] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("boxes", [1, 0.5, 0.5, 1, 1]),
+        ("masks", [1, 0, 0, 0, 1, 1, 0, 1, 1]),
+        ("keypoints", [1, 0.5, 0.5, 1, 1, 0, 0, 0, 0, 0, 0]),  # unsure of both, as the image cuts them off
+    ],
+)
+def test_label_files(make_detector, scenes, run_vertebra, tmp_path, kind, expected):
+    make_detector(kind, classes=("even", "odd: \udce9"))
+    write_video(scenes / "c.mp4", count=2)
+    words = ["predict", tmp_path / "detector", scenes, "--format=yolo"]
+    printed = run_vertebra(*words, f"--save={tmp_path / 'out'}")
+    assert printed.splitlines()[-1] == f"3 images, 1 video, labels/ and data.yaml in {tmp_path / 'out'}"
+    labels = tmp_path / "out" / "labels"
+    assert sorted(path.stem for path in labels.iterdir()) == ["a", "a-2", "b", "c_0", "c_1"]
+    (row,) = yolo_rows(labels / "a-2.txt")
+    if kind == "masks":  # the outline may start at any corner
+        row[1:] = [value for corner in sorted(zip(row[1::2], row[2::2], strict=True)) for value in corner]
+    assert row == expected
+    assert (labels / "b.txt").read_text() == ""
+    content = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert content["names"] == {0: "even", 1: r"odd: \udce9"}
+    assert content.get("kpt_shape") == ([2, 3] if kind == "keypoints" else None)
+    run_vertebra(*words, "--scores", f"--save={tmp_path / 'scored'}")
+    (scored,) = yolo_rows(tmp_path / "scored" / "labels" / "a-2.txt")
+    assert len(scored) == len(row) + 1
+    assert scored[-1] == pytest.approx(151 / 256, abs=1e-5)
+
+
+def test_crops(make_detector, scenes, run_vertebra, tmp_path):
+    make_detector(classes=("even", "../odd"))
+    write_video(tmp_path / "video.mp4", count=2)
+    out = tmp_path / "out"
+    words = ["predict", tmp_path / "detector", scenes, tmp_path / "video.mp4", "--threshold=0.7", "--crops"]
+    assert "crops, predictions.csv" in run_vertebra(*words, f"--save={out}")
+    crops = {path.relative_to(out / "crops").as_posix(): Image.open(path).size for path in (out / "crops").rglob("*.*")}
+    assert crops.pop("even/a-1.png") == (10, 50)
+    assert crops.pop("_odd/a-2.png") == (10, 50)
+    assert crops.pop("even/a-3.png") == (16, 16)
+    assert all(name.partition("/")[2].startswith("video_1-") for name in crops)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_results_are_streamed(detector, scenes, run_vertebra, capsys, tmp_path):
+    (scenes / "b.png").write_bytes(b"")
+    video_file = write_video(tmp_path / "video.mp4", count=2)
+    lines = run_vertebra("predict", detector, scenes, video_file, "--stream").splitlines()
+    results = [json.loads(line) for line in lines]  # nothing else is on standard output
+    paths = [scenes / "a.png", scenes / "b.png", scenes / "sub" / "a.png", f"{video_file}#0", f"{video_file}#1"]
+    assert [result["path"] for result in results] == [str(path) for path in paths]
+    assert [entry["class"] for entry in results[0]["objects"]] == ["even", "odd", "even"]
+    assert results[1]["error"] == f"{scenes / 'b.png'}: the file is empty (0 bytes)."
+    out = tmp_path / "out"
+    printed = run_vertebra("predict", detector, scenes, video_file, "--stream", f"--save={out}")
+    assert printed.startswith(f"{scenes / 'a.png'}  2 even, 1 odd\n")
+    assert (out / "predictions.jsonl").read_text().splitlines() == lines
+
+
+def test_a_line_is_there_before_the_next_image_is_read(detector, scenes, run_vertebra, tmp_path, monkeypatch):
+    from vertebra.predict.folder import PredictionFolder
+
+    out, seen, add = tmp_path / "out", [], PredictionFolder.add
+
+    def watched(self, index, result):
+        seen.append(len((out / "predictions.jsonl").read_text().splitlines()))
+        add(self, index, result)
+
+    monkeypatch.setattr(PredictionFolder, "add", watched)
+    run_vertebra("predict", detector, scenes, "--stream", f"--save={out}")
+    assert seen == [1, 2, 3]
+
+
+def interrupted_after(monkeypatch, count):
+    """Ctrl-C is pressed when so many results are there."""
+    import signal
+
+    from vertebra.predict.predictor import Predictor
+
+    predict = Predictor._predictions
+
+    def pressed(self, waiting, options):
+        nonlocal count
+        for result in predict(self, waiting, options):
+            count -= 1
+            if count == 0:
+                signal.raise_signal(signal.SIGINT)
+            yield result
+
+    monkeypatch.setattr(Predictor, "_predictions", pressed)
+
+
+def test_ctrl_c_leaves_whole_files(detector, tmp_path, scenes, capsys, monkeypatch):
+    from vertebra.cli import main
+
+    path, out = write_video(tmp_path / "video.mp4"), tmp_path / "out"
+    interrupted_after(monkeypatch, 4)
+    words = ["predict", detector, scenes / "a.png", path, scenes / "b.png", "--stream", f"--save={out}"]
+    assert main([str(word) for word in words]) == 130
+    printed, error = capsys.readouterr()
+    assert f"{path}  3 frames: " in printed
+    assert error == "vertebra: stopped.\n"
+    assert len((out / "predictions.jsonl").read_text().splitlines()) == 4
+    assert len(json.loads((out / "images.json").read_text())["images"]) == 4
+    assert json.loads((out / "predictions.json").read_text())
+    with video.open_video(out / "video.mp4") as written:
+        assert len(list(written.read())) == 3
+    assert {p.name for p in out.iterdir()} == {
+        *("a.png", "video.mp4", "predictions.jsonl", "predictions.json", "predictions.csv", "images.json")
+    }
+
+
+def test_a_camera_ends_with_ctrl_c(detector, tmp_path, run_vertebra, monkeypatch):
+    from vertebra.predict.sources import cameras
+
+    pytest.importorskip("av")
+    monkeypatch.setattr(cameras, "DEVICES", {sys.platform: ("lavfi", "testsrc=size=64x48:rate=25")})
+    interrupted_after(monkeypatch, 3)
+    lines = run_vertebra("predict", detector, "0", "--threshold=0.999", f"--save={tmp_path / 'out'}").splitlines()
+    assert [line.rpartition("#")[0] for line in lines[:3]] == ["camera-0"] * 3
+    assert lines[3].startswith("score threshold 0.999")
+    assert lines[4].startswith("1 video, ")
+    with video.open_video(tmp_path / "out" / "camera-0.mp4") as written:
+        assert len(list(written.read())) == 3
+
+
+def test_a_list_and_standard_input(detector, scenes, run_vertebra, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text(f"{scenes / 'a.png'}\n{scenes / 'gone.png'}\n{scenes / 'b.png'}\n")
+    printed = run_vertebra("predict", detector, tmp_path / "list.txt")
+    assert f"{scenes / 'a.png'}  2 even, 1 odd" in printed
+    assert f"skipped: {scenes / 'gone.png'}: there is no such file." in printed
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((scenes / "a.png").read_bytes())))
+    assert run_vertebra("predict", detector, "-", f"--save={tmp_path / 'out'}").startswith("stdin  2 even, 1 odd\n")
+    assert (tmp_path / "out" / "stdin.png").exists()
+
+
+def test_names_that_are_not_text(make_detector, scenes, run_vertebra, tmp_path):
+    """A class or a file whose name is not UTF-8 is shown with the number of the byte."""
+    make_detector(classes=("caf\udce9", "=odd"))
+    (scenes / "a.png").rename(scenes / "a\udce9.png")
+    out = tmp_path / "out"
+    printed = run_vertebra("predict", tmp_path / "detector", scenes, "--stream", f"--save={out}")
+    assert r"a\udce9.png  2 caf\udce9, 1 =odd" in printed
+    text = (out / "predictions.csv").read_text()
+    assert r"a\udce9.png,caf\udce9,0.789062" in text
+    assert "'=odd" in text
+    first = json.loads((out / "predictions.jsonl").read_text().splitlines()[0])
+    assert first["objects"][0]["class"] == "caf\udce9"
+
+
+def test_a_large_image_is_drawn_smaller(detector, scenes, run_vertebra, tmp_path, monkeypatch):
+    from vertebra.viz import draw
+
+    monkeypatch.setattr(draw, "MAX_PIXELS", 3000)
+    out = tmp_path / "out"
+    printed = run_vertebra("predict", detector, scenes / "a.png", f"--save={out}")
+    assert printed.splitlines()[-1].endswith(f" in {out} (1 drawn smaller than it is)")
+    assert Image.open(out / "a.png").size == (67, 45)
 
 
 # -- options that do not fit
@@ -333,6 +505,10 @@ def test_films_need_the_library(detector, tmp_path, complaint, monkeypatch):
         ("--overlap=0.3", "--overlap is for tiles: it needs --tile=PIXELS."),
         ("--every=2", "--every is for videos (.mp4, .mov, "),
         ("--batch_size=0", "--batch_size is 0; it must be 1 or more."),
+        ("--crops", "--crops needs --save=FOLDER to write to."),
+        ("--format=yolo", "--format needs --save=FOLDER to write to."),
+        ("--format=voc --save=out", "format is 'voc'; there are coco, yolo."),
+        ("--scores --save=out", "--scores is for label files: it needs --format=yolo"),
     ],
 )
 def test_options_that_do_not_fit_objects(detector, scenes, complaint, monkeypatch, tmp_path, flag, sentence):
@@ -351,6 +527,8 @@ def test_options_that_do_not_fit_objects(detector, scenes, complaint, monkeypatc
         ("--annotations=a.json --save=out", "--annotations is for models that predict boxes"),
         ("--annotations=a.json", "--annotations needs --save=FOLDER to write to."),
         ("--embeddings", "--embeddings needs --save=FOLDER to write to."),
+        ("--crops --save=out", "--crops is for models that predict boxes"),
+        ("--format=yolo --save=out", "format is 'yolo'; there are records."),
         ("--every=0", "--every is 0; it must be 1 or more."),
     ],
 )

@@ -9,6 +9,8 @@ import pytest
 from faster_coco_eval.core import mask as rle
 from PIL import Image
 
+from vertebra.kinds import coco_results
+
 POINTS = ["left", "right"]
 SPOTS = ((3, 5, 5), (8, 30, 10))  # of an object of either category: its number, x, y
 
@@ -185,7 +187,7 @@ def test_images_that_went_missing_since(data, tmp_path, run_vertebra):
         ([hit(7, bbox=[0, 0, 1])], "entry 0 (counted from 0): bbox is [0, 0, 1], not a list of 4 numbers"),
         ([hit(7, bbox=[0, 0, -1, 1])], "bbox is [0, 0, -1, 1], whose width or height is negative"),
         ([hit(7, keypoints=[1, 2, 3])], "keypoints is [1, 2, 3], not a list of 6 numbers"),
-        ([hit(7, segmentation={"size": [9, 9], "counts": [81]})], "entry 0 (counted from 0): its mask is 9 x 9 pixels"),
+        ([hit(7, segmentation={"size": [9, 9], "counts": [81]})], "entry 0 (counted from 0): its mask is of size"),
         ([hit(7, segmentation=[[5, 5, 20, 20]])], "entry 0 (counted from 0): its polygon has 2 points, three or more"),
     ],
 )
@@ -200,14 +202,14 @@ def test_results_that_number_images_otherwise(data, tmp_path, complaint, run_ver
     """Their numbers may be there in the data by chance."""
     file = write(tmp_path / "results.json", [hit(7), hit(12)])
     images = [{"id": 7, "file_name": "elsewhere/7.png"}, {"id": 12, "file_name": "elsewhere/30.png"}]
-    write(tmp_path / "images.json", {"images": images})
+    write(tmp_path / "images.json", {"images": images, "categories": []})
     sentence = complaint("evaluate", file, f"--data.path={data}")
     assert (
         "entry 1 (counted from 0): image_id 12 is elsewhere/30.png according to the images.json beside it" in sentence
     )
     assert "predict with --annotations=FILE" in sentence
     images[1]["file_name"] = "12.png"
-    write(tmp_path / "images.json", {"images": images})
+    write(tmp_path / "images.json", {"images": images, "categories": []})
     run_vertebra("evaluate", file, f"--data.path={data}")
 
 
@@ -256,8 +258,17 @@ def test_detections_are_not_of_keypoints(data, tmp_path, complaint):
 def test_wrong_files(data, tmp_path, complaint):
     assert "cannot be read (No such file" in complaint("evaluate", tmp_path / "gone.json", f"--data.path={data}")
     (tmp_path / "cut.json").write_text('[{"image_id": 7,')
-    assert "cut.json is not valid JSON" in complaint("evaluate", tmp_path / "cut.json", f"--data.path={data}")
+    assert "cut.json, line 1: not valid JSON" in complaint("evaluate", tmp_path / "cut.json", f"--data.path={data}")
     file = write(tmp_path / "results.json", [hit(7)])
     assert "give --data.path" in complaint("evaluate", file)
     annotations = data / "annotations/instances_val.json"
     assert "these are annotations" in complaint("evaluate", annotations, f"--data.path={data}")
+
+
+def test_pairs_of_detections_and_objects_are_bounded(data, tmp_path, monkeypatch, complaint):
+    """Their similarities would take 20 gigabytes with 50,000 of both in an image."""
+    monkeypatch.setattr(coco_results, "MAX_PAIRS", 1)
+    file = write(tmp_path / "results.json", [hit(7), hit(7)])
+    sentence = complaint("evaluate", file, f"--data.path={data}")
+    assert "7.png has 2 detections and " in sentence
+    assert "at most 1 pairs are compared. Keep the top-scoring detections" in sentence

@@ -15,7 +15,7 @@ import vertebra
 from vertebra import tasks
 from vertebra.cli import VERBS, main
 
-TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--accelerator=cpu", "--epochs=1")
+TINY = ("--data.image_size=32", "--data.workers=0", "--model.backbone=resnet18", "--device=cpu", "--epochs=1")
 
 
 # -- no verb
@@ -50,8 +50,8 @@ def test_help_stands_under_each_option(capsys):
     with pytest.raises(SystemExit):
         main(["train", "classification", "--help"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--epochs EPOCHS Passes over the training images." in out
-    assert "--data.image_size IMAGE_SIZE Side of the square input, in pixels, or of the shorter side" in out
+    assert "--epochs INTEGER Passes over the training images." in out
+    assert "--data.image_size INTEGER Side of the square input, in pixels, or of the shorter side" in out
 
 
 def test_version(run_vertebra):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
+import time
+import warnings
 from collections.abc import Sequence
 
 import vertebra
-from vertebra.errors import VertebraError, nearest
+from vertebra import synonyms
+from vertebra.cli.stand_ins import stand_ins
+from vertebra.errors import VertebraError, escaped, is_out_of_memory, nearest, shown
 
 VERBS = {
     "train": "train a model on your images",
@@ -20,6 +26,13 @@ VERBS = {
     "data": "show the contents of a dataset and its problems; convert it",
     "verify": "compare every backbone with its reference outputs on this machine",
 }
+
+MEMORY = {
+    "train": "lower --data.batch_size (and raise --accumulate), or set --checkpointing",
+    "evaluate": "lower --data.batch_size or --data.workers",
+    "predict": "lower --batch_size, or cut large images with --tile",
+}
+"""By verb, what takes less memory."""
 
 EXAMPLES = """
   vertebra train classification --data.path=images/ --model.backbone=resnet18 --epochs=30
@@ -48,6 +61,10 @@ def help_text() -> str:
     )
 
 
+def _run(verb: str, words: Sequence[str]) -> None:
+    importlib.import_module(f"vertebra.cli.{verb}").run(words)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the process's exit status: 0, or 2 for a user's mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -60,25 +77,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"vertebra {vertebra.__version__}")
         return 0
+    warnings.formatwarning = lambda message, *_: f"vertebra: {message}\n"
+    verb, *rest = arguments
     try:
-        verb, *rest = arguments
         if verb not in VERBS:
-            raise VertebraError(f"no command is called {verb!r}; there are {', '.join(VERBS)}.{nearest(verb, VERBS)}")
-        importlib.import_module(f"vertebra.cli.{verb}").run(rest)
+            here = synonyms.find(synonyms.VERBS, verb)
+            hint = f" Here it is {here!r}." if here else nearest(verb, VERBS)
+            raise VertebraError(f"no command is called {shown(verb)}; there are {', '.join(VERBS)}.{hint}")
+        if {"-h", "--help"} & set(rest):
+            with contextlib.suppress(Exception), stand_ins():  # what does not work with them works without
+                _run(verb, rest)
+        _run(verb, rest)
     except VertebraError as error:
-        print(f"vertebra: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # of several processes, all may fail for the same reason
+            time.sleep(3)  # until the first has ended, and with it this one
+        print(f"vertebra: {escaped(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
         sys.stderr.close()
         return 0
-    except OSError as error:  # no space, no permission, a file where a folder should be
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"vertebra: {where}{error.strerror or error}.", file=sys.stderr)
-        return 2
-    except (MemoryError, RuntimeError) as error:
-        if type(error).__name__ != "OutOfMemoryError" and not isinstance(error, MemoryError):
+    except (OSError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            hint = MEMORY.get(verb, "use smaller images")
+            print(f"vertebra: there is not enough memory: {hint}.", file=sys.stderr)
+        elif isinstance(error, OSError):  # no space, no permission, a file where a folder should be
+            where = escaped(f"{error.filename}: ") if error.filename else ""
+            print(f"vertebra: {where}{error.strerror or error}.", file=sys.stderr)
+        else:
             raise  # a bug
-        print("vertebra: there is not enough memory: lower the batch size, or use smaller images.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vertebra: stopped.", file=sys.stderr)

@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import track
+import numpy as np
 
 from vertebra import kinds
-from vertebra.cli.parsing import parse, parser
+from vertebra.cli.parsing import REQUIRED, parse, parser
+from vertebra.cli.tables import console
 from vertebra.data import Catalogue, Sample, open_data
 from vertebra.data.convert import convert
 from vertebra.data.formats import shapes, writable
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, escaped
 from vertebra.images import UnreadableImage, read_image
 from vertebra.kinds import Kind
+from vertebra.progress import track
 from vertebra.structures import Target
 
 
@@ -83,15 +84,14 @@ def run(argv: Sequence[str]) -> None:
 def _convert(argv: Sequence[str]) -> None:
     arguments = parser("data convert", "Writes a dataset of objects in another format; images are copied.")
     arguments.add_argument("path", help="Folder, file or `shapes`, as `vertebra train` takes it.")
-    formats = Literal[tuple(writable())]  # type: ignore[valid-type]
-    arguments.add_argument("--to", type=formats, required=True, help="Format to write.")
+    arguments.add_option("to", "Format to write.", default=REQUIRED, choices=list(writable()))
     arguments.add_class_arguments(ConvertOptions)
     options = parse(arguments, argv)
     catalogue, lost = convert(options.path, options.to, options.save, options.seed)
     for note in catalogue.notes:
-        print(f"note: {note}")
+        print(escaped(f"note: {note}"))
     for problem in catalogue.problems:
-        print(f"problem: {problem}")
+        print(escaped(f"problem: {problem}"))
     if lost:
         print(f"note: {options.to} cannot hold {', '.join(lost)}; they are dropped")
     kind = kinds.of(catalogue)
@@ -107,7 +107,7 @@ def _inspect(catalogue: Catalogue, kind: Kind) -> Inspection:
     result = Inspection(problems=list(catalogue.problems))
     first: dict[bytes, tuple[str, str, Sample]] = {}
     samples = [(split, sample) for split, members in catalogue.splits.items() for sample in members]
-    for split, sample in track(samples, "reading", transient=True):
+    for split, sample in track(samples, "reading"):
         try:
             image = read_image(sample.image)
         except UnreadableImage as error:
@@ -119,7 +119,9 @@ def _inspect(catalogue: Catalogue, kind: Kind) -> Inspection:
         result.targets.setdefault(split, []).append(target)
         result.problems += problems
         name = sample.target.path or f"an image of {split}"
-        digest = hashlib.blake2b(f"{tuple(image.shape)}".encode() + image.numpy().tobytes(), digest_size=16).digest()
+        pixels = hashlib.blake2b(f"{tuple(image.shape)}".encode(), digest_size=16)
+        pixels.update(np.ascontiguousarray(image).data)  # not copied, unless grey planes share their memory
+        digest = pixels.digest()
         if digest in first:
             other_name, other_split, other = first[digest]
             parts = ["the same pixels"]
@@ -133,16 +135,15 @@ def _inspect(catalogue: Catalogue, kind: Kind) -> Inspection:
 
 
 def _print(catalogue: Catalogue, kind: Kind, inspection: Inspection) -> None:
-    console = Console()
     for table in kind.tables(catalogue, inspection.targets):
-        console.print(table)
+        console().print(table)
     for note in catalogue.notes:
-        print(f"note: {note}")
+        print(escaped(f"note: {note}"))
     for side, values in zip(("height", "width"), zip(*inspection.sizes, strict=True), strict=False):
         low, high, median = min(values), max(values), statistics.median(values)
         print(f"{side}: {low} to {high} pixels, median {round(median, 1):g}")
     for note in kind.notes(catalogue):
-        print(f"note: {note}")
+        print(escaped(f"note: {note}"))
     for problem in inspection.problems:
-        print(f"problem: {problem}")
+        print(escaped(f"problem: {problem}"))
     print(f"{len(inspection.sizes)} images read, {len(inspection.problems)} problems")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
-from jsonargparse import Namespace
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from vertebra import kinds
 from vertebra.cli.parsing import parse, parser
+from vertebra.cli.tables import console, side_by_side
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import choose_split, evaluate, select
@@ -23,7 +23,6 @@ from vertebra.files import expanded
 from vertebra.kinds import Kind
 from vertebra.kinds.coco_results import read_results
 from vertebra.metrics.evaluation import Evaluation, written
-from vertebra.viz import report
 
 MODEL_OPTIONS = ("device", "data.val_share", "data.seed", "data.batch_size", "data.workers")
 """Options that have no effect on a file of results."""
@@ -55,7 +54,7 @@ class Options:
     save: str | None = None
     """Folder for evaluation.json and report.html."""
     device: str | None = None
-    """Device such as cpu or cuda; default: the fastest available."""
+    """`cpu`, `cuda`, `mps`, one GPU such as cuda:1, or `auto`: a GPU if there is one, else the CPU; default: auto."""
     max_detections: int | None = None
     """Of COCO results, the top-scoring detections evaluated per image and class; default: 100, as in COCO. A model has
     its own limit."""
@@ -89,6 +88,8 @@ def run(argv: Sequence[str]) -> None:
     result = _evaluate_results(options) if is_results else _evaluate_model(options)
     _print(result)
     if folder:
+        from vertebra.viz import report  # with matplotlib, which nothing else here needs
+
         folder.mkdir(parents=True, exist_ok=True)
         report.save(
             folder,
@@ -101,7 +102,7 @@ def run(argv: Sequence[str]) -> None:
         print(f"look at {folder / 'report.html'}")
 
 
-def _evaluate_model(options: Namespace) -> Result:
+def _evaluate_model(options: SimpleNamespace) -> Result:
     if options.max_detections is not None:
         raise VertebraError("--max_detections is for files of COCO results; a model has its own limit.")
     task, about = checkpoint.load(options.checkpoint, device=options.device)
@@ -121,16 +122,15 @@ def _evaluate_model(options: Namespace) -> Result:
         batch_size=options.data.batch_size,
         workers=options.data.workers,
         strict=options.strict,
-        progress=True,
         metric_options=kind.metric_options(about, selection.catalogue),
     )
     title = f"{options.checkpoint} on {selection.catalogue.path}, {selection.split}"
     return Result(kind, evaluation, selection.samples, title, problems)
 
 
-def _evaluate_results(options: Namespace) -> Result:
+def _evaluate_results(options: SimpleNamespace) -> Result:
     """Evaluates another tool's results on the data; where that has one split only, on that one."""
-    values = {name: options[name] for name in MODEL_OPTIONS}
+    values = {name: attrgetter(name)(options) for name in MODEL_OPTIONS}
     if flags := ", ".join(f"--{name}" for name, value in values.items() if value is not None):
         raise VertebraError(f"{flags}: no model runs on COCO results, and no data is set apart; leave it out.")
     results = read_results(options.checkpoint)
@@ -139,7 +139,7 @@ def _evaluate_results(options: Namespace) -> Result:
     results, catalogue = results.open(options.data.path)
     split = choose_split(catalogue, options.data.split)
     problems = _print_notes(catalogue, options.strict)
-    evaluation = results.evaluate(catalogue, split, max_detections=options.max_detections, progress=True)
+    evaluation = results.evaluate(catalogue, split, max_detections=options.max_detections)
     title = f"{options.checkpoint} on {options.data.path}, {split}"
     return Result(results.kind, evaluation, catalogue.split(split), title, problems)
 
@@ -156,21 +156,18 @@ def _print_notes(catalogue: Catalogue, strict: bool) -> list[str]:
 
 def _print(result: Result) -> None:
     evaluation = result.evaluation
-    console = Console()
+    screen = console()
     print(result.title)
     table = Table("metric", box=SIMPLE_HEAD)
     table.add_column("value", justify="right")
     for name, value in evaluation.numbers.items():
         table.add_row(name, written(value, 4))
     table.add_row("images", str(len(evaluation.rows)))
-    console.print(table)
+    screen.print(table)
     if per_class := evaluation.metrics.get("per_class"):
-        table = Table("class", box=SIMPLE_HEAD)
-        for key in per_class:
-            table.add_column(key.replace("_", " "), justify="right", overflow="fold")
-        for name, *values in zip(evaluation.classes, *per_class.values(), strict=True):
-            table.add_row(escape(name), *map(written, values))
-        console.print(table)
+        columns = {key.replace("_", " "): list(map(written, values)) for key, values in per_class.items()}
+        for table in side_by_side(evaluation.classes, columns, screen.width, "class"):
+            screen.print(table)
     for sentence in evaluation.unreadable:
         print(f"skipped: {sentence}")
     if evaluation.unreadable:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from vertebra import tasks
 from vertebra.cli.parsing import parse, parser
+from vertebra.cli.tables import console
 from vertebra.errors import one_of
 
 
@@ -24,7 +24,7 @@ class Options:
 
 def run(argv: Sequence[str]) -> None:
     arguments = parser("methods", "Lists every method: its task, its paper, and whose checkpoints it reads.")
-    arguments.add_argument("task", nargs="?", default="", help="List the methods of this task only.")
+    arguments.add_argument("task", nargs="?", help="List the methods of this task only.")
     arguments.add_class_arguments(Options)
     options = parse(arguments, argv)
     if options.task:
@@ -49,6 +49,4 @@ def run(argv: Sequence[str]) -> None:
             ", ".join(method["source"]) or "-",
             escape(", ".join(method["reads"])) or "-",
         )
-    console = Console()
-    console.width = max(80, console.width)
-    console.print(table)
+    console().print(table)

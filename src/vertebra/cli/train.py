@@ -5,41 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jsonargparse import ArgumentParser
+import yaml
 
 from vertebra import kinds, tasks
-from vertebra.cli.parsing import check_config, explicit_options, option, parser
+from vertebra.cli.parsing import ArgumentParser, explicit_options, option, parser, read_config
 from vertebra.engine.settings import (
     GROUPS,
     Data,
     Settings,
     check_resumed_method,
+    plain,
     resolve,
     run_config,
     run_folder,
+    unused,
 )
-from vertebra.engine.train import train
 from vertebra.errors import VertebraError, one_of
+
+PRINT = "--print_config"
 
 
 def run(argv: Sequence[str]) -> None:
-    words = list(argv)
-    task = words.pop(0) if words and not words[0].startswith("-") else ""
-    config = option(words, "config")
+    words = [word for word in argv if word != PRINT]
+    task = words.pop(0) if words and not words[0].startswith("-") and "=" not in words[0] else ""
     resume = option(words, "resume")
-    if not config and (config := _config_of_resumed(resume)):
-        words.insert(0, f"--config={config}")
-    content = check_config(config) if config else {}
-    task = _task(task or option(words, "task"), str(content.get("task", "")), config)
-    tasks.find(task)  # raises if there is none
+    file = option(words, "config") or _config_of_resumed(resume)
+    config = read_config(file) if file else None
+    content = config.content if config else {}
+    task = _task(task or option(words, "task"), str(content.get("task") or ""), file)
     method = _method(task, words, content)
     if resume:
         check_resumed_method(resume, task, method)
     arguments = _arguments(task, method)
     tasks.check_options(task, method, _model_options(words, content), "model.", unknown_ok=True)
-    if config:
-        check_config(config, arguments)
-    train(resolve(task, None, explicit_options(arguments, words)))  # among them model.method, if the user chose it
+    given = explicit_options(arguments, words, config)  # among them model.method, if the user chose it
+    settings = resolve(task, None, {name: value for name, value in given.items() if name != "config"})
+    if PRINT in argv:
+        print(yaml.safe_dump(plain(settings), sort_keys=False), end="")
+    else:
+        from vertebra.engine.train import train
+
+        train(settings)
 
 
 def _config_of_resumed(resume: str) -> str:
@@ -50,37 +56,43 @@ def _config_of_resumed(resume: str) -> str:
     return str(run_folder(resume) / "config.yaml")
 
 
-def _task(typed: str, configured: str, config: str) -> str:
+def _task(typed: str, configured: str, file: str) -> str:
     if typed and configured and typed != configured:
-        raise VertebraError(f"config {config} is for task {configured!r}, not {typed!r}.")
-    return typed or configured or "classification"
+        raise VertebraError(f"config {file} is for task {configured!r}, not {typed!r}.")
+    task = typed or configured or "classification"
+    tasks.find(task)  # raises if there is none
+    return task
 
 
 def _method(task: str, words: Sequence[str], content: Mapping[str, Any]) -> str:
     model = content.get("model")
     configured = model.get("method") if isinstance(model, Mapping) else None
     method = option(words, "model.method") or str(configured or tasks.default_method(task))
-    one_of("--model.method", method, tasks.methods(task))
+    one_of("model.method", method, tasks.methods(task))
     return method
 
 
 def _arguments(task: str, method: str) -> ArgumentParser:
     """The parser of one method's training: its options alone, with the defaults of its recipe."""
     module = tasks.find(task, method)
-    arguments = parser(f"train {task}", f"Trains a {task} model. Every option can also stand in a --config file.")
-    arguments.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
-    arguments.add_class_arguments(Settings, skip={"task", "method", *GROUPS})
-    arguments.add_argument(
-        "--model.method",
-        choices=tasks.methods(task),
-        default=method,
-        help=f"Method; --help lists the options of the one given, here {method}.",
+    kind = kinds.find(module.MODEL.kind)
+    arguments = parser(
+        f"train {task}",
+        f"Trains a model for {task}, by the method {method}; the options are those of this method. "
+        f"Tasks: {', '.join(tasks.names())}. Methods of {task}, for --model.method: {', '.join(tasks.methods(task))}. "
+        f"Every option can also stand in a --config file; {PRINT} prints one and exits.",
     )
+    arguments.add_option("config", "YAML file of options, such as a run's config.yaml.")
+    arguments.add_option("task", "For config files; on the command line it comes first.")
+    arguments.add_option(
+        "model.method", "Method; --help lists the options of the one given.", choices=tasks.methods(task)
+    )
+    arguments.add_class_arguments(Settings, skip=("task", "method", *GROUPS, *unused(task, method)))
     arguments.add_class_arguments(module.Config, "model")
-    arguments.add_class_arguments(Data, "data")
-    arguments.add_class_arguments(kinds.find(module.MODEL.kind).augment, "augment")
-    arguments.add_argument("--task", default=task, help="For config files; on the command line it comes first.")
-    arguments.set_defaults(module.RECIPE)
+    arguments.add_class_arguments(Data, "data", choices={"data.resize": ("auto", *kind.resize_modes)})
+    arguments.add_class_arguments(kind.augment, "augment")
+    usual = resolve(task, method, {})
+    arguments.set_defaults({**plain(usual), "lr": usual.peak_lr, "weight_decay": usual.decay, "task": None})
     return arguments
 
 

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from vertebra import backbones, ledger
 from vertebra.backbones.facts import facts
 from vertebra.cli.parsing import parse, parser
+from vertebra.cli.tables import console
 from vertebra.errors import VertebraError
 from vertebra.ledger.check import compare
 from vertebra.ledger.reference import Comparison, others, references
+from vertebra.progress import track
 
 
 @dataclass
@@ -37,15 +38,20 @@ def run(argv: Sequence[str]) -> None:
     known = [] if options.counts else [r for folder in folders for r in references(folder) if r.name in names]
     entries = {entry.name: entry for entry in ledger.entries()}
     comparisons: dict[str, list[Comparison]] = {name: [] for name in names}
-    for reference in track(known, "comparing", transient=True):
+    for reference in track(known, "comparing"):
         comparisons[reference.name].append(compare(reference))
-    table = Table(title="ledger", caption="difference: largest of all outputs, in standard deviations of the output")
+    table = Table(
+        title="ledger",
+        caption="files: of reference outputs; difference: largest of all outputs, in standard deviations of the output",
+        box=SIMPLE_HEAD,
+        collapse_padding=True,
+    )
     table.add_column("backbone", no_wrap=True)
-    for column in ("parameters", "GMACs", "references", "difference"):
+    for column in ("parameters", "GMACs", "files", "difference"):
         table.add_column(column, justify="right")
     table.add_column("result")
     problems: dict[str, list[str]] = {}
-    for name in track(names, "counting", transient=True):
+    for name in track(names, "counting"):
         counts, entry = facts(name), entries.get(name)
         differing = [f"{c.reference.path.stem}: {problem}" for c in comparisons[name] for problem in c.problems]
         if entry is None:
@@ -63,10 +69,7 @@ def run(argv: Sequence[str]) -> None:
             "-" if largest is None else f"{largest:.1e}",
             "different" if differing else "equal" if comparisons[name] else "counts equal",
         )
-    console = Console()
-    if console.width < 100:
-        console.width = 100
-    console.print(table)
+    console(100).print(table)
     if options.reference and (skipped := others(Path(options.reference))):
         print(f"skipped, because no backbone of Vertebra is compared with them: {', '.join(skipped)}")
     for name, sentences in problems.items():
