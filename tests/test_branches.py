@@ -15,6 +15,8 @@ ALLOWED = {
     "tasks/": "they are what differs",
     "data/formats/": "fill the fields of Target",
     "data/annotations.py": "what formats share",
+    "data/augment/custom.py": "fills the fields of Target after a user's transforms",
+    "data/exports.py": "what the formats of annotation tools share",
     "data/datasets.py": "fills the fields of Target from a user's Dataset",
     "data/geometry.py": "reads and moves every field of Target",
     "metrics/coco/": "has an IoU type named keypoints",

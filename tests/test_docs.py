@@ -101,7 +101,8 @@ def clear_caches() -> None:
     from vertebra.data import formats
 
     importlib.invalidate_caches()
-    backbones.families.cache_clear()
+    for function in (backbones._libraries, backbones.families):
+        function.cache_clear()
     formats.formats.cache_clear()
     importlib.import_module("vertebra.tasks.methods")._methods.cache_clear()  # `tasks.methods` is a function
 
@@ -118,23 +119,22 @@ def open_packages() -> list[ModuleType]:
 @pytest.fixture
 def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with the furniture, package folders for the page's own files, and a Hub without a network."""
-    from torch.utils.data import DataLoader
-
     from vertebra.data import loader
     from vertebra.data.formats import shapes
-    from vertebra.weights import fetch
+    from vertebra.data.workers import WorkerLoader
+    from vertebra.weights import locate
 
-    def in_this_process(*arguments: Any, **options: Any) -> DataLoader:
-        """A DataLoader without workers, which take longer to start than the few images to read."""
-        return DataLoader(
+    def in_this_process(*arguments: Any, **options: Any) -> WorkerLoader:
+        """A loader without workers, which take longer to start than the few images to read."""
+        return WorkerLoader(
             *arguments, **options | {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None}
         )
 
     shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shapes, "COUNTS", COUNTS)
-    monkeypatch.setattr(loader, "DataLoader", in_this_process)
-    monkeypatch.setattr(fetch, "_download", lambda repository: furniture / "foreign.safetensors")
+    monkeypatch.setattr(loader, "WorkerLoader", in_this_process)
+    monkeypatch.setattr(locate, "_from_hub", lambda repository, files: furniture / "foreign.safetensors")
     modules = set(sys.modules)
     for package in open_packages():
         extra = tmp_path / "src" / package.__name__.replace(".", "/")

@@ -21,7 +21,7 @@ from vertebra.data.formats import shapes
 torch.set_num_threads(1)
 shapes.COUNTS = {"train": 24, "val": 8}
 task, *options = json.loads(sys.argv[1])
-common = ["--data.workers=0", "--accelerator=cpu"]
+common = ["--data.workers=0", "--device=cpu"]
 for words in (
     ["train", task, "--data.path=shapes", "--epochs=1", "--output=run", *options, *common],
     ["train", "--resume=run", "--epochs=2", *common],

@@ -8,9 +8,11 @@ import vertebra
 ROOT = Path(vertebra.__file__).parent
 ORDER = [
     "errors",
+    "synonyms",
     "options",
     "structures",
     "files",
+    "progress",
     "images",
     "ops",
     "weights",
@@ -36,8 +38,8 @@ ORDER = [
 SHARED = {
     "backbones": {"__init__", "base", "facts", "fitting", "residual", "isotropic"},
     "tasks": {
-        *("__init__", "base", "methods", "loading", "sources"),
-        *("detector", "detector_sources", "two_stage"),
+        *("__init__", "base", "inputs", "methods", "loading", "sources"),
+        *("detector", "detector_sources", "two_stage", "zoo"),
     },
 }
 """Modules that several families, or several tasks, import."""
