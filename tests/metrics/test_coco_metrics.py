@@ -645,3 +645,24 @@ def test_no_confusion_matrix_of_very_many_classes(monkeypatch):
         values = metrics.compute()
         assert ("confusion" in values) == (limit == 2)
         assert values["per_class"]["objects"] == [1, 0]
+
+
+def test_classes_that_do_not_occur_take_no_memory():
+    """COCO's precisions of 100,000 classes would take ten gigabytes."""
+
+    def of(num_classes, *labels):
+        metrics = CocoMetrics(num_classes, ("box",))
+        boxes = torch.tensor([A, B]).float()
+        scores = torch.tensor([0.9, 0.8])
+        prediction = Prediction(boxes=boxes, labels=torch.tensor(labels), scores=scores, size=(100, 100))
+        metrics.update([prediction], [objects([SHIFTED, B], labels)])
+        return metrics.compute()
+
+    few, many = of(2, 0, 1), of(100_000, 7, 99_999)
+    assert {name: few[name] for name in ("box_ap", "f1", "recall")} == {
+        name: many[name] for name in ("box_ap", "f1", "recall")
+    }
+    for name, values in few["per_class"].items():
+        assert [many["per_class"][name][label] for label in (7, 99_999)] == values
+        assert many["per_class"][name][8] == (0 if name == "objects" else None)
+    assert many["pr"]["box"]["50"]["classes"][7] == few["pr"]["box"]["50"]["classes"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from vertebra.metrics.coco.evaluator import (
     precision_curve,
     prefix,
 )
-from vertebra.metrics.coco.instances import ImageInstances, gather, image_instances, in_order
+from vertebra.metrics.coco.instances import ImageInstances, Instances, gather, image_instances, in_order
 from vertebra.metrics.coco.match import UNMATCHED, confusion_matrix, ignored_objects, match_image, similarity_matrix
 from vertebra.metrics.coco.thresholds import DEFAULT_THRESHOLD, Sweep, best_threshold, sweep
 from vertebra.structures import KeypointSchema, Prediction, Target
@@ -106,21 +107,29 @@ class CocoMetrics:
         - `curve`: `precision`, `recall` and `f1` at each of 101 values of `score`, from 0 to 1, or further if scores go
           beyond.
         """
-        images = in_order(gather(self.images))
+        images, used = _renumbered(in_order(gather(self.images)))
+
+        def of_all(values: Sequence[Any], missing: Any = None) -> list[Any]:
+            """An entry per class, from those of the classes that occur."""
+            entries = [missing] * self.num_classes
+            for label, value in zip(used.tolist(), values, strict=True):
+                entries[label] = value
+            return entries
+
         values: dict[str, Any] = {}
         per_class: dict[str, list[Any]] = {}
         curves: dict[str, Any] = {}
         for iou_type in self.iou_types:
-            result = evaluate(
-                images, iou_type, self.num_classes, sigmas=self.sigmas, max_detections=self.max_detections
-            )
+            result = evaluate(images, iou_type, len(used), sigmas=self.sigmas, max_detections=self.max_detections)
             names = [key for key, _ in number_names(iou_type, self.max_detections)]
             values |= {key: float(value) for key, value in zip(names, result.stats, strict=True) if value > -1}
             precision = result.eval["precision"][:, :, :, 0, -1]  # [IoU, recall, class]: all sizes, most detections
-            classes = range(self.num_classes)
-            per_class[f"{prefix(iou_type)}_ap"] = [mean_precision(precision[:, :, k]) for k in classes]
-            per_class[f"{prefix(iou_type)}_ap50"] = [mean_precision(precision[0, :, k]) for k in classes]
+            classes = range(len(used))
+            per_class[f"{prefix(iou_type)}_ap"] = of_all([mean_precision(precision[:, :, k]) for k in classes])
+            per_class[f"{prefix(iou_type)}_ap50"] = of_all([mean_precision(precision[0, :, k]) for k in classes])
             curves[iou_type] = {"50": precision_curve(precision[0]), "75": precision_curve(precision[5])}
+            for curve in curves[iou_type].values():
+                curve["classes"] = of_all(curve["classes"])
         first = self.iou_types[0]
         similarities = self._similarities(images, first)
         scores = sweep(images, similarities, first)
@@ -129,22 +138,30 @@ class CocoMetrics:
             return scores if iou_type == first else sweep(images, self._similarities(images, iou_type), iou_type)
 
         threshold, threshold_from = best_threshold(self.iou_types, sweep_of)
-        confusion = confusion_matrix(images, similarities, threshold, self.num_classes, first)
+        confusion = confusion_matrix(images, similarities, threshold, len(used), first)
         objects, detections, hits = confusion.sum(1)[:-1], confusion.sum(0)[:-1], confusion.diagonal()[:-1]
-        per_class["precision"] = [int(h) / int(n) if n else None for h, n in zip(hits, detections, strict=True)]
-        per_class["recall"] = [int(h) / int(n) if n else None for h, n in zip(hits, objects, strict=True)]
-        per_class["objects"] = objects.tolist()
+        ratios = {"precision": detections, "recall": objects}
+        for name, counts in ratios.items():
+            per_class[name] = of_all([int(h) / int(n) if n else None for h, n in zip(hits, counts, strict=True)])
+        per_class["objects"] = of_all(objects.tolist(), 0)
         at_threshold = dict(zip(("precision", "recall", "f1"), scores.at(threshold), strict=True))
         return {
             **values,
             **{name: value for name, value in at_threshold.items() if value is not None},
             "threshold": threshold,
             "threshold_from": threshold_from,
-            **({"confusion": confusion.tolist()} if self.num_classes <= MAX_CONFUSION else {}),
+            **({"confusion": self._widened(confusion, used)} if self.num_classes <= MAX_CONFUSION else {}),
             "per_class": per_class,
             "pr": curves,
             "curve": _curve(scores),
         }
+
+    def _widened(self, confusion: np.ndarray, used: np.ndarray) -> list[list[int]]:
+        """The confusion matrix of all classes, from that of the ones that occur."""
+        matrix = np.zeros((self.num_classes + 1, self.num_classes + 1), np.int64)
+        rows = [*used.tolist(), self.num_classes]
+        matrix[np.ix_(rows, rows)] = confusion
+        return matrix.tolist()
 
     def _image(self, prediction: Prediction, target: Target) -> ImageInstances:
         return image_instances(prediction, target, masks="mask" in self.iou_types or "boundary" in self.iou_types)
@@ -170,6 +187,23 @@ class CocoMetrics:
             "threshold": self.threshold,
             "error": wrong / (2 * true_positives + wrong) if wrong else 0.0,
         }
+
+
+def _renumbered(images: Sequence[ImageInstances]) -> tuple[list[ImageInstances], np.ndarray]:
+    """The images with their classes numbered without gaps, and the classes that occur, ascending: one at least.
+
+    COCO's precisions take 100 kB per class, and a class without objects and detections has none.
+    """
+    labels = [part.labels for image in images for part in (image.objects, image.detections)]
+    used = np.unique(np.concatenate([*labels, np.zeros(0, np.int64)]))
+    used = used if len(used) else np.zeros(1, np.int64)
+
+    def renumbered(part: Instances) -> Instances:
+        return replace(part, labels=np.searchsorted(used, part.labels))
+
+    return [
+        replace(image, objects=renumbered(image.objects), detections=renumbered(image.detections)) for image in images
+    ], used
 
 
 def _curve(scores: Sweep) -> dict[str, list[Any]]:
