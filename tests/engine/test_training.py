@@ -220,7 +220,7 @@ class Bright(torch.utils.data.Dataset):
 
 
 def test_a_task_without_a_backbone_learns(tmp_path, photos, brightness):
-    more = {"weight_decay": 0.0, "checkpointing": False, "freeze_backbone": False, "layer_decay": 0.5}
+    more = {"weight_decay": 0.0, "checkpointing": False, "freeze_backbone": False}
     run = vertebra.train(
         brightness, data=photos, output=tmp_path / "run", model={"width": 16}, **QUICK | more | {"epochs": 10}
     )
@@ -229,8 +229,9 @@ def test_a_task_without_a_backbone_learns(tmp_path, photos, brightness):
     written = yaml.safe_load((run.folder / "config.yaml").read_text())
     assert written["model"] == {"method": "means", "width": 16, "head": {"bias": True}}
     assert (written["data"]["batch_size"], written["optimizer"], written["lr"]) == (8, "adamw", 0.01)  # its recipe
-    with pytest.raises(VertebraError, match="has no activation checkpointing"):
-        vertebra.train(brightness, data=photos, output=tmp_path / "other", checkpointing=True, **QUICK)
+    for name, value in {"checkpointing": True, "layer_decay": 0.5}.items():
+        with pytest.raises(VertebraError, match=f"{name} has no effect in brightness: leave it out"):
+            vertebra.train(brightness, data=photos, output=tmp_path / "other", **QUICK | {name: value})
 
 
 def test_without_a_method_the_checkpoint_decides(tmp_path, photos, brightness, monkeypatch):
