@@ -400,7 +400,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path, photos, complaint):
     (tmp_path / "letter.pth").write_text("Dear reader,")
     assert f"{tmp_path / 'letter.pth'} is not a checkpoint" in complaint("predict", tmp_path / "letter.pth", photos)
     assert f"{photos} holds no checkpoint" in complaint("predict", photos, photos)
-    assert "neither a file, a folder nor a Hub name" in complaint("predict", tmp_path / "gone.safetensors", photos)
+    assert "there is no such file or folder" in complaint("predict", tmp_path / "gone.safetensors", photos)
 
 
 def test_a_checkpoint_of_somebody_else(tmp_path, photos, complaint):

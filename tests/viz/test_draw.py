@@ -262,9 +262,7 @@ def test_objects_are_made_smaller_with_their_image(monkeypatch):
 def test_boxes_that_are_none(box):
     points = torch.tensor([[[float("nan"), 5.0, 0.9], [float("inf"), -1e30, 0.9], [20.0, 20.0, float("nan")]]])
     schema = KeypointSchema(("a", "b", "c"), ((0, 1), (1, 2)))
-    objects = detections(
-        box, (100, 100, 150, 150), scores=[0.9, 0.5], labels=[7, 1], keypoints=points.repeat(2, 1, 1)
-    )
+    objects = detections(box, (100, 100, 150, 150), scores=[0.9, 0.5], labels=[7, 1], keypoints=points.repeat(2, 1, 1))
     pixels = drawn(objects, keypoints=schema)
     assert pixels.shape == (300, 400, 3)
     assert of(pixels, 1).any()  # the others are drawn

@@ -197,7 +197,5 @@ def test_names_that_are_not_text(made, tmp_path):
     evaluation, samples = made
     path = tmp_path / "report.html"
     classes = ("caf\udce9", "a\nb", "c")
-    report.write(
-        path, title="x\udce9", kind=CATEGORY, evaluation=replace(evaluation, classes=classes), samples=samples
-    )
+    report.write(path, title="x\udce9", kind=CATEGORY, evaluation=replace(evaluation, classes=classes), samples=samples)
     assert r"caf\udce9" in Page(path.read_text(encoding="utf-8")).text

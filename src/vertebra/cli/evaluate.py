@@ -18,7 +18,7 @@ from vertebra.cli.tables import console, side_by_side
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import choose_split, evaluate, select
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, escaped
 from vertebra.files import expanded
 from vertebra.kinds import Kind
 from vertebra.kinds.coco_results import read_results
@@ -147,17 +147,17 @@ def _evaluate_results(options: SimpleNamespace) -> Result:
 def _print_notes(catalogue: Catalogue, strict: bool) -> list[str]:
     """Prints the notes and problems of the data; returns the problems."""
     for note in catalogue.notes:
-        print(f"note: {note}")
+        print(escaped(f"note: {note}"))
     problems = catalogue.skipped(strict=strict)
     for problem in problems:
-        print(f"skipped: {problem}")
+        print(escaped(f"skipped: {problem}"))
     return problems
 
 
 def _print(result: Result) -> None:
     evaluation = result.evaluation
     screen = console()
-    print(result.title)
+    print(escaped(result.title))
     table = Table("metric", box=SIMPLE_HEAD)
     table.add_column("value", justify="right")
     for name, value in evaluation.numbers.items():
@@ -169,6 +169,6 @@ def _print(result: Result) -> None:
         for table in side_by_side(evaluation.classes, columns, screen.width, "class"):
             screen.print(table)
     for sentence in evaluation.unreadable:
-        print(f"skipped: {sentence}")
+        print(escaped(f"skipped: {sentence}"))
     if evaluation.unreadable:
         print(f"{len(evaluation.unreadable)} images could not be read and were skipped")

@@ -275,9 +275,9 @@ def _announce(settings: Settings, catalogue: Catalogue, task: Task, folder: Path
     classes = len(catalogue.classes)
     echo(f"{catalogue.path}: {counts} images in {classes} class{'es' * (classes != 1)}")
     for note in catalogue.notes:
-        echo(f"  {note}")
+        echo(escaped(f"  {note}"))
     for sentence in catalogue.problems:
-        echo(f"skipped: {sentence}")
+        echo(escaped(f"skipped: {sentence}"))
     echo(f"results in {folder}")
 
 
@@ -313,7 +313,7 @@ def _finish(
         problems=[*catalogue.problems, *unreadable],
     )
     for sentence in unreadable:
-        echo(f"skipped: {sentence}")
+        echo(escaped(f"skipped: {sentence}"))
     if unreadable:
         echo(f"{len(unreadable)} images could not be read and were skipped")
     best = evaluation.metrics.get(task.monitor, 0.0)

@@ -241,7 +241,8 @@ def _finite(tensor: Tensor, expected: Tensor, name: str, report: Report) -> Tens
     if not tensor.is_floating_point():
         raise VertebraError(f"{report.path}: {name} is of {tensor.dtype}, the model's of {expected.dtype}.")
     converted = tensor.to(expected.dtype)
-    if not converted.isfinite().all():
+    # Both ends are NaN if one of the values is; this is many times faster than isfinite.
+    if converted.numel() and not all(end.isfinite() for end in converted.aminmax()):
         raise VertebraError(
             f"{report.path}: {name} has values that are NaN or infinite: the training that wrote it has diverged, or "
             "the file is damaged."
