@@ -31,7 +31,7 @@ from vertebra.engine.resume import Facts, StoppedRun
 from vertebra.engine.settings import Settings, plain
 from vertebra.engine.trainee import RunHistory, Trainee, write_config
 from vertebra.engine.trainer import Echo
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, escaped
 from vertebra.kinds import Kind
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Preprocess
