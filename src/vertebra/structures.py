@@ -33,6 +33,10 @@ def check_classes(names: Sequence[str]) -> None:
         raise VertebraError(f"classes has {shown(twice)} more than once; names must be different.")
 
 
+IGNORED = 255
+"""Value in label maps of pixels without a class."""
+
+
 @dataclass(frozen=True)
 class Level:
     """One feature map of a pyramid."""
@@ -66,7 +70,7 @@ class Target:
     areas: Tensor | None = None
     """[N] float32, annotated areas in square pixels, by which COCO's metrics tell small objects from large."""
     semantic: Tensor | None = None
-    """[H, W] int64, class of each pixel; 255 is ignored."""
+    """[H, W] uint8, class of each pixel; 255 is ignored."""
     size: tuple[int, int] | None = None
     """(height, width) in pixels of the image that boxes and keypoints refer to, without padding."""
     id: int | None = None
@@ -188,7 +192,12 @@ class Prediction:
     id: int | None = None
     """Image id in the dataset's own file, if it came from one."""
     semantic: Tensor | None = None
-    """[H, W] int64."""
+    """[H, W] uint8, class of each pixel of the original image."""
+    saliency: Tensor | None = None
+    """[H, W] float32 in 0..1, of each pixel of the original image."""
+    logits: Tensor | None = None
+    """[num_classes, h, w] float32 of a grid over the image, while predictions of its views or tiles are to be
+    merged."""
     values: Tensor | None = None
     """[V] float32, numbers predicted for the image as a whole, such as a count."""
     path: str = ""
