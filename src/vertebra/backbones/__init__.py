@@ -42,6 +42,7 @@ __all__ = [
     "family",
     "fit",
     "fit_state",
+    "identify",
     "names",
     "public_name",
     "published",
@@ -144,6 +145,39 @@ def fit(name: str, checkpoint: Checkpoint, *, source: str | None = None, **overr
 def fit_state(name: str, state: Mapping[str, Tensor], *, source: str | None, path: str | Path, **overrides: Any) -> Fit:
     """As `fit`, from tensors by name; `path` is the file that they are from, for messages."""
     return fit_model(_on_meta(name, overrides), state, source, path, overrides=overrides.keys())
+
+
+def identify(state: Mapping[str, Tensor], source: str, **overrides: Any) -> str | None:
+    """The first public name of a backbone that has exactly these tensors.
+
+    Args:
+        state: tensors by name, those of the backbone alone.
+        source: whose names they are, or a table of it.
+        overrides: fields of the family's Config, left out in families that have no such.
+
+    Returns:
+        The name; None if there is no such backbone.
+    """
+    for module in families().values():
+        if source not in module.RULES:
+            continue
+        for name, config in module.VARIANTS.items():
+            known = {field.name for field in dataclasses.fields(config)}
+            model = _on_meta(name, {key: value for key, value in overrides.items() if key in known})
+            try:
+                tensors = fit_model(model, state, source, name).state
+            except VertebraError:
+                continue
+            if model.first_conv not in tensors:
+                break  # another family's
+            expected = {key: tensor.shape for key, tensor in model.state_dict().items() if not _counts(key)}
+            if {key: tensor.shape for key, tensor in tensors.items() if not _counts(key)} == expected:
+                return name
+    return None
+
+
+def _counts(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
 
 
 def create(

@@ -191,7 +191,7 @@ _official = (
     # A strided shortcut begins with its pool; the little branch's, which does not stride, has none.
     Rename(r"(\.little\.\d+)\.downsample\.0\.", r"\1.shortcut.1.conv."),
     Rename(r"(\.little\.\d+)\.downsample\.1\.", r"\1.shortcut.1.norm."),
-    *residual_names(deep=True)[4:],
+    *residual_names(deep=True, pooled=True)[4:],
 )
 
 RULES = {"official": _official}

@@ -149,11 +149,11 @@ _SPLITS = (
 
 
 def _rules(config: Config) -> weights.Rules:
-    return (*residual_names(config.deep), *_SPLITS)
+    return (*residual_names(config.deep, config.deep), *_SPLITS)
 
 
 def _mmdet(config: Config) -> weights.Rules:
-    return (*mmdet_names(config.deep), *_SPLITS)
+    return (*mmdet_names(config.deep, config.deep), *_SPLITS)
 
 
 _paddle = (

@@ -79,11 +79,20 @@ class Basic(Residual):
     expansion = 1
 
     def __init__(
-        self, inputs: int, width: int, stride: int = 1, drop_path: float = 0.0, *, deep: bool = False, se: int = 0
+        self,
+        inputs: int,
+        width: int,
+        stride: int = 1,
+        drop_path: float = 0.0,
+        *,
+        dilation: int = 1,
+        pooled: bool = False,
+        se: int = 0,
     ) -> None:
-        pool = shortcut_pool(stride) if deep else None
+        """`pooled` is whether the shortcut is strided by a pool, as in the D variant."""
+        pool = shortcut_pool(stride) if pooled else None
         super().__init__(inputs, width, stride, drop_path=drop_path, se=se, pool=pool)
-        self.conv1 = ConvNorm(inputs, width, 3, stride)
+        self.conv1 = ConvNorm(inputs, width, 3, stride, dilation=dilation)
         self.conv2 = self.last(width, width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,17 +117,18 @@ class Bottleneck(Residual):
         *,
         groups: int = 1,
         group_width: int = 64,
-        deep: bool = False,
+        dilation: int = 1,
+        pooled: bool = False,
         se: int = 0,
         stride_first: bool = False,
     ) -> None:
-        """`group_width` is the channels of each group at 64 planes; with `stride_first` the stride is in the first 1x1,
-        as in the original ResNets."""
-        pool = shortcut_pool(stride) if deep else None
+        """`group_width` is the channels of each group at 64 planes; `pooled` is whether the shortcut is strided by a
+        pool, as in the D variant; with `stride_first` the stride is in the first 1x1, as in the original ResNets."""
+        pool = shortcut_pool(stride) if pooled else None
         super().__init__(inputs, 4 * width, stride, drop_path=drop_path, se=se, pool=pool)
         inside = width * group_width // 64 * groups
         self.conv1 = ConvNorm(inputs, inside, stride=stride if stride_first else 1)
-        self.conv2 = ConvNorm(inside, inside, 3, 1 if stride_first else stride, groups=groups)
+        self.conv2 = ConvNorm(inside, inside, 3, 1 if stride_first else stride, groups=groups, dilation=dilation)
         self.conv3 = self.last(inside, 4 * width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,10 +145,12 @@ class ResidualNetwork(Backbone):
         config: BackboneConfig,
         depths: Sequence[int],
         deep: bool,
-        block: Callable[[int, int, int, float], nn.Module],
+        block: Callable[..., nn.Module],
         expansion: int,
+        output_stride: int = 32,
     ) -> None:
-        """`block(inputs, width, stride, drop_path)` makes a block with `expansion * width` outputs."""
+        """`block(inputs, width, stride, drop_path)` makes a block with `expansion * width` outputs; stages beyond
+        `output_stride` are dilated instead, by its argument `dilation`."""
         super().__init__(config)
         if deep:
             widths = (config.channels, 32, 32, 64)
@@ -147,15 +159,20 @@ class ResidualNetwork(Backbone):
             self.stem = nn.Sequential(ConvNorm(config.channels, 64, 7, 2))
         self.max_pool = nn.MaxPool2d(3, 2, 1)
         rates = iter(drop_path_rates(config.drop_path, sum(depths)))
-        levels, inputs = [Level(2, 64)], 64
+        levels, inputs, dilation = [Level(2, 64)], 64, 1
         self.stages = nn.ModuleList()
         for stage, depth in enumerate(depths):
-            width, blocks = 64 * 2**stage, []
+            width, blocks, before = 64 * 2**stage, [], dilation
+            dilated = 4 * 2**stage > output_stride
+            dilation *= 1 + dilated
             for i in range(depth):
-                blocks.append(block(inputs, width, 2 if stage > 0 and i == 0 else 1, next(rates)))
+                stride = 2 if stage > 0 and i == 0 and not dilated else 1
+                # The first block reads a map that is not yet as sparse: its dilation is that of the stage before.
+                spaced = {"dilation": d} if (d := before if i == 0 else dilation) > 1 else {}
+                blocks.append(block(inputs, width, stride, next(rates), **spaced))
                 inputs = width * expansion
             self.stages.append(nn.ModuleList(blocks))
-            levels.append(Level(4 * 2**stage, inputs))
+            levels.append(Level(min(4 * 2**stage, output_stride), inputs))
         self.levels, self.width = tuple(levels), inputs
 
     def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
@@ -182,20 +199,25 @@ def shortcut_pool(stride: int) -> nn.Module | None:
     return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else None
 
 
-def mmdet_names(deep: bool) -> weights.Rules:
+def mmdet_names(deep: bool, pooled: bool) -> weights.Rules:
     """MMDetection's and MMSegmentation's names, which differ in the deep stem: a Sequential to its last ReLU."""
     return (
         Rename(r"^backbone\.", ""),
         Rename(r"^stem\.7\.", "bn1."),
         Rename(r"(^|\.)gn(\d)\.", r"\1bn\2."),  # GroupNorm
         Rename(r"^stem\.(\d)\.", r"conv1.\1."),
-        *residual_names(deep),
+        *residual_names(deep, pooled),
     )
 
 
-def residual_names(deep: bool) -> weights.Rules:
-    """timm's, torchvision's and the official repositories' names, which agree on what these families share."""
-    conv, norm = (1, 2) if deep else (0, 1)  # the D variant's shortcut begins with the pool
+def residual_names(deep: bool, pooled: bool) -> weights.Rules:
+    """timm's, torchvision's and the official repositories' names, which agree on what these families share.
+
+    Args:
+        deep: whether the stem has three convolutions.
+        pooled: whether shortcuts are strided by a pool, as in the D variant.
+    """
+    conv, norm = (1, 2) if pooled else (0, 1)
     return (
         # The deep stem is a Sequential: conv, norm, ReLU, conv, norm, ReLU, conv; its last norm is bn1.
         Rename(r"^conv1\.([036])\.", lambda m: f"stem.{int(m[1]) // 3}.conv."),

@@ -40,30 +40,34 @@ class Config(BackboneConfig):
     bottleneck: bool = True  # bottleneck blocks (expansion 4), else basic ones
     groups: int = 1  # of the 3x3 convolution: ResNeXt's cardinality
     group_width: int = 64  # channels of each group in the first stage
-    deep: bool = False  # the D variant: three 3x3 convolutions as stem, average-pooled shortcuts
+    deep: bool = False  # the C and D variants: three 3x3 convolutions as stem
+    pooled: bool = False  # the D variant: average-pooled shortcuts
     se: int = 0  # squeeze-and-excitation's reduction; 0 is without
     stride_first: bool = False  # whether a bottleneck's stride is in its first convolution, as in the original ResNets
+    output_stride: int = 32  # 16 or 8 dilate the last stage, or the last two, instead of striding: arXiv:1706.05587
 
     def __post_init__(self) -> None:
         if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
             raise VertebraError("groups and group_width are for bottleneck blocks; basic blocks have neither.")
         if not self.bottleneck and self.stride_first:
             raise VertebraError("stride_first is for bottleneck blocks; basic blocks always have it so.")
+        if self.output_stride not in (8, 16, 32):
+            raise VertebraError(f"output_stride is {self.output_stride}; it must be 8, 16 or 32.")
 
 
 class ResNet(ResidualNetwork):
-    """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32."""
+    """[B, channels, H, W] -> maps at strides 2, 4, 8, 16, 32; the last ones at `output_stride`."""
 
     def __init__(self, config: Config) -> None:
         if config.bottleneck:
             groups = {"groups": config.groups, "group_width": config.group_width}
             block: Callable[..., nn.Module] = partial(
-                Bottleneck, deep=config.deep, se=config.se, stride_first=config.stride_first, **groups
+                Bottleneck, pooled=config.pooled, se=config.se, stride_first=config.stride_first, **groups
             )
         else:
-            block = partial(Basic, deep=config.deep, se=config.se)
+            block = partial(Basic, pooled=config.pooled, se=config.se)
         expansion = (Bottleneck if config.bottleneck else Basic).expansion
-        super().__init__(config, config.depths, config.deep, block, expansion)
+        super().__init__(config, config.depths, config.deep, block, expansion, config.output_stride)
 
 
 MODEL = ResNet
@@ -78,11 +82,13 @@ VARIANTS = {
     "resnet152": Config(_152),
     "wide_resnet50_2": Config(_50, group_width=128),
     "wide_resnet101_2": Config(_101, group_width=128),
-    "resnet50_d": Config(_50, deep=True),
-    "resnet101_d": Config(_101, deep=True),
-    "resnet152_d": Config(_152, deep=True),
-    "resnet200_d": Config((3, 24, 36, 3), deep=True),  # timm's depths
-    "resnet200_vd": Config((3, 12, 48, 3), deep=True),  # PaddleClas's depths
+    "resnet50_c": Config(_50, deep=True),
+    "resnet101_c": Config(_101, deep=True),
+    "resnet50_d": Config(_50, deep=True, pooled=True),
+    "resnet101_d": Config(_101, deep=True, pooled=True),
+    "resnet152_d": Config(_152, deep=True, pooled=True),
+    "resnet200_d": Config((3, 24, 36, 3), deep=True, pooled=True),  # timm's depths
+    "resnet200_vd": Config((3, 12, 48, 3), deep=True, pooled=True),  # PaddleClas's depths
     "se_resnet50": Config(_50, se=16),
     "se_resnet101": Config(_101, se=16),
     "se_resnet152": Config(_152, se=16),
@@ -97,6 +103,10 @@ VARIANTS = {
 }
 
 ALIASES = {
+    "resnet50c": "resnet50_c",
+    "resnet101c": "resnet101_c",
+    "resnet50_v1c": "resnet50_c",
+    "resnet101_v1c": "resnet101_c",
     "resnet50d": "resnet50_d",
     "resnet101d": "resnet101_d",
     "resnet152d": "resnet152_d",
@@ -162,7 +172,7 @@ WEIGHTS = {
 
 
 def _rules(config: Config) -> weights.Rules:
-    return residual_names(config.deep)
+    return residual_names(config.deep, config.pooled)
 
 
 def _paddle(config: Config) -> weights.Rules:
@@ -201,11 +211,11 @@ def _paddle_resnet(config: Config) -> weights.Rules:
 
 
 def _mmdet(config: Config) -> weights.Rules:
-    return mmdet_names(config.deep)
+    return mmdet_names(config.deep, config.pooled)
 
 
 def _mmdet_caffe(config: Config) -> weights.Rules:
-    return (*mmdet_names(config.deep), _from_bgr(config))
+    return (*mmdet_names(config.deep, config.pooled), _from_bgr(config))
 
 
 def _detectron2(config: Config) -> weights.Rules:

@@ -55,6 +55,7 @@ class ConvNorm(nn.Module):
         same: bool = False,
         bias: bool = False,
         norm: bool = True,
+        dilation: int = 1,
     ) -> None:
         """`norm` makes a batch norm, which `nn.norm.replace_norm` may replace; without it the layer has a bias."""
         super().__init__()
@@ -63,7 +64,8 @@ class ConvNorm(nn.Module):
         if same and stride > 1:
             self.conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, 0, groups=groups, bias=bias)
         else:
-            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=bias)
+            padding = kernel // 2 * dilation
+            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps) if norm else nn.Identity()
         self.activation = activation
         self.keeps_residual = False  # True forbids the inference form to overwrite `residual`

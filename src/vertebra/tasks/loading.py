@@ -133,8 +133,13 @@ def read(
     source: str | None,
     backbone: str | None,
     inner: Mapping[str, Any],
+    *,
+    identify: bool = False,
 ) -> Loaded:
-    """What a checkpoint means for a model of `task` and `backbone`, whose options `inner` the user has chosen."""
+    """What a checkpoint means for a model of `task` and `backbone`, whose options `inner` the user has chosen.
+
+    With `identify`, `backbone` is only the default, and another library's model keeps its own one.
+    """
     source = checkpoint.source(source)
     if checkpoint.about is not None:
         return _read_ours(task, method, checkpoint, backbone)
@@ -148,6 +153,8 @@ def read(
             return Loaded(checkpoint, None, fit.report, fit.state, fit.options)
         owner, file = recognised
         assert backbone is not None
+        if identify and (name := backbones.identify(file.backbone_state, file.source, level_norms=True)):
+            backbone = file.shapes["backbone"] = name
         known = {name.partition("/")[0] for name in backbones.family(backbone).RULES}
         table = file.source if file.source.partition("/")[0] in known else None
         fit = backbones.fit_state(
