@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vertebra.data.label_maps import LabelMap, paint
 from vertebra.data.segments import Segment, crop
 from vertebra.errors import VertebraError, escaped, nearest
 from vertebra.images import image_size
-from vertebra.structures import KeypointSchema, Masks, Target
+from vertebra.structures import IGNORED, KeypointSchema, Masks, Target
 
 SPLITS = {
     "train": ("train", "training"),
@@ -37,6 +38,12 @@ class Sample:
     `load_target`."""
     annotation_ids: tuple[int, ...] = ()
     """The number of each instance in the dataset's own file: COCO's id, or the object's or line's number, from 1."""
+    label_map: LabelMap | None = None
+    """The file of the label map, read by `load_target`."""
+    painted: bool = False
+    """Whether the label map is painted from the masks: 0 is the background, classes count from 1."""
+    foreground: bool = False
+    """Whether all classes of the label map but the first are one, the foreground."""
 
     def __repr__(self) -> str:
         return f"Sample({self.target})"
@@ -83,6 +90,15 @@ class Sample:
                 f"{annotated[0]} x {annotated[1]} (height x width){turned}."
             )
         target = replace(self.target, size=size)
+        if self.label_map is not None:
+            target = replace(target, semantic=self.label_map.load(size))
+        if self.painted:
+            objects = replace(self, painted=False, foreground=False).load_target(size)
+            target = Target(semantic=paint(objects), size=size, id=objects.id, path=objects.path)
+        if self.foreground and target.semantic is not None:
+            target.semantic = torch.where(target.semantic == IGNORED, IGNORED, target.semantic.clamp(max=1))
+        if self.label_map is not None or self.painted:
+            return target
         if not self.segments:
             if target.masks is None and target.labels is not None and not len(target.labels):
                 return replace(target, masks=Masks(size))
@@ -121,6 +137,8 @@ class Catalogue:
     """The number of each class in the dataset's own files, which may have gaps; 1, 2, ... if empty."""
     keypoints: KeypointSchema | None = None
     """The keypoints of each object, where the data has any."""
+    painted: bool = False
+    """Whether label maps are painted from masks."""
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(samples)} {split}" for split, samples in self.splits.items())
@@ -182,6 +200,7 @@ def map_classes(samples: Iterable[Sample], classes: tuple[str, ...], model_class
                 label=_renumber(sample.target.label, numbers),
                 labels=_renumber(sample.target.labels, numbers),
             ),
+            label_map=None if sample.label_map is None else sample.label_map.renumbered(numbers, model_classes),
         )
         for sample in samples
     ]

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from vertebra.data.annotations import check_class_names
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
-from vertebra.data.geometry import IGNORED, ROWS, Example
+from vertebra.data.geometry import ROWS, Example
 from vertebra.errors import VertebraError, first_line, one_of
 from vertebra.images import UnreadableImage, read_image
-from vertebra.structures import KeypointSchema, Masks, Target
+from vertebra.structures import IGNORED, KeypointSchema, Masks, Target
 
 SHAPES = {"boxes": (4,), "labels": (), "keypoints": (-1, 3), "crowd": (), "areas": ()}
 """Shape of one row of each field of ROWS; -1 is any number."""
@@ -223,6 +223,8 @@ def checked_target(
         if number < 0 or (classes and number >= len(classes)):
             expected = f"from 0 to {len(classes) - 1}" if classes else "0 or more"
             raise VertebraError(f"it has class {number}; classes are {expected}.")
+    if target.semantic is not None:
+        target.semantic = target.semantic.to(torch.uint8)
     return target
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from vertebra.data.catalogue import Sample
 from vertebra.errors import VertebraError
 from vertebra.images import UnreadableImage, read_image, resample
-from vertebra.structures import KeypointSchema, Masks, Preprocess, Target
+from vertebra.structures import IGNORED, KeypointSchema, Masks, Preprocess, Target
 
 ROWS = ("boxes", "labels", "keypoints", "crowd", "areas")
 """Fields of Target that have one row per instance, besides masks."""
@@ -26,8 +26,6 @@ ALWAYS = ("boxes", "labels", "crowd", "areas")
 """Fields of Target that are read whenever one of `masks` or ROWS is needed."""
 LOCATED = (*ROWS, "masks", "semantic")
 """Fields of Target that refer to pixels of the image."""
-IGNORED = 255
-"""Value in label maps of pixels without a class."""
 
 
 @dataclass
@@ -88,7 +86,8 @@ def read_example(sample: Sample, channels: int, fields: Collection[str]) -> Exam
     if kept - {"label"}:
         masked = "masks" in kept or ("boxes" in kept and target.boxes is None)
         try:
-            target = Sample(image, target, sample.segments if masked else (), sample.annotation_ids).load_target(size)
+            segments = sample.segments if masked or sample.painted else ()
+            target = replace(sample, image=image, segments=segments).load_target(size)
         except VertebraError as error:
             raise UnreadableImage(str(error)) from None
     dropped: dict[str, Any] = dict.fromkeys({"label", *LOCATED} - kept)

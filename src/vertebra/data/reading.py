@@ -107,7 +107,7 @@ def read(path: Source, *, fields: Collection[str] | None = None, seed: int = 0, 
     if not path.exists():
         raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
     if not path.is_dir():
-        module = _recognise(path)
+        module = _recognise(path, options.fields)
         if module is None:
             raise VertebraError(f"{path} is a file of no known format.{_guess([path.name])}{_known()}")
         return _read(module, path, options)
@@ -119,18 +119,23 @@ def _read(module: ModuleType, path: Path, options: ReadOptions) -> Catalogue:
     return catalogue
 
 
-def _recognise(path: Path) -> ModuleType | None:
-    """The first format that recognises a path, except the last one, which takes any folder."""
+def _recognise(path: Path, fields: Collection[str] | None = None) -> ModuleType | None:
+    """The first format that recognises a path, except the last one, which takes any folder; if it can fill none of
+    `fields`, the first of the others that can."""
     *others, _ = formats().values()
-    return next((module for module in others if module.recognise(path)), None)
+    recognising = (module for module in others if module.recognise(path))
+    first = next(recognising, None)
+    if first is None or fields is None or set(fields) & first.FIELDS:
+        return first
+    return next((module for module in recognising if set(fields) & module.FIELDS), first)
 
 
 def _read_folder(path: Path, options: ReadOptions, depth: int = DEPTH) -> Catalogue:
     """The data in a folder, or in the only one of its folders that has any, at most `depth` levels down."""
-    if module := _recognise(path):
+    if module := _recognise(path, options.fields):
         return _read(module, path, options)
     folders = subfolders(path)
-    recognised = [folder for folder in folders[:NEARBY] if _recognise(folder)]
+    recognised = [folder for folder in folders[:NEARBY] if _recognise(folder, options.fields)]
     splits = {SPLIT_NAMES[name]: folder for folder in recognised if (name := folder.name.lower()) in SPLIT_NAMES}
     if splits and len(splits) == len(recognised) == sum(folder.name.lower() in SPLIT_NAMES for folder in folders):
         return _joined(path, {split: _read_folder(folder, options, 0) for split, folder in splits.items()})
@@ -274,3 +279,24 @@ def _label(sample: Sample) -> int:
     except UnreadableImage:
         return -1
     return -1 if label is None or label.ndim else int(label)
+
+
+def painted(path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
+    """The dataset with label maps painted from instance masks, as which `background` is the first class.
+
+    Arguments and errors as for `read`.
+    """
+    catalogue = read(path, fields={"masks"}, seed=seed, missing_ok=missing_ok)
+    splits = {
+        split: [dataclasses.replace(sample, painted=True) for sample in samples]
+        for split, samples in catalogue.splits.items()
+    }
+    return dataclasses.replace(
+        catalogue,
+        classes=("background", *catalogue.classes),
+        splits=splits,
+        has=frozenset({"semantic"}),
+        notes=[*catalogue.notes, "label maps are painted from the masks of the objects, smaller ones on top"],
+        keypoints=None,
+        painted=True,
+    )

@@ -49,9 +49,13 @@ def recognise(path: Path) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
-    """The set with one object per image where the label alone is needed, else the set with several."""
+    """The set with one object per image where the label alone is needed, else the set with several; where label maps
+    alone are needed, the background is a class too."""
     if options.fields == frozenset({"label"}):
         return catalogue(options.seed)
+    if options.fields == frozenset({"semantic"}):
+        drawn = catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
+        return replace(drawn, classes=("background", *CLASSES), has=options.fields, keypoints=None)
     return catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
 
 
@@ -224,7 +228,7 @@ def _target(labels: list[int], keypoints: list[np.ndarray], owner: np.ndarray) -
         keypoints=torch.tensor(np.stack(points), dtype=torch.float32),
         crowd=torch.zeros(len(visible), dtype=torch.bool),
         areas=masks.areas(),
-        semantic=torch.from_numpy(semantic),
+        semantic=torch.from_numpy(semantic.astype(np.uint8)),
         size=(size, size),
     )
 
@@ -249,4 +253,4 @@ def write_coco(folder: Path, seed: int = 0, size: int = 2 * SIZE, objects: tuple
         names = [path.name for path in sorted((folder / "images" / split).iterdir())]
         for name, sample in zip(names, samples, strict=True):
             assert sample.target.semantic is not None
-            Image.fromarray(sample.target.semantic.numpy().astype(np.uint8)).save(folder / "semantic" / split / name)
+            Image.fromarray(sample.target.semantic.numpy()).save(folder / "semantic" / split / name)

@@ -31,7 +31,7 @@ from vertebra.data.exports import CANDIDATES, beginning, files_in
 from vertebra.data.formats import ReadOptions
 from vertebra.errors import VertebraError, escaped, shown
 from vertebra.files import are_numbers, read_text, read_yaml
-from vertebra.images import UnreadableImage, find_images, image_size
+from vertebra.images import SUFFIXES, UnreadableImage, find_images, image_size
 from vertebra.structures import KeypointSchema
 
 PRIORITY = 40
@@ -158,7 +158,12 @@ class _Config:
 
 
 def _is_pair(folder: Path) -> bool:
-    return (folder / "labels").is_dir() and (folder / "images").is_dir()
+    """Whether there are images and labels, which are not images themselves."""
+    labels = folder / "labels"
+    if not (labels.is_dir() and (folder / "images").is_dir()):
+        return False
+    first = next((path for path in labels.rglob("*") if path.suffix), None)
+    return first is None or first.suffix.lower() not in SUFFIXES
 
 
 def _config_file(folder: Path) -> Path | None:
