@@ -1,6 +1,7 @@
 """Every backbone under every method: it is built, a few training steps lower its loss, and it predicts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,8 +29,19 @@ BACKBONES = {
     "vip_small_7": {"patch": 8, "widths": (32, 48, 48, 48), "depths": (1, 1, 1, 1)},
     "s2mlp_deep": {"width": 32, "depth": 2},
 }
-METHODS = [(task, method) for task in tasks.names() for method in tasks.methods(task) if task != "classification"]
-"""Classification with every backbone is tested with the backbones."""
+MAPS = ("semantic", "saliency")
+
+
+def pairs():
+    """Task, method and backbone. Classification with every backbone is tested with the backbones; saliency has the
+    heads of semantic segmentation, so that each backbone takes turns with one of them."""
+    for task in tasks.names():
+        for number, method in enumerate(tasks.methods(task)):
+            chosen = [] if task == "classification" else list(BACKBONES)
+            chosen = chosen[number :: len(tasks.methods(task))] if task == "saliency" else chosen
+            yield from (pytest.param(task, method, name, id=f"{task}-{method}-{name}") for name in chosen)
+
+
 SIDE = 64
 STEPS = 3
 
@@ -47,15 +59,19 @@ def test_every_family_is_here():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize(("task", "method"), METHODS, ids=[method for _, method in METHODS])
+@pytest.mark.parametrize(("task", "method", "backbone"), pairs())
 def test_pair(make, batch, task, method, backbone, monkeypatch):
     images, targets = batch
-    options = {"score_threshold": 0.0, "max_detections": 5, "preprocess": Preprocess((SIDE, SIDE), resize="fit")}
+    options = {"preprocess": Preprocess((SIDE, SIDE), resize="fit")}
+    classes = {"semantic": ("background", *shapes.CLASSES), "saliency": 2}.get(task, shapes.CLASSES)
+    if task not in MAPS:
+        options |= {"score_threshold": 0.0, "max_detections": 5}
+    if task == "saliency":
+        targets = [replace(target, semantic=target.semantic.clamp(max=1)) for target in targets]
     if task == "keypoints":
         options["keypoints"] = shapes.KEYPOINTS
     options |= {"backbone": backbone, "backbone_options": BACKBONES[backbone]}
-    model = make(task, method, classes=shapes.CLASSES, **options).train()
+    model = make(task, method, classes=classes, **options).train()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-5)
     if isinstance(model, TwoStage):  # the proposals of the first step are kept, so that the losses compare
         propose, proposals = model.rpn.propose, []
@@ -80,6 +96,9 @@ def test_pair(make, batch, task, method, backbone, monkeypatch):
     with torch.inference_mode():
         predictions = model.eval().infer(images, [Frame((96, 96), (SIDE, SIDE))] * 2)
     assert len(predictions) == 2
+    if task in MAPS:
+        check_maps(model, images, predictions)
+        return
     for prediction in predictions:
         count = len(prediction.boxes)
         assert count <= 5
@@ -92,3 +111,18 @@ def test_pair(make, batch, task, method, backbone, monkeypatch):
         if task == "keypoints":
             assert prediction.keypoints.shape == (count, 4, 3)
     assert any(len(prediction.boxes) for prediction in predictions)
+
+
+def check_maps(model, images, predictions):
+    """The maps have the size of the image and the values of the task, and a batch that is exported gives them too."""
+    for prediction in predictions:
+        if model.task_name == "semantic":
+            assert prediction.semantic.shape == (96, 96)
+            assert prediction.semantic.dtype == torch.uint8
+            assert int(prediction.semantic.max()) < len(model.classes)
+        else:
+            assert prediction.saliency.shape == (96, 96)
+            assert ((prediction.saliency >= 0) & (prediction.saliency <= 1)).all()
+    with torch.inference_mode():
+        (logits,) = model(images)
+    assert logits.shape == (2, model.num_outputs, SIDE, SIDE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -18,7 +18,7 @@ from vertebra import tasks
 from vertebra.data import reading
 from vertebra.data.augment import BatchTransform, Transform
 from vertebra.data.catalogue import Catalogue, Sample, describe_fields
-from vertebra.data.geometry import IGNORED, Example, resize
+from vertebra.data.geometry import Example, resize
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, one_of
 from vertebra.images import frame_of, normalise
@@ -26,7 +26,7 @@ from vertebra.kinds import views
 from vertebra.kinds.tiles import Tile, grid
 from vertebra.kinds.writers import RecordsWriter, Writer, WriterOptions, formats
 from vertebra.metrics.evaluation import SHOWN, Evaluation, written
-from vertebra.structures import Instance, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import IGNORED, Instance, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import Task
 from vertebra.viz import draw
 
@@ -162,12 +162,16 @@ class Kind:
         """One Prediction from those of several views of an image, all in its pixels."""
         return views.mean(predictions)
 
+    def finish(self, prediction: Prediction) -> Prediction:
+        """The prediction as it is returned, once its views are merged."""
+        return prediction
+
     def tiles(self, size: tuple[int, int], side: int, overlap: float = 0.2) -> list[Tile]:
         """Overlapping tiles of an image of (height, width) `size`; see `tiles.grid`."""
         return grid(size, side, overlap)
 
     def merge_tiles(
-        self, predictions: Sequence[Prediction], tiles: Sequence[Tile], size: tuple[int, int]
+        self, predictions: Iterable[Prediction], tiles: Sequence[Tile], size: tuple[int, int]
     ) -> Prediction:
         """One Prediction for an image of (height, width) `size` from those of its tiles, each in its tile's pixels.
 

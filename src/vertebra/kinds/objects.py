@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,9 +89,9 @@ class Objects(Kind):
         return views.merge(predictions)
 
     def merge_tiles(
-        self, predictions: Sequence[Prediction], tiles: Sequence[Tile], size: tuple[int, int]
+        self, predictions: Iterable[Prediction], tiles: Sequence[Tile], size: tuple[int, int]
     ) -> Prediction:
-        return tiling.merge(predictions, tiles, size)
+        return tiling.merge(list(predictions), tiles, size)
 
     def filter(self, prediction: Prediction, threshold: float) -> tuple[Prediction, int]:
         assert prediction.scores is not None

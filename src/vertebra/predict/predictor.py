@@ -259,7 +259,11 @@ class Predictor:
     def _predictions(self, waiting: Sequence[_Read], options: _Options) -> Iterator[ImageResult | UnreadableImage]:
         images = {i: item.image for i, item in enumerate(waiting) if isinstance(item.image, Tensor)}
         whole = [i for i, image in images.items() if not options.tile or max(image.shape[1:]) <= options.tile]
-        results = dict(zip(whole, self._augmented([images[i] for i in whole], options), strict=True))
+        finished = (
+            (self.kind.finish(prediction), below)
+            for prediction, below in self._augmented([images[i] for i in whole], options, merging=options.tta)
+        )
+        results = dict(zip(whole, finished, strict=True))
         for i, item in enumerate(waiting):
             if isinstance(item.image, UnreadableImage):
                 yield item.image
@@ -271,27 +275,32 @@ class Predictor:
     def _tiled(self, image: Tensor, options: _Options) -> tuple[Prediction, int]:
         size = (image.shape[1], image.shape[2])
         tiles = self.kind.tiles(size, options.tile, options.overlap)
-        predictions: list[Prediction] = []
         below = 0
-        for start in range(0, len(tiles), options.batch_size):
-            boxes = [tile.box for tile in tiles[start : start + options.batch_size]]
-            crops = [image[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes]
-            for prediction, count in self._augmented(crops, options):
-                predictions.append(prediction)
-                below += count
-        return self.kind.merge_tiles(predictions, tiles, size), below
 
-    def _augmented(self, images: Sequence[Tensor], options: _Options) -> list[tuple[Prediction, int]]:
+        def predictions() -> Iterator[Prediction]:
+            nonlocal below
+            for start in range(0, len(tiles), options.batch_size):
+                boxes = [tile.box for tile in tiles[start : start + options.batch_size]]
+                crops = [image[:, y1:y2, x1:x2] for x1, y1, x2, y2 in boxes]
+                for prediction, count in self._augmented(crops, options, merging=True):
+                    yield prediction
+                    below += count
+
+        return self.kind.merge_tiles(predictions(), tiles, size), below
+
+    def _augmented(
+        self, images: Sequence[Tensor], options: _Options, *, merging: bool
+    ) -> list[tuple[Prediction, int]]:
         """For images [C, H, W] uint8 their predictions, merged over the views of test-time augmentation if any, and
         the number of detections below the threshold, in the view with most of them."""
         if not options.tta:
-            return self._infer(images, self.task.preprocess, options)
+            return self._infer(images, self.task.preprocess, options, merging)
         mirrored = [image.flip(-1) for image in images]
         views: list[list[tuple[Prediction, int]]] = []
         for scale in self.kind.tta_scales if self.task.any_size else (1.0,):
             preprocess = _scaled(self.task.preprocess, scale)
-            views.append(self._infer(images, preprocess, options))
-            flipped = self._infer(mirrored, preprocess, options)
+            views.append(self._infer(images, preprocess, options, merging))
+            flipped = self._infer(mirrored, preprocess, options, merging)
             views.append(
                 [
                     (self.kind.flip(prediction, image.shape[2], self.keypoints), below)
@@ -304,13 +313,13 @@ class Predictor:
         ]
 
     def _infer(
-        self, images: Sequence[Tensor], preprocess: Preprocess, options: _Options
+        self, images: Sequence[Tensor], preprocess: Preprocess, options: _Options, merging: bool
     ) -> list[tuple[Prediction, int]]:
         """For images [C, H, W] uint8 the detections of each that reach the threshold, and the number of the others."""
         results: dict[int, tuple[Prediction, int]] = {}
         for indices, batch, frames in _batches(images, preprocess, options.batch_size):
             with torch.inference_mode(), self._autocast():
-                predictions = self.task.infer(self._to_device(batch), frames)
+                predictions = self.task.infer(self._to_device(batch), frames, merging=merging)
             for i, prediction in zip(indices, predictions, strict=True):
                 results[i] = self.kind.filter(prediction, options.threshold)
         return [results[i] for i in range(len(images))]

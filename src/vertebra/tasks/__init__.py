@@ -117,7 +117,7 @@ def plan(
         checkpoint = open_task_checkpoint(weights, backbone, source)
         if checkpoint.about is not None and "backbone" not in given:
             backbone = checkpoint.about["model"].get("backbone")
-        loaded = read(task, method, checkpoint, source, backbone, inner)
+        loaded = read(task, method, checkpoint, source, backbone, inner, identify="backbone" not in given)
         if loaded.method is not None and method is None:
             module = find(task, loaded.method)
             check_options(task, loaded.method, given)
@@ -127,7 +127,7 @@ def plan(
         config = loaded.freeze(config)
         loaded.note(config, module)
     if classes is None:
-        classes = 1000 if loaded is None else loaded.classes or 1000
+        classes = module.MODEL.fixed_classes or (loaded and loaded.classes) or 1000
     labels = tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
     check_classes(labels)
     known = None if loaded is None else loaded.checkpoint.preprocess

@@ -49,6 +49,8 @@ class Task(nn.Module):
     """Kind of its predictions: the name of a file in `kinds/`."""
     monitor: ClassVar[str]
     """The metric that selects the best checkpoint; higher is better."""
+    fixed_classes: ClassVar[tuple[str, ...]] = ()
+    """The classes of every model of the task; empty where the data decides them."""
     target_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of Target that `loss` needs; it raises VertebraError where one is missing or malformed. Without any, those
     that are given are checked."""
@@ -122,8 +124,11 @@ class Task(nn.Module):
         """Predictions in pixels of the original images, on the CPU, from what `forward` returns."""
         raise NotImplementedError
 
-    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
-        """Predictions for a batch of prepared images [B, C, H, W] that lie in it as `frames` say."""
+    def infer(self, images: Tensor, frames: Sequence[Frame], *, merging: bool = False) -> list[Prediction]:
+        """Predictions for a batch of prepared images [B, C, H, W] that lie in it as `frames` say.
+
+        With `merging` they hold what the kind needs to merge those of several views or tiles of an image.
+        """
         if __debug__:
             inputs.check_images(self, images)
             inputs.check_frames(images, frames)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vertebra.errors import VertebraError, shown
-from vertebra.structures import Frame, Masks, Target
+from vertebra.structures import IGNORED, Frame, Masks, Target
 
 if TYPE_CHECKING:
     from vertebra.tasks.base import Task
@@ -23,13 +23,11 @@ FORMS: dict[str, tuple[torch.dtype, tuple[str, ...], str]] = {
     "keypoints": (torch.float32, ("N", "K", "3"), "torch.tensor([[[8.0, 8.0, 2.0]]])"),
     "crowd": (torch.bool, ("N",), "torch.tensor([False])"),
     "areas": (torch.float32, ("N",), "torch.tensor([512.0])"),
-    "semantic": (torch.int64, ("H", "W"), "torch.zeros(64, 96, dtype=torch.int64)"),
+    "semantic": (torch.uint8, ("H", "W"), "torch.zeros(64, 96, dtype=torch.uint8)"),
 }
 """Of fields of Target: dtype, sides by name, and an example.
 
 N is the number of objects, K that of their keypoints; H and W are the input's."""
-IGNORED = 255
-"""Value in label maps of pixels without a class."""
 
 
 def checked(loss: Loss) -> Loss:

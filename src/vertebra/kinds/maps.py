@@ -1,0 +1,187 @@
+"""What label maps and saliency maps have in common: a value for every pixel."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape as escape_markup
+from rich.table import Column, Table
+from torch import Tensor
+
+from vertebra.data import reading
+from vertebra.data.augment import Transform
+from vertebra.data.augment.pixels import PixelsAugment, PixelsTransform
+from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.data.reading import Source
+from vertebra.errors import VertebraError
+from vertebra.kinds.base import Kind
+from vertebra.kinds.tiles import Tile
+from vertebra.ops.resample import bands, resampled
+from vertebra.structures import IGNORED, KeypointSchema, Prediction, Preprocess, Target
+
+EDGE = 0.05
+"""Least weight of a tile's pixel, at its border, where tiles overlap."""
+
+
+class PixelMaps(Kind):
+    """A value for every pixel; subclasses say what the logits mean."""
+
+    target_field = "semantic"
+    augment = PixelsAugment
+    no_augment = PixelsAugment(scales=(0.0, 0.0), flip=0.0, colour=0.0)
+    resize_modes = ("shortest", "fit", "squash")
+    options = frozenset({"tile", "overlap"})
+    eval_batch_size = 4
+    tta_scales = (0.75, 1.0, 1.25)
+
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of logits [K, ...] the probabilities of the classes, which are averaged over views and tiles."""
+
+    @abstractmethod
+    def to_logits(self, probabilities: Tensor) -> Tensor:
+        """The inverse of `probabilities`, up to a constant."""
+
+    @abstractmethod
+    def decided(self, probabilities: Tensor) -> Tensor:
+        """The predicted map [...] from probabilities [..., K]."""
+
+    @abstractmethod
+    def with_map(self, prediction: Prediction, values: Tensor) -> Prediction:
+        """The prediction with what `decided` returned."""
+
+    # -- data
+
+    def check(self, preprocess: Preprocess, augment: PixelsAugment | None = None) -> None:
+        if preprocess.resize == "crop":
+            raise VertebraError(
+                "resize is 'crop', which would cut pixels off that are to be labelled; choose 'shortest', 'fit' or "
+                "'squash'."
+            )
+
+    def transform(
+        self, augment: PixelsAugment, preprocess: Preprocess, keypoints: KeypointSchema | None = None
+    ) -> Transform:
+        return PixelsTransform(augment, preprocess)
+
+    def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
+        """Label maps, or else instance masks painted as such: the background is then the first class."""
+        catalogue = reading.read(path, fields=self.fields, seed=seed, missing_ok=missing_ok)
+        if "semantic" not in catalogue.has and "masks" in catalogue.has:
+            catalogue = reading.painted(path, seed=seed, missing_ok=missing_ok)
+        elif "semantic" not in catalogue.has:
+            return super().read(path, seed=seed, missing_ok=missing_ok)  # which raises
+        return catalogue
+
+    # -- predictions
+
+    def flip(self, prediction: Prediction, width: int, keypoints: KeypointSchema | None = None) -> Prediction:
+        assert prediction.logits is not None
+        return replace(prediction, logits=prediction.logits.flip(2))
+
+    def merge_views(self, predictions: Sequence[Prediction]) -> Prediction:
+        """The mean of the probabilities, on the finest of the grids."""
+        maps = [prediction.logits for prediction in predictions if prediction.logits is not None]
+        size = max((x.shape[1], x.shape[2]) for x in maps)
+        total = sum(self.probabilities(x if x.shape[1:] == size else resampled(x, size)) for x in maps)
+        assert isinstance(total, Tensor)
+        return replace(predictions[0], logits=self.to_logits(total / len(maps)))
+
+    def finish(self, prediction: Prediction) -> Prediction:
+        """The prediction in pixels of the image, once its views are merged."""
+        if prediction.logits is None:
+            return prediction
+        assert prediction.size is not None
+        rows = [
+            self.decided(self.probabilities(x.movedim(-1, 0)).movedim(0, -1))
+            for _, x in bands(prediction.logits, prediction.size)
+        ]
+        return self.with_map(replace(prediction, logits=None), torch.cat(rows))
+
+    def merge_tiles(
+        self, predictions: Iterable[Prediction], tiles: Sequence[Tile], size: tuple[int, int]
+    ) -> Prediction:
+        """The mean of the probabilities where tiles overlap, weighted towards the middle of each.
+
+        One row of tiles is in memory at a time.
+        """
+        finished: list[Tensor] = []
+        total = weight = torch.empty(0)
+        top = 0  # of `total` in the image
+        for tile, prediction in zip(tiles, predictions, strict=True):
+            assert prediction.logits is not None
+            x1, y1, x2, y2 = tile.box
+            if not total.numel():
+                num_classes = len(prediction.logits)
+                total = torch.zeros(y2 - y1, size[1], num_classes)
+                weight = torch.zeros(y2 - y1, size[1], 1)
+            if y1 > top:  # the rows above are complete
+                finished.append(self.decided(total[: y1 - top] / weight[: y1 - top]))
+                total = torch.cat([total[y1 - top :], torch.zeros(y1 - top, *total.shape[1:])])
+                weight = torch.cat([weight[y1 - top :], torch.zeros(y1 - top, *weight.shape[1:])])
+                top = y1
+            across, down = _ramp(x2 - x1), _ramp(y2 - y1)
+            for rows, logits in bands(prediction.logits, (y2 - y1, x2 - x1)):
+                probabilities = self.probabilities(logits.movedim(-1, 0)).movedim(0, -1)
+                share = down[rows, None, None] * across[None, :, None]
+                total[rows, x1:x2] += share * probabilities
+                weight[rows, x1:x2] += share
+        finished.append(self.decided(total / weight))
+        return self.with_map(Prediction(size=size), torch.cat(finished))
+
+    # -- `vertebra data`
+
+    def inspect_sample(self, sample: Sample, size: tuple[int, int]) -> tuple[Target, list[str]]:
+        """The target with the pixels of each value as `areas` [256] in place of the label map."""
+        try:
+            target = sample.load_target(size)
+        except VertebraError as error:
+            return sample.target, [str(error)]
+        assert target.semantic is not None
+        counts = torch.bincount(target.semantic.flatten().int(), minlength=256)
+        problems = [] if counts[:IGNORED].any() else [f"{target.path}: every pixel of its label map is ignored."]
+        return replace(target, semantic=None, areas=counts.float()), problems
+
+    def difference(self, target: Target, other: Target, classes: Sequence[str]) -> str:
+        if target.areas is None or other.areas is None or torch.equal(target.areas, other.areas):
+            return ""
+        return "other label maps"
+
+    def tables(self, catalogue: Catalogue, targets: Mapping[str, Sequence[Target]]) -> list[Table]:
+        """The share of each class in the pixels, and the images that show it, by split."""
+        title = escape_markup(f"{catalogue.path} ({catalogue.format}: label maps)")
+        table = Table(Column("class", overflow="fold"), title=title, box=SIMPLE_HEAD, collapse_padding=True)
+        columns: list[list[str]] = []
+        for split in catalogue.splits:
+            counts = [t.areas for t in targets.get(split, []) if t.areas is not None]
+            stacked = torch.stack(counts) if counts else torch.zeros(0, 256)
+            labelled, shown = stacked.sum(0), (stacked > 0).sum(0)
+            for column in ("pixels", "images"):
+                table.add_column(f"{split}\n{column}", justify="right", no_wrap=True)
+            shares = labelled / stacked.sum().clamp(min=1)
+            wanted = [*range(len(catalogue.classes)), IGNORED]
+            columns.append([f"{shares[i]:.2%}" for i in wanted])
+            columns.append([str(int(shown[i])) for i in wanted])
+        for i, name in enumerate([*map(escape_markup, catalogue.classes), "(ignored)"]):
+            table.add_row(name, *(column[i] for column in columns))
+        table.add_section()
+        totals = [text for samples in catalogue.splits.values() for text in ("", str(len(samples)))]
+        table.add_row("all", *totals)
+        return [table]
+
+
+def _ramp(side: int) -> Tensor:
+    """Weights [side] that rise from the border of a tile to its middle."""
+    position = (torch.arange(side) + 0.5) / side
+    return (2 * torch.minimum(position, 1 - position)).clamp(min=EDGE)
+
+
+def target_map(sample: Sample, size: tuple[int, int]) -> Tensor:
+    """The label map [H, W] uint8 of a sample whose image has (height, width) `size`."""
+    labels = sample.load_target(size).semantic
+    assert labels is not None
+    return labels

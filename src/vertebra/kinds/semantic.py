@@ -1,0 +1,186 @@
+"""Label maps: a class for every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.errors import VertebraError
+from vertebra.files import replacing
+from vertebra.kinds.maps import PixelMaps, target_map
+from vertebra.kinds.writers import RecordsWriter, Writer, WriterOptions
+from vertebra.metrics.evaluation import Evaluation
+from vertebra.structures import IGNORED, KeypointSchema, Prediction
+from vertebra.viz import maps
+
+
+class LabelMaps(PixelMaps):
+    """A class per pixel."""
+
+    description = "label maps"
+    priority = 5
+    balancing = frozenset({"class_weights"})
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(0)
+
+    def to_logits(self, probabilities: Tensor) -> Tensor:
+        return probabilities.clamp(min=1e-9).log()
+
+    def decided(self, probabilities: Tensor) -> Tensor:
+        return probabilities.argmax(-1).to(torch.uint8)
+
+    def with_map(self, prediction: Prediction, values: Tensor) -> Prediction:
+        return replace(prediction, semantic=values)
+
+    # -- data
+
+    def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
+        """With `balance`, weights of the classes by their share of the training pixels: 1 / ln(1.02 + share), as in
+        ENet, arXiv:1606.02147, section 5.2, divided by their mean."""
+        if not balance:
+            return {}
+        counts = torch.zeros(256, dtype=torch.int64)
+        for sample in catalogue.split("train"):
+            size = sample.size
+            if size is not None:
+                counts += torch.bincount(target_map(sample, size).flatten().int(), minlength=256)
+        shares = counts[: len(catalogue.classes)] / counts[:IGNORED].sum().clamp(min=1)
+        weights = 1 / (1.02 + shares.double()).log()
+        return {"class_weights": tuple(round(value, 6) for value in (weights / weights.mean()).tolist())}
+
+    # -- predictions
+
+    def shares(self, prediction: Prediction, num_classes: int) -> list[float]:
+        """The share of each class in the pixels, in 0..1."""
+        assert prediction.semantic is not None
+        counts = torch.bincount(prediction.semantic.flatten().int(), minlength=num_classes)[:num_classes]
+        return (counts / prediction.semantic.numel()).tolist()
+
+    def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
+        shares = self.shares(prediction, len(classes))
+        ranked = sorted(range(len(classes)), key=lambda i: -shares[i])[:top]
+        return [(f"{classes[i]} {shares[i]:.1%}", shares[i]) for i in ranked if shares[i]]
+
+    def summarize(self, predictions: Sequence[Prediction], classes: Sequence[str], top: int = 3) -> str:
+        means = torch.tensor([self.shares(prediction, len(classes)) for prediction in predictions]).mean(0).tolist()
+        ranked = sorted(range(len(classes)), key=lambda i: -means[i])[:top]
+        return "  ".join(f"{classes[i]} {means[i]:.1%}" for i in ranked if means[i])
+
+    def draw(
+        self,
+        image: Tensor,
+        prediction: Prediction,
+        classes: Sequence[str],
+        *,
+        keypoints: KeypointSchema | None = None,
+        threshold: float = 0.0,
+        top: int = 3,
+    ) -> Image.Image:
+        """The image in the colours of the classes, over a legend of those that occur."""
+        assert prediction.semantic is not None
+        shares = self.shares(prediction, len(classes))
+        colours = maps.palette(len(classes))
+        ranked = sorted((i for i, share in enumerate(shares) if share), key=lambda i: -shares[i])
+        legend = [(f"{classes[i]} {shares[i]:.0%}", tuple(colours[i].tolist())) for i in ranked]
+        return maps.with_legend(maps.overlay(image, prediction.semantic, len(classes)), legend)
+
+    def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
+        """The share of every class in the pixels."""
+        shares = self.shares(prediction, len(classes))
+        return {"shares": {name: round(share, 6) for name, share in zip(classes, shares, strict=True)}}
+
+    def row(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        shares: dict[str, Any] = record["shares"]
+        return shares
+
+    def rows(self, prediction: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
+        """A row per class."""
+        shares = self.shares(prediction, len(classes))
+        return [{"class": name, "share": share} for name, share in zip(classes, shares, strict=True)]
+
+    def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
+        """Label maps as indexed PNG files, and the shares of the classes in predictions.csv and predictions.json."""
+        if format:
+            raise VertebraError("label maps are written as PNG files: leave the format out.")
+        return MapsWriter(
+            folder,
+            lambda prediction: self.record(prediction, options.classes, top),
+            self.row,
+            lambda prediction: indexed(prediction, len(options.classes)),
+        )
+
+    # -- evaluation
+
+    def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+        from vertebra.viz import plots
+
+        metrics = evaluation.metrics
+        if "per_class" in metrics:
+            yield "Classes", plots.per_class(metrics["per_class"], evaluation.classes)
+        if "confusion" in metrics:
+            matrix = plots.confusion(metrics["confusion"], evaluation.classes)
+            yield "Confusion matrix, in pixels", plots.plot(matrix, "confusion matrix")
+        yield from super().sections(evaluation, samples)
+
+    def error_images(self, evaluation: Evaluation, sample: Sample, row: Mapping[str, Any]) -> str:
+        """Ground truth, prediction, and where they differ."""
+        from vertebra.viz import plots
+
+        image = plots.pixels(sample)
+        labels = target_map(sample, (image.shape[1], image.shape[2]))
+        predicted = evaluation.predictions[row["index"]].semantic
+        assert predicted is not None
+        count = len(evaluation.classes)
+        drawings = {
+            "ground truth": maps.overlay(image, labels, count),
+            "prediction": maps.overlay(image, predicted, count),
+            "errors": maps.errors(predicted, labels),
+        }
+        name = Path(row["path"]).name
+        return "".join(
+            plots.image(plots.fitted(drawn, 300), f"{what}: {name}", format="jpeg") for what, drawn in drawings.items()
+        )
+
+    def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
+        return f"<b>{row['pixel_accuracy']:.1%}</b> of the pixels right, mean IoU {row['miou']:.3f}"
+
+
+class MapsWriter(RecordsWriter):
+    """As RecordsWriter, and for each image a file in `maps/`, as `map_of` makes it."""
+
+    files = (*RecordsWriter.files, "maps/")
+
+    def __init__(self, folder: Path, record: Any, row: Any, map_of: Any) -> None:
+        super().__init__(folder, record, row)
+        self.map_of = map_of
+
+    def __enter__(self) -> MapsWriter:
+        super().__enter__()
+        (self.folder / "maps").mkdir(exist_ok=True)
+        return self
+
+    def add(self, prediction: Prediction, number: int, drawn: str) -> None:
+        super().add(prediction, number, drawn)
+        stem = Path(drawn or prediction.path or str(number)).stem
+        with replacing(self.folder / "maps" / f"{stem}.png") as temporary:
+            self.map_of(prediction).save(temporary, "PNG")
+
+
+def indexed(prediction: Prediction, num_classes: int) -> Image.Image:
+    """The label map as an indexed image in the colours of the classes."""
+    assert prediction.semantic is not None
+    image = Image.fromarray(np.ascontiguousarray(prediction.semantic.numpy()))
+    image.putpalette(maps.palette(num_classes).tobytes())
+    return image
+
+
+KIND = LabelMaps()

@@ -1,0 +1,3 @@
+"""Semantic segmentation: a class for every pixel."""
+
+DEFAULT = "upernet"

@@ -1,0 +1,28 @@
+"""Object-contextual representations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vertebra.tasks.decoders import OCRConfig, OCRForm
+from vertebra.tasks.segmenter import RECIPE
+from vertebra.tasks.segmenter_sources import OCR_SOURCES
+from vertebra.tasks.semantic.labels import WithLabelOptions, WithLabels
+
+
+@dataclass(frozen=True)
+class Config(WithLabelOptions, OCRConfig):
+    """The segmenter and its training loss."""
+
+
+class OCR(WithLabels, OCRForm):
+    """[B, C, H, W] -> logits of every pixel, from pixels that attend to object regions.
+
+    Source: Segmentation Transformer: Object-Contextual Representations, arXiv:1909.11065.
+    """
+
+
+MODEL = OCR
+SOURCES = OCR_SOURCES
+
+__all__ = ["MODEL", "OCR", "RECIPE", "SOURCES", "Config"]

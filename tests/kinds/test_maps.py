@@ -1,0 +1,163 @@
+"""Label maps and saliency maps: merged over views and tiles, drawn, written and counted."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vertebra import kinds, tasks
+from vertebra.data.formats import shapes
+from vertebra.kinds.writers import WriterOptions
+from vertebra.metrics.evaluation import Evaluation
+from vertebra.ops.resample import label_map, resampled
+from vertebra.structures import Prediction, Preprocess, Target
+from vertebra.viz import maps
+
+SEMANTIC, SALIENCY = kinds.find("semantic"), kinds.find("saliency")
+CLASSES = ("background", *shapes.CLASSES)
+
+
+@pytest.fixture
+def few_shapes(monkeypatch):
+    """The built-in shapes, few of them: drawing all takes seconds."""
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 20, "val": 2})
+    return SEMANTIC.read("shapes")
+
+
+def logits(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_one_view_is_the_prediction():
+    x = logits(0, 5, 6, 8)
+    finished = SEMANTIC.finish(SEMANTIC.merge_views([Prediction(logits=x, size=(24, 32))]))
+    assert (finished.semantic == label_map(x, (24, 32))).float().mean() > 0.99
+    assert finished.logits is None
+
+
+def test_views_are_averaged_as_probabilities():
+    sure, unsure = torch.tensor([[[9.0]], [[0.0]]]), torch.tensor([[[0.0]], [[20.0]]])
+    merged = SEMANTIC.merge_views([Prediction(logits=x, size=(1, 1)) for x in (sure, sure, unsure)])
+    shares = SEMANTIC.probabilities(merged.logits).flatten().tolist()
+    assert shares == pytest.approx([2 / 3, 1 / 3], abs=1e-3)
+
+
+def test_a_flipped_view_is_flipped_back():
+    x = logits(0, 3, 4, 6)
+    flipped = SEMANTIC.flip(Prediction(logits=x.flip(2), size=(8, 12)), 12)
+    assert torch.equal(flipped.logits, x)
+
+
+@pytest.mark.parametrize("kind", [SEMANTIC, SALIENCY], ids=lambda kind: kind.name)
+def test_tiles_of_one_map_give_the_map(kind):
+    size, num_classes = (40, 56), 4 if kind is SEMANTIC else 1
+    whole = 3 * logits(1, num_classes, *size)
+    tiles = kind.tiles(size, 24, 0.25)
+    assert len({tile.row for tile in tiles}) > 1
+    parts = (
+        Prediction(logits=whole[:, y1:y2, x1:x2], size=(y2 - y1, x2 - x1)) for x1, y1, x2, y2 in (t.box for t in tiles)
+    )
+    merged = kind.merge_tiles(parts, tiles, size)
+    if kind is SEMANTIC:
+        assert torch.equal(merged.semantic, whole.argmax(0).to(torch.uint8))
+    else:
+        torch.testing.assert_close(merged.saliency, whole[0].sigmoid())
+
+
+def test_logits_of_padding_are_left_out():
+    model = tasks.create(
+        "semantic",
+        backbone="resnet18",
+        backbone_options={"depths": (1, 1, 1, 1)},
+        channels=8,
+        classes=3,
+        preprocess=Preprocess((32, 64), resize="shortest"),
+    ).eval()
+    from vertebra.images import frame_of
+
+    frame = frame_of((32, 40), model.preprocess)
+    assert frame.resized == (32, 40)
+    with torch.inference_mode():
+        images = logits(2, 1, 3, 32, 64)
+        (kept,) = model.infer(images, [frame], merging=True)
+        (plain,) = model.infer(images, [frame])
+    assert kept.logits.shape == (3, 8, 10)
+    assert (label_map(kept.logits, (32, 40)) == plain.semantic).float().mean() > 0.95
+    assert resampled(kept.logits, (8, 10)).shape == (3, 8, 10)
+
+
+def test_balance_follows_the_share_of_the_pixels(few_shapes):
+    weights = SEMANTIC.model_options(few_shapes, balance=True)["class_weights"]
+    counts = sum(torch.bincount(s.target.semantic.flatten().int(), minlength=7) for s in few_shapes.splits["train"])
+    raw = [1 / math.log(1.02 + share) for share in (counts / counts.sum()).tolist()]
+    assert weights == pytest.approx([value / (sum(raw) / 7) for value in raw], abs=1e-5)
+    assert weights[0] == min(weights)
+
+
+def test_shares_are_written_with_the_map(tmp_path):
+    labels = torch.tensor([[0, 0, 1], [0, 2, 2]], dtype=torch.uint8)
+    prediction = Prediction(semantic=labels, size=(2, 3), path="photos/a.jpg")
+    with SEMANTIC.writer(tmp_path, WriterOptions(("road", "sky", "car", "tree"))) as writer:
+        writer.add(prediction, 1, "a.png")
+    (row,) = csv.DictReader((tmp_path / "predictions.csv").open())
+    assert row == {"path": "photos/a.jpg", "road": "0.5", "sky": "0.166667", "car": "0.333333", "tree": "0.0"}
+    with Image.open(tmp_path / "maps" / "a.png") as file:
+        assert file.mode == "P"
+        assert np.asarray(file).tolist() == labels.tolist()
+        assert file.getpalette()[:3] == maps.palette(4)[0].tolist()
+
+
+def test_saliency_is_written_as_a_grey_image(tmp_path):
+    prediction = Prediction(saliency=torch.tensor([[0.0, 0.5, 1.0]]), size=(1, 3), path="a.jpg")
+    with SALIENCY.writer(tmp_path, WriterOptions(("background", "salient object"))) as writer:
+        writer.add(prediction, 1, "")
+    with Image.open(tmp_path / "maps" / "a.png") as file:
+        assert np.asarray(file).tolist() == [[0, 128, 255]]
+
+
+def test_drawings():
+    image = torch.full((3, 40, 300), 100, dtype=torch.uint8)
+    labels = torch.zeros(40, 300, dtype=torch.uint8)
+    labels[:, 150:] = 1
+    drawn = SEMANTIC.draw(image, Prediction(semantic=labels), ("road", "sky"))
+    assert drawn.width == 300
+    assert drawn.height > 40
+    left, right = drawn.getpixel((10, 10)), drawn.getpixel((290, 10))
+    expected = 100 * (1 - maps.OPACITY) + maps.OPACITY * maps.palette(2)
+    assert left == pytest.approx(tuple(expected[0]), abs=1)
+    assert right == pytest.approx(tuple(expected[1]), abs=1)
+    dark = SALIENCY.draw(image, Prediction(saliency=(labels == 1).float()), ("a", "b"))
+    assert dark.getpixel((10, 10))[0] == pytest.approx(20, abs=1)
+    assert dark.getpixel((290, 10))[0] == pytest.approx(100, abs=1)
+
+
+def test_errors_are_red_and_ignored_pixels_black():
+    labels = torch.tensor([[0, 1, 255]], dtype=torch.uint8)
+    pixels = np.asarray(maps.errors(torch.tensor([[0, 0, 0]], dtype=torch.uint8), labels))
+    assert pixels.tolist() == [[list(maps.CORRECT), list(maps.WRONG), [0, 0, 0]]]
+
+
+def test_the_report_has_the_worst_images(few_shapes):
+    sample = few_shapes.split("val")[0]
+    target = sample.load_target((128, 128))
+    model = tasks.create("semantic", backbone="resnet18", channels=8, classes=CLASSES)
+    metrics, prediction = model.metrics(), Prediction(semantic=torch.zeros(128, 128, dtype=torch.uint8))
+    metrics.update([prediction], [target])
+    row = {"index": 0, "path": "a.png", **metrics.row(prediction, target)}
+    evaluation = Evaluation(metrics.compute(), [row], classes=CLASSES, names=metrics.names, predictions={0: prediction})
+    sections = dict(SEMANTIC.sections(evaluation, [sample]))
+    assert set(sections) == {"Classes", "Confusion matrix, in pixels", "Most wrong"}
+    assert sections["Most wrong"].count("<img") == 3
+
+
+def test_every_class_is_counted_in_pixels(few_shapes):
+    sample = few_shapes.split("val")[0]
+    target, problems = SEMANTIC.inspect_sample(sample, (128, 128))
+    assert not problems
+    assert int(target.areas.sum()) == 128 * 128
+    ignored = Target(semantic=torch.full((4, 4), 255, dtype=torch.uint8), path="a.png")
+    _, problems = SEMANTIC.inspect_sample(type(sample)(torch.zeros(3, 4, 4, dtype=torch.uint8), ignored), (4, 4))
+    assert problems == ["a.png: every pixel of its label map is ignored."]
