@@ -288,9 +288,7 @@ class Predictor:
 
         return self.kind.merge_tiles(predictions(), tiles, size), below
 
-    def _augmented(
-        self, images: Sequence[Tensor], options: _Options, *, merging: bool
-    ) -> list[tuple[Prediction, int]]:
+    def _augmented(self, images: Sequence[Tensor], options: _Options, *, merging: bool) -> list[tuple[Prediction, int]]:
         """For images [C, H, W] uint8 their predictions, merged over the views of test-time augmentation if any, and
         the number of detections below the threshold, in the view with most of them."""
         if not options.tta:
