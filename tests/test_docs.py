@@ -122,6 +122,7 @@ def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> I
     from vertebra.data import loader
     from vertebra.data.formats import shapes
     from vertebra.data.workers import WorkerLoader
+    from vertebra.engine import finders
     from vertebra.weights import locate
 
     def in_this_process(*arguments: Any, **options: Any) -> WorkerLoader:
@@ -134,6 +135,7 @@ def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shapes, "COUNTS", COUNTS)
     monkeypatch.setattr(loader, "WorkerLoader", in_this_process)
+    monkeypatch.setattr(finders, "RATE_STEPS", 8)
     monkeypatch.setattr(locate, "_from_hub", lambda repository, files: furniture / "foreign.safetensors")
     modules = set(sys.modules)
     for package in open_packages():

@@ -149,6 +149,8 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, Mapping) and all(isinstance(key, inner[0]) for key in value)
     if kind in _NUMBERS:
         return isinstance(value, _NUMBERS[kind]) and not isinstance(value, bool) and value == value  # which NaN is not
+    if hasattr(kind, "from_dict") and isinstance(value, Mapping):
+        return True  # what it holds, `from_dict` checks
     return isinstance(value, kind) if kind in _TYPES or dataclasses.is_dataclass(kind) else True
 
 

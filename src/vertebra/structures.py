@@ -227,6 +227,8 @@ class Prediction:
             content = ", ".join(f"{value:.4g}" for value in self.values[:SHOWN_CLASSES].tolist())
         elif self.semantic is not None:
             content = f"a label map of {len(self.semantic.unique())} classes"
+        elif self.saliency is not None:
+            content = "a saliency map"
         else:
             content = self._counts()
         return f"Prediction({_of_image(self.path, self.size, content)})"

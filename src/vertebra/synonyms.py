@@ -21,14 +21,15 @@ VERBS = {
 TASKS = {
     "classification": "cls classify classifier image_classification multiclass",
     "detection": "detect det detector object_detection bbox boxes od yolo",
-    "instance": "segment seg segmentation instance_segmentation insseg mask masks segm",
+    "instance": "segment seg instance_segmentation insseg mask masks segm",
     "keypoints": "pose keypoint kpt landmarks pose_estimation skeleton",
+    "semantic": "segmentation semseg semantic_segmentation",
+    "saliency": "salient sod salient_object_detection",
 }
 """Tasks."""
 MISSING_TASKS = {
     "boxes that are rotated": "obb oriented rotated",
     "panoptic segmentation": "panoptic panoptic_segmentation",
-    "semantic segmentation": "semantic semantic_segmentation semseg",
     "tracking": "track tracking mot",
     "depth estimation": "depth depth_estimation",
     "several labels per image": "multilabel multi_label",

@@ -134,7 +134,7 @@ def test_mistakes(coco, photos, tmp_path, complaint):
     save = f"--save={tmp_path / 'new'}"
     assert "has classes of whole images but no boxes" in complaint("data", "convert", photos, "--to=coco", save)
     assert "is in use" in complaint("data", "convert", coco, "--to=coco", f"--save={coco}")
-    assert "--to" in complaint("data", "convert", coco, "--to=kitti", save)
+    assert "to is 'kitti'; there are coco, yolo, voc" in complaint("data", "convert", coco, "--to=kitti", save)
     assert "Did you mean '--save'?" in complaint("data", "convert", coco, "--to=coco", "--safe=x")
     assert "is not there" in complaint("data", "convert", tmp_path / "nowhere", "--to=coco", save)
     for missing in (["--to=coco"], [save]):

@@ -1,10 +1,14 @@
 """Values at the edges of every option of every method: accepted, or refused in one sentence; nothing else."""
 
+import pytest
+import yaml
+
 from vertebra import tasks
-from vertebra.cli.parsing import explicit_options
+from vertebra.cli.parsing import explicit_options, read_config
 from vertebra.cli.train import _arguments
 from vertebra.engine.settings import resolve
 from vertebra.errors import VertebraError
+from vertebra.options import build, plain
 
 EDGES = (".nan", ".inf", "-1", "1e300", "-1e300", str(10**12), str(2**70), "[]", "[.nan, 1]", "[.inf, 1e300]")
 OTHERS = ("maybe", "\0", "{a: 1}", "[1", "&a [*a]", "!!python/name:os.system", "[" * 200, "2026-13-45", "1" * 400)
@@ -38,3 +42,12 @@ def test_edges_of_every_option():
                     finite = name in ("lr", "weight_decay", "clip") and value in ("1e300", str(10**12), str(2**70))
                     empty = name in ("logger", "model.class_weights") and value == "[]"
                     assert sentence or not numeric or finite or empty, (name, value)
+
+
+@pytest.mark.parametrize("task", tasks.names())
+def test_a_config_that_was_written_is_read_again(tmp_path, task):
+    for method in tasks.methods(task):
+        config = tasks.find(task, method).Config
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": plain(config())}))
+        options = explicit_options(_arguments(task, method), [], read_config(str(tmp_path / "config.yaml")))
+        assert build(config, {name.removeprefix("model."): value for name, value in options.items()}) == config()

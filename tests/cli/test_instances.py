@@ -19,8 +19,8 @@ import vertebra
 from vertebra.cli import main
 from vertebra.data.formats import shapes
 from vertebra.engine.trainee import Trainee
+from vertebra.metrics import coco
 from vertebra.metrics.coco import CocoMetrics
-from vertebra.tasks import detector
 
 TASKS = ("detection", "instance", "keypoints")
 BEST = {"detection": "box_ap", "instance": "mask_ap", "keypoints": "keypoint_ap"}
@@ -128,14 +128,14 @@ def test_evaluate_repeats_the_metrics_of_training(runs, run_vertebra, tmp_path, 
 
 
 def test_keypoints_are_evaluated_with_the_sigmas_of_the_data(runs, writable, run_vertebra, tmp_path, monkeypatch):
-    used = []
+    run, used = runs["keypoints"], []
 
     class Seen(CocoMetrics):
         def compute(self):
             used.append(self.sigmas.tolist())
             return super().compute()
 
-    monkeypatch.setattr(detector, "CocoMetrics", Seen)
+    monkeypatch.setattr(coco, "CocoMetrics", Seen)
 
     def change(content):
         for category in content["categories"]:
@@ -143,7 +143,7 @@ def test_keypoints_are_evaluated_with_the_sigmas_of_the_data(runs, writable, run
 
     for split in ("train", "val"):
         changed(writable, change, split)
-    run_vertebra("evaluate", runs["keypoints"], "--device=cpu", "--data.workers=0", f"--data.path={writable}")
+    run_vertebra("evaluate", run, "--device=cpu", "--data.workers=0", f"--data.path={writable}")
     assert used == [[0.1, 0.2, 0.3, 0.4]]
 
 
@@ -301,9 +301,9 @@ def test_wrong_annotations_are_listed_and_training_continues(writable, run_verte
         ({"bbox": [500, 500, 10, 10]}, "is outside the image (128 x 128 pixels)"),
         ({"bbox": [5, 5, 0, 10]}, "its box is 0 x 10 pixels"),
         ({"bbox": [50, 50, -20, 10]}, "its box is -20 x 10 pixels"),  # x2 < x1
-        ({"bbox": [5, float("nan"), 10, 10]}, "has a number that is not finite"),
+        ({"bbox": [5, float("nan"), 10, 10]}, "not four numbers up to 1e9"),
         ({"segmentation": [[5, 5, 20, 20]]}, "its polygon has 2 points, three or more make an area"),
-        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "its mask is 9 x 9 pixels"),
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "its mask is of size [9, 9], the image [128, 128]"),
     ]
 
     def change(content):
@@ -408,33 +408,33 @@ def test_masks_that_the_data_does_not_have(data, complaint, run_vertebra, tmp_pa
     ("flag", "sentence"),
     [
         ("--balance", "--balance is not an option of vertebra train instance. There is no --balance for this task."),
-        ("--data.resize=crop", "data.resize is 'crop'; there are shortest, fit"),
+        ("--data.resize=crop", "data.resize is 'crop'; there are auto, shortest, fit, squash"),
         ("--augment.mixup=0.2", "--augment.mixup is not an option of vertebra train instance"),
         ("--augment.copy_paste=2", "augment.copy_paste is 2; it must lie between 0 and 1"),
         (
             "--model.method=mask_rcn",
-            "--model.method is 'mask_rcn'; there are mask_rcnn, cascade_mask_rcnn, mask_rcnn_c4",
+            "model.method is 'mask_rcn'; there are mask_rcnn, cascade_mask_rcnn, mask_rcnn_c4",
         ),
         ("--model.method=mask_rcn", "Did you mean 'mask_rcnn'?"),
-        ("--model.box_width=wide", "--model.box_width: Expected a int. Got value: wide"),
+        ("--model.box_width=wide", "model.box_width is 'wide'; it must be an integer"),
         ("--model.anchors.scal=2", "Did you mean '--model.anchors.scale'?"),
         ("--model.norm=bach", "Did you mean 'batch'?"),
         ("--model.average=logits", "mask_rcnn has no option average"),
         ("--model.anchors.scale=-1", "anchors.scale is -1; it must lie between 0.01 and 1,000"),
-        ("--model.anchors.ratios=[]", "anchors.ratios is []; it must hold numbers more than 0"),
+        ("--model.anchors.ratios=[]", "anchors.ratios is []; it must hold numbers in 0.001..1000"),
         ("--model.anchors.ratios=[1,0]", "anchors.ratios is [1, 0]; it must hold"),
         ("--model.score_threshold=2", "score_threshold is 2; it must lie between 0 and 1"),
         ("--model.nms_threshold=-1", "nms_threshold is -1; it must lie between 0 and 1"),
-        ("--model.max_detections=0", "max_detections is 0; it must be 1 or more"),
-        ("--model.neck.channels=0", "neck.channels is 0; it must be 1 or more"),
-        ("--model.rpn_post_nms_top_n_test=0", "rpn_post_nms_top_n_test is 0; it must be 1 or more"),
-        ("--model.roi_batch_size=0", "roi_batch_size is 0; it must be 1 or more"),
+        ("--model.max_detections=0", "max_detections is 0; it must lie between 1 and 1,000,000"),
+        ("--model.neck.channels=0", "neck.channels is 0; it must lie between 1 and 65,536"),
+        ("--model.rpn_post_nms_top_n_test=0", "rpn_post_nms_top_n_test is 0; it must lie between 1 and 1,000,000"),
+        ("--model.roi_batch_size=0", "roi_batch_size is 0; it must lie between 1 and 1,000,000"),
         ("--model.roi_positive_fraction=3", "roi_positive_fraction is 3; it must lie between 0 and 1"),
-        ("--model.rpn_num_convs=-1", "rpn_num_convs is -1; it must be 0 or more"),
-        ("--model.norm_eps=-1", "norm_eps is -1; it must be 0 or more"),
+        ("--model.rpn_num_convs=-1", "rpn_num_convs is -1; it must lie between 0 and 100"),
+        ("--model.norm_eps=-1", "norm_eps is -1; it must lie between 0 and 1"),
         ("--model.drop_path=1.5", "drop_path is 1.5; it must lie between 0 and 1"),
         ("--model.method=cascade_mask_rcnn --model.mask_stages=2", "mask_stages is 2; it must be 1 or 3"),
-        ("--data.image_size=-8", "data.image_size is -8; it must be 0 or more"),
+        ("--data.image_size=-8", "data.image_size is -8; it must lie between 8 and 10,000"),
     ],
 )
 def test_options_that_do_not_fit(data, complaint, tmp_path, flag, sentence):
@@ -448,8 +448,8 @@ def test_options_that_do_not_fit(data, complaint, tmp_path, flag, sentence):
     [
         ("detection", "--augment.copy_paste=0.5", "cuts objects out by their masks, and this task learns boxes"),
         ("keypoints", "--augment.copy_paste=0.5", "this task learns keypoints"),
-        ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must be 1 or more"),
-        ("keypoints", "--model.keypoint_num_convs=-1", "keypoint_num_convs is -1; it must be 1 or more"),
+        ("keypoints", "--model.keypoint_width=0", "keypoint_width is 0; it must lie between 1 and 65,536"),
+        ("keypoints", "--model.keypoint_num_convs=-1", "keypoint_num_convs is -1; it must lie between 1 and 100"),
         (
             "detection",
             "--model.mask_head.kind=class",

@@ -181,7 +181,7 @@ def test_data_not_trained_on_is_evaluated_whole(trained, photos, run_vertebra, t
     ("option", "sentence"),
     [
         ("--data.batch_size=0", "data.batch_size is 0; it must be 1 or more"),
-        ("--data.workers=-1", "data.workers is -1; it must be 0 or more"),
+        ("--data.workers=-1", "data.workers is -1; it must lie between 0 and 32"),
         ("--data.seed=3", "--data.seed has no effect: no part of"),
         ("--data.split=test", "test"),
         ("--save={file}", "is a file; name a folder"),

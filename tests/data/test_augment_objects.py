@@ -236,7 +236,7 @@ def test_two_thousand_objects():
     [
         ({"flip": 1.5}, "augment.flip is 1.5; it must lie between 0 and 1."),
         ({"mosaic": -0.1}, "augment.mosaic is -0.1; it must lie between 0 and 1."),
-        ({"colour": -1.0}, "augment.colour is -1; it cannot be negative."),
+        ({"colour": -1.0}, "augment.colour is -1; it must lie between 0 and 1."),
         ({"scales": (0.0, 1.0)}, r"augment.scales is \[0, 1\]; it must go from a number above 0"),
         ({"jitter": (2.0, 0.1)}, r"augment.jitter is \[2, 0.1\]; it must go from a number above 0"),
     ],

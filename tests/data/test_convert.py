@@ -225,7 +225,7 @@ def test_what_cannot_be_converted_is_explained(tmp_path):
     source(tmp_path / "a")
     with pytest.raises(VertebraError, match="is in use; --save takes a folder that is empty or not there"):
         convert(tmp_path / "a", "coco", tmp_path / "a")
-    with pytest.raises(VertebraError, match="to is 'cocoa'; there are coco, yolo, voc, masks"):
+    with pytest.raises(VertebraError, match="to is 'cocoa'; there are coco, yolo, voc, masks, label_maps"):
         convert(tmp_path / "a", "cocoa", tmp_path / "b")
     convert(tmp_path / "a", "voc", tmp_path / "voc")
     with pytest.raises(VertebraError, match="has boxes but no masks: convert it to coco, yolo or voc"):
@@ -234,7 +234,8 @@ def test_what_cannot_be_converted_is_explained(tmp_path):
         (tmp_path / "classes" / name).mkdir(parents=True)
         (tmp_path / "classes" / name / "1.png").touch()
     with pytest.raises(
-        VertebraError, match="has classes of whole images but no boxes; coco, yolo, voc, masks hold objects in images"
+        VertebraError,
+        match="has classes of whole images but no boxes; coco, yolo, voc, masks, label_maps hold objects in images",
     ):
         convert(tmp_path / "classes", "coco", tmp_path / "b")
     for path in (tmp_path / "a" / "annotations").iterdir():

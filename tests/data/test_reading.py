@@ -308,9 +308,9 @@ def test_recognition_opens_few_files(tmp_path, monkeypatch):
 def test_the_order_of_recognition():
     csv = ["via", "csv_classes", "hugging_face", "csv_boxes", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
-    others = ["coco", "yolo", "voc", "masks", "coco_file", "folder"]
+    others = ["coco", "yolo", "voc", "masks", "label_maps", "coco_file", "folder"]
     assert list(formats.formats()) == ["shapes", *csv, "idx", *tools, *others]
-    assert list(formats.writable()) == ["coco", "yolo", "voc", "masks"]
+    assert list(formats.writable()) == ["coco", "yolo", "voc", "masks", "label_maps"]
 
 
 def test_what_every_format_has():

@@ -146,6 +146,16 @@ def write_masks(folder: Path) -> None:
     write_json(folder / "classes.json", list(CLASSES))
 
 
+def write_label_maps(folder: Path) -> None:
+    write_images(folder / "images")
+    (folder / "labels").mkdir()
+    for path in (folder / "images").iterdir():
+        labels = np.zeros(np.asarray(Image.open(path)).shape[:2], np.uint8)
+        labels[2:5, 3:9] = 1
+        Image.fromarray(labels).save(folder / "labels" / f"{path.stem}.png")
+    write_json(folder / "classes.json", {"names": ["road", "sky", "void"], "ignore_index": 2})
+
+
 def write_labelme(folder: Path) -> None:
     write_images(folder)
     x1, y1, x2, y2 = BOX
@@ -300,6 +310,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "folder": write_folder,
     "idx": write_idx,
     "masks": write_masks,
+    "label_maps": write_label_maps,
     "labelme": write_labelme,
     "cvat": write_cvat,
     "via": write_via,

@@ -148,7 +148,10 @@ def test_probabilities_are_the_mean_of_the_image_and_its_mirror_image(saved, fil
     ("options", "sentence"),
     [
         ({"threshold": 0.3}, "threshold is for models that predict {objects}; this one is for classification."),
-        ({"tile": 256}, "tile is for models that predict {objects}; this one is for classification."),
+        (
+            {"tile": 256},
+            "tile is for models that predict {objects} or saliency maps or label maps; this one is for classification.",
+        ),
         ({"batch_size": 0}, "batch_size is 0; it must be 1 or more."),
     ],
 )
@@ -254,9 +257,9 @@ def test_an_image_has_the_same_input_alone_and_among_others(make_detector, monke
     inputs = []
     infer = detector.task.infer
 
-    def recorded(batch, frames):
+    def recorded(batch, frames, **options):
         inputs.extend(zip((frame.original for frame in frames), batch, strict=True))
-        return infer(batch, frames)
+        return infer(batch, frames, **options)
 
     monkeypatch.setattr(detector.task, "infer", recorded)
     for image in images:

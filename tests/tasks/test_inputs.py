@@ -198,12 +198,15 @@ def test_a_new_task_needs_no_check_of_its_own():
     for targets, sentence in (
         ([{}, {}], "target 0 is a dict; it must be a Target of vertebra.structures, such as Target(label=torch.ten"),
         ([Target(label=torch.tensor(2))] * 2, "target 0: label is 2; the 2 classes are 0 to 1."),
-        ([Target(semantic=torch.full((64, 64), 7))] * 2, "target 0: semantic is 7; the 2 classes are 0 to 1."),
-        ([Target(semantic=torch.zeros(64, 60).long())] * 2, "semantic is [64, 60] int64; it must be [64, 64] int64"),
+        (
+            [Target(semantic=torch.full((64, 64), 7).byte())] * 2,
+            "target 0: semantic is 7; the 2 classes are 0 to 1.",
+        ),
+        ([Target(semantic=torch.zeros(64, 60).byte())] * 2, "semantic is [64, 60] uint8; it must be [64, 64] uint8"),
         ([Target(boxes=torch.tensor([[3.0, 0.0, 0.0, 3.0]]))] * 2, "box 0 is [3.0, 0.0, 0.0, 3.0]; x1 < x2"),
     ):
         assert sentence in message(Sum(), IMAGES, targets)
-    assert Sum().loss(IMAGES, [Target(semantic=torch.full((64, 64), 255))] * 2)
+    assert Sum().loss(IMAGES, [Target(semantic=torch.full((64, 64), 255, dtype=torch.uint8))] * 2)
 
 
 def test_frames(models):

@@ -1,5 +1,7 @@
 """Models of timm under every method: a training step, and a prediction."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,16 +27,20 @@ def test_every_method(make, number):
     drawn = [shapes.draw(0, i, SIDE, *counts) for i in range(2)]
     images = torch.stack([image for image, _ in drawn]).float() / 255
     options = {"keypoints": shapes.KEYPOINTS} if task == "keypoints" else {}
+    classes = {"semantic": ("background", *shapes.CLASSES), "saliency": 2}.get(task, shapes.CLASSES)
+    targets = [target for _, target in drawn]
+    if task == "saliency":
+        targets = [replace(target, semantic=target.semantic.clamp(max=1)) for target in targets]
     made = make(
         task,
         method,
-        classes=shapes.CLASSES,
+        classes=classes,
         backbone=f"timm:{model}",
         backbone_options={"arguments": BACKBONES[model]},
         preprocess=Preprocess((SIDE, SIDE), resize="crop" if task == "classification" else "fit"),
         **options,
     ).train()
-    total = sum(made.loss(images, [target for _, target in drawn]).values())
+    total = sum(made.loss(images, targets).values())
     total.backward()
     assert torch.isfinite(total)
     assert any(p.grad is not None and p.grad.any() for p in made.backbone.parameters())

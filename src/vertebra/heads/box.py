@@ -33,7 +33,7 @@ class BoxLoss:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        in_range("box_loss.beta", self.beta, 0, 1e6)
+        in_range("box_loss.beta", self.beta, 0, 1_000_000)
 
     def __call__(
         self, deltas: Tensor, boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)

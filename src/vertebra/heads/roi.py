@@ -95,7 +95,7 @@ class PostprocessConfig:
 
     def __post_init__(self) -> None:
         in_range("max_detections", self.max_detections, 1, 1_000_000)
-        in_range("min_box_size", self.min_box_size, 0, 1e6)
+        in_range("min_box_size", self.min_box_size, 0, 1_000_000)
         for name in ("score_threshold", "nms_threshold"):
             in_range(name, getattr(self, name), 0, 1)
 

@@ -61,7 +61,7 @@ class RPNConfig:
         for name in ("rpn_nms_threshold", "rpn_low_quality_iou"):
             in_range(name, getattr(self, name), 0, 1)
         in_range("rpn_num_convs", self.rpn_num_convs, 0, 100)
-        in_range("rpn_beta", self.rpn_beta, 0, 1e6)
+        in_range("rpn_beta", self.rpn_beta, 0, 1_000_000)
 
 
 class RPN(nn.Module):

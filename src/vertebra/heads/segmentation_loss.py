@@ -36,11 +36,12 @@ class SegmentationLoss:
     """Pixels of a batch that mining keeps at least."""
 
     def __post_init__(self) -> None:
-        for name in ("cross_entropy", "dice", "lovasz", "focal", "focal_gamma"):
-            in_range(f"loss.{name}", getattr(self, name), 0)
+        for name in ("cross_entropy", "dice", "lovasz", "focal"):
+            in_range(f"loss.{name}", getattr(self, name), 0, 1_000_000)
+        in_range("loss.focal_gamma", self.focal_gamma, 0, 100)
         for name in ("label_smoothing", "ohem"):
             in_range(f"loss.{name}", getattr(self, name), 0, 1)
-        in_range("loss.ohem_min_kept", self.ohem_min_kept, 1)
+        in_range("loss.ohem_min_kept", self.ohem_min_kept, 1, 1_000_000_000)
         if not any((self.cross_entropy, self.dice, self.lovasz, self.focal)):
             raise VertebraError("every term of the loss has the weight 0: give loss.cross_entropy or another.")
 
@@ -87,7 +88,7 @@ class SaliencyLoss:
 
     def __post_init__(self) -> None:
         for name in ("cross_entropy", "iou"):
-            in_range(f"loss.{name}", getattr(self, name), 0)
+            in_range(f"loss.{name}", getattr(self, name), 0, 1_000_000)
         if not (self.cross_entropy or self.iou):
             raise VertebraError("every term of the loss has the weight 0: give loss.cross_entropy or loss.iou.")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -18,8 +20,11 @@ from vertebra.data.augment.pixels import PixelsAugment, PixelsTransform
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError
+from vertebra.files import replacing
 from vertebra.kinds.base import Kind
 from vertebra.kinds.tiles import Tile
+from vertebra.kinds.writers import RecordsWriter
+from vertebra.metrics.evaluation import Evaluation
 from vertebra.ops.resample import bands, resampled
 from vertebra.structures import IGNORED, KeypointSchema, Prediction, Preprocess, Target
 
@@ -37,6 +42,9 @@ class PixelMaps(Kind):
     options = frozenset({"tile", "overlap"})
     eval_batch_size = 4
     tta_scales = (0.75, 1.0, 1.25)
+
+    row_key: ClassVar[str]
+    """An entry that the rows of the kind's own metrics have."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -78,10 +86,6 @@ class PixelMaps(Kind):
         return catalogue
 
     # -- predictions
-
-    def flip(self, prediction: Prediction, width: int, keypoints: KeypointSchema | None = None) -> Prediction:
-        assert prediction.logits is not None
-        return replace(prediction, logits=prediction.logits.flip(2))
 
     def merge_views(self, predictions: Sequence[Prediction]) -> Prediction:
         """The mean of the probabilities, on the finest of the grids."""
@@ -133,6 +137,12 @@ class PixelMaps(Kind):
         finished.append(self.decided(total / weight))
         return self.with_map(Prediction(size=size), torch.cat(finished))
 
+    # -- evaluation
+
+    def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+        if evaluation.rows and self.row_key in evaluation.rows[0]:
+            yield "Most wrong", self.most_wrong(evaluation, samples)
+
     # -- `vertebra data`
 
     def inspect_sample(self, sample: Sample, size: tuple[int, int]) -> tuple[Target, list[str]]:
@@ -163,9 +173,9 @@ class PixelMaps(Kind):
             for column in ("pixels", "images"):
                 table.add_column(f"{split}\n{column}", justify="right", no_wrap=True)
             shares = labelled / stacked.sum().clamp(min=1)
-            wanted = [*range(len(catalogue.classes)), IGNORED]
-            columns.append([f"{shares[i]:.2%}" for i in wanted])
-            columns.append([str(int(shown[i])) for i in wanted])
+            labels = [*range(len(catalogue.classes)), IGNORED]
+            columns.append([f"{shares[i]:.2%}" for i in labels])
+            columns.append([str(int(shown[i])) for i in labels])
         for i, name in enumerate([*map(escape_markup, catalogue.classes), "(ignored)"]):
             table.add_row(name, *(column[i] for column in columns))
         table.add_section()
@@ -185,3 +195,24 @@ def target_map(sample: Sample, size: tuple[int, int]) -> Tensor:
     labels = sample.load_target(size).semantic
     assert labels is not None
     return labels
+
+
+class MapsWriter(RecordsWriter):
+    """As RecordsWriter, and for each image a file in `maps/`, as `map_of` makes it."""
+
+    files = (*RecordsWriter.files, "maps/")
+
+    def __init__(self, folder: Path, record: Any, row: Any, map_of: Any) -> None:
+        super().__init__(folder, record, row)
+        self.map_of = map_of
+
+    def __enter__(self) -> MapsWriter:
+        super().__enter__()
+        (self.folder / "maps").mkdir(exist_ok=True)
+        return self
+
+    def add(self, prediction: Prediction, number: int, drawn: str) -> None:
+        super().add(prediction, number, drawn)
+        stem = Path(drawn or prediction.path or str(number)).stem
+        with replacing(self.folder / "maps" / f"{stem}.png") as temporary:
+            self.map_of(prediction).save(temporary, "PNG")

@@ -14,8 +14,7 @@ from torch import Tensor
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError
-from vertebra.kinds.maps import PixelMaps, target_map
-from vertebra.kinds.semantic import MapsWriter
+from vertebra.kinds.maps import MapsWriter, PixelMaps, target_map
 from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import KeypointSchema, Prediction
@@ -29,6 +28,7 @@ class SaliencyMaps(PixelMaps):
 
     description = "saliency maps"
     priority = 4
+    row_key = "s_measure"
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.errors import VertebraError
-from vertebra.files import replacing
-from vertebra.kinds.maps import PixelMaps, target_map
-from vertebra.kinds.writers import RecordsWriter, Writer, WriterOptions
+from vertebra.kinds.maps import MapsWriter, PixelMaps, target_map
+from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import IGNORED, KeypointSchema, Prediction
 from vertebra.viz import maps
@@ -27,6 +26,7 @@ class LabelMaps(PixelMaps):
 
     description = "label maps"
     priority = 5
+    row_key = "pixel_accuracy"
     balancing = frozenset({"class_weights"})
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -152,27 +152,6 @@ class LabelMaps(PixelMaps):
 
     def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
         return f"<b>{row['pixel_accuracy']:.1%}</b> of the pixels right, mean IoU {row['miou']:.3f}"
-
-
-class MapsWriter(RecordsWriter):
-    """As RecordsWriter, and for each image a file in `maps/`, as `map_of` makes it."""
-
-    files = (*RecordsWriter.files, "maps/")
-
-    def __init__(self, folder: Path, record: Any, row: Any, map_of: Any) -> None:
-        super().__init__(folder, record, row)
-        self.map_of = map_of
-
-    def __enter__(self) -> MapsWriter:
-        super().__enter__()
-        (self.folder / "maps").mkdir(exist_ok=True)
-        return self
-
-    def add(self, prediction: Prediction, number: int, drawn: str) -> None:
-        super().add(prediction, number, drawn)
-        stem = Path(drawn or prediction.path or str(number)).stem
-        with replacing(self.folder / "maps" / f"{stem}.png") as temporary:
-            self.map_of(prediction).save(temporary, "PNG")
 
 
 def indexed(prediction: Prediction, num_classes: int) -> Image.Image:

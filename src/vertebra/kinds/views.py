@@ -18,9 +18,9 @@ SAME_IOU = 0.5
 def flip(prediction: Prediction, width: int, keypoints: KeypointSchema | None = None) -> Prediction:
     """The prediction for the horizontally flipped image; `width` is the image's, in pixels.
 
-    Moves everything that lies in the image: boxes, masks, keypoints (left and right ones swapped), and label map.
+    Moves everything that lies in the image: boxes, masks, keypoints (left and right ones swapped), and maps.
     """
-    boxes, masks, points, semantic = prediction.boxes, prediction.masks, prediction.keypoints, prediction.semantic
+    boxes, masks, points = prediction.boxes, prediction.masks, prediction.keypoints
     if boxes is not None:
         boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
     if masks is not None:
@@ -29,9 +29,12 @@ def flip(prediction: Prediction, width: int, keypoints: KeypointSchema | None = 
     if points is not None:
         points = points[:, list(keypoints.flip_indices)] if keypoints and keypoints.flip_indices else points.clone()
         points[..., 0] = width - 1 - points[..., 0]  # keypoints are pixel indices, from 0
-    if semantic is not None:
-        semantic = semantic.flip(1)
-    return replace(prediction, boxes=boxes, masks=masks, keypoints=points, semantic=semantic)
+    maps = {
+        name: value.flip(-1)
+        for name in ("semantic", "saliency", "logits")
+        if (value := getattr(prediction, name)) is not None
+    }
+    return replace(prediction, boxes=boxes, masks=masks, keypoints=points, **maps)
 
 
 def mean(predictions: Sequence[Prediction]) -> Prediction:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vertebra import backbones
 from vertebra.backbones import Backbone
-from vertebra.errors import VertebraError, in_range
+from vertebra.errors import VertebraError, in_range, shown
 from vertebra.heads.decode import DeepLabV3Head, DeepLabV3PlusHead, FCNHead, PanopticFPNHead, UperHead
 from vertebra.heads.ocr import OCRHead
 from vertebra.necks import FPN, FusedMap
@@ -51,7 +51,7 @@ class SemanticFPNConfig(SegmenterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("neck_channels", self.neck_channels, 1)
+        in_range("neck_channels", self.neck_channels, 1, 65_536)
 
 
 class SemanticFPNForm(Segmenter):
@@ -126,7 +126,7 @@ class OCRConfig(SegmenterConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("key_channels", self.key_channels, 1)
+        in_range("key_channels", self.key_channels, 1, 65_536)
 
 
 class OCRForm(Segmenter):
@@ -208,7 +208,7 @@ class FCNConfig(DilatedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        in_range("num_convs", self.num_convs, 0)
+        in_range("num_convs", self.num_convs, 0, 100)
 
 
 class FCNForm(DilatedForm):
@@ -234,6 +234,12 @@ class DeepLabConfig(DilatedConfig):
 
     rates: tuple[int, ...] = (12, 24, 36)
     """Dilations of the 3x3 convolutions, in cells of stride 8; at other strides they are scaled."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.rates or not all(1 <= rate <= 1000 for rate in self.rates):
+            values = shown(list(self.rates))
+            raise VertebraError(f"rates is {values}; it must hold integers in 1..1000, such as [12, 24, 36].")
 
 
 class DeepLabV3Form(DilatedForm):

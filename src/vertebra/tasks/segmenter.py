@@ -44,8 +44,8 @@ class AuxOptions:
     """Channels of its convolution."""
 
     def __post_init__(self) -> None:
-        in_range("aux.weight", self.weight, 0)
-        in_range("aux.channels", self.channels, 1)
+        in_range("aux.weight", self.weight, 0, 1_000_000)
+        in_range("aux.channels", self.channels, 1, 65_536)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class SegmenterConfig(TrunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
-        in_range("channels", self.channels, self.least_channels)
+        in_range("channels", self.channels, self.least_channels, 65_536)
         in_range("dropout", self.dropout, 0, 0.99)
 
 

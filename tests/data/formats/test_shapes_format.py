@@ -76,7 +76,7 @@ def test_types_and_sizes(size):
         assert target.masks.dense().dtype == torch.bool
         assert target.keypoints.shape == (objects, 4, 3)
         assert target.semantic.shape == (size, size)
-        assert target.semantic.dtype == torch.int64
+        assert target.semantic.dtype == torch.uint8
         assert target.crowd.tolist() == [False]
         assert target.size == (size, size)
 
@@ -199,7 +199,15 @@ def test_catalogue(few_shapes):
 OBJECTS = ("boxes", "masks", "keypoints", "semantic")
 
 
-@pytest.mark.parametrize("fields", [None, *({field} for field in OBJECTS), {"label", "boxes"}])
+def test_label_maps_have_a_class_for_the_background(few_shapes):
+    catalogue = open_data("shapes", fields={"semantic"}, seed=3)
+    assert (catalogue.classes, catalogue.has) == (("background", *shapes.CLASSES), {"semantic"})
+    sample = catalogue.split("val")[0]
+    _, drawn = shapes.draw(3, 8, 128, (1, 6))
+    assert torch.equal(sample.load_target((128, 128)).semantic, drawn.semantic)
+
+
+@pytest.mark.parametrize("fields", [None, *({field} for field in OBJECTS[:3]), {"label", "boxes"}])
 def test_several_objects(few_shapes, fields):
     catalogue = open_data("shapes", fields=fields, seed=3)
     labelled = fields is not None and "label" in fields

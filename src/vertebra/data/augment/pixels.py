@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from vertebra.data.geometry import Example, crop, flip_horizontal, flip_vertical, resize, rotate90
-from vertebra.errors import VertebraError, in_range
+from vertebra.errors import VertebraError, in_range, shown
 from vertebra.images import frame_of, normalise
 from vertebra.structures import IGNORED, Preprocess, Target
 
@@ -49,8 +49,8 @@ class PixelsAugment:
                 f"augment.scales is [{low:g}, {high:g}]; it must go from a number above 0 to one no smaller, up to 10, "
                 "such as [0.5, 2], or be [0, 0]."
             )
-        if self.crop and self.crop < 16:
-            raise VertebraError(f"augment.crop is {self.crop}; it must be 16 pixels or more, or 0.")
+        if self.crop and not 16 <= self.crop <= 10_000:
+            raise VertebraError(f"augment.crop is {shown(self.crop)}; it must be 16 to 10,000 pixels, or 0.")
         for name in ("cat_max_ratio", "flip", "flip_vertical", "rotate90", "colour", "grey", "blur"):
             in_range(f"augment.{name}", getattr(self, name), 0, 1)
 

@@ -1,6 +1,6 @@
 """Images with a label map each: semantic segmentation and saliency.
 
-Pairs are found in these forms:
+Pairs are by_stem in these forms:
 
 - list files `train.txt`, `val.txt`, `test.txt` whose lines name an image and its label map, relative to the folder;
 - `JPEGImages/`, `SegmentationClass/` and `ImageSets/Segmentation/train.txt`, as Pascal VOC and CVAT have them;
@@ -203,10 +203,10 @@ def _folder_pairs(folders: dict[str, Path]) -> Iterator[Pair]:
 
 def _matched(images: Path, maps: Path) -> Iterator[Pair]:
     """Images below a folder with the label maps of their names below another; cities have folders of their own."""
-    found = {str(file.relative_to(maps).with_suffix("")): file for file in _images(maps, deep=True)}
+    by_stem = {str(file.relative_to(maps).with_suffix("")): file for file in _images(maps, deep=True)}
     for image in _images(images, deep=True):
         stem = re.sub(r"_leftImg8bit$", "", str(image.relative_to(images).with_suffix("")))
-        label_map = next((found[stem + end] for end in ENDINGS if stem + end in found), None)
+        label_map = next((by_stem[stem + end] for end in ENDINGS if stem + end in by_stem), None)
         if label_map is not None and label_map != image:
             yield image, label_map
 

@@ -40,7 +40,7 @@ class Config:
         for name in ("drop_path", "dropout", "label_smoothing"):
             in_range(name, getattr(self, name), 0, 1)
         for weight in self.class_weights or ():
-            in_range("class_weights", weight, 0, 1e6)
+            in_range("class_weights", weight, 0, 1_000_000)
 
 
 class MeanHead(nn.ModuleList):
