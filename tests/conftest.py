@@ -31,6 +31,16 @@ def data_folder() -> Path:
     return folder
 
 
+RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_")
+
+
+@pytest.fixture
+def no_initialisation(monkeypatch):
+    """For models that are filled from a reference: their random initialisation would only take time."""
+    for name in RANDOM:
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+
+
 @pytest.fixture
 def make_detector(tmp_path, monkeypatch):
     """Saves a checkpoint, in `detector`, of a task that detects regions of one brightness; returns its Predictor."""

@@ -47,7 +47,8 @@ def test_a_file_without_description_is_explained(tmp_path):
 
 def test_a_file_is_read_once_by_every_command(tmp_path, photos, monkeypatch):
     """Also by those that ask it for options, classes, preprocessing and weights."""
-    task = tasks.create("classification", backbone="resnet18", classes=["cat", "dog"], preprocess=Preprocess((32, 32)))
+    options = {"backbone_options": {"depths": (1, 1, 1, 1)}, "preprocess": Preprocess((32, 32))}
+    task = tasks.create("classification", backbone="resnet18", classes=["cat", "dog"], **options)
     path = tmp_path / "start" / "best.safetensors"
     checkpoint.save(task, path)
     reads: list[Path] = []

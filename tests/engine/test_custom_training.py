@@ -149,7 +149,7 @@ def test_loggers_that_are_not_there(tmp_path, photos, brightness, monkeypatch, c
         sentence = f"vertebra: logger {name} needs a package that is not installed: pip install {name}\n"
         assert capsys.readouterr().err == sentence
         assert not (tmp_path / "run").exists()
-    with pytest.raises(VertebraError, match=r"logger is \[5\]; it must be a list of strings"):
+    with pytest.raises(VertebraError, match=r"logger is \(5,\); it must be a list of strings"):
         vertebra.train(brightness, data=photos, logger=5, **QUICK)
 
 

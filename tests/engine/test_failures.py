@@ -162,7 +162,7 @@ def test_a_killed_process_of_two(tmp_path, photos, rank):
     """The other one ends too, with one sentence and no traceback."""
     words = ["train", "classification", "--data.image_size=32", "--model.backbone=resnet18", "--device=cpu"]
     words += [f"--data.path={photos}", "--data.batch_size=20", "--data.workers=0", "--epochs=500", "--processes=2"]
-    words += [f"--output={tmp_path / 'run'}"]
+    words += [f"--output={tmp_path / 'run'}", "--model.backbone_options={depths: [1, 1, 1, 1]}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     with subprocess.Popen(
         [sys.executable, "-m", "vertebra", *words],

@@ -16,6 +16,7 @@ from vertebra.engine.settings import resolve
 from vertebra.errors import VertebraError
 
 QUICK = {"epochs": 1, "image_size": 8, "workers": 0, "device": "cpu"}
+SHALLOW = {"backbone_options": {"depths": (1, 1, 1, 1)}}
 TINY = {
     "classification": {},
     "detection": {"neck.channels": 16, "box_width": 32},
@@ -24,7 +25,8 @@ TINY = {
 }
 
 
-def test_numbers_take_the_place_of_auto(tmp_path, photos, brightness, capsys):
+def test_numbers_take_the_place_of_auto(tmp_path, photos, brightness, monkeypatch, capsys):
+    monkeypatch.setattr(finders, "RATE_STEPS", 30)
     found = vertebra.train(
         brightness, data=photos, output=tmp_path / "auto", lr="auto", batch_size="auto", accumulate=2, **QUICK
     )
@@ -55,7 +57,7 @@ def trial(tmp_path, monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", {"train": 24, "val": 2})
 
     def run(task: str, **options):
-        settings = resolve(task, None, {"model": {"backbone": "resnet18", **TINY[task]}, **QUICK, **options})
+        settings = resolve(task, None, {"model": {"backbone": "resnet18", **SHALLOW, **TINY[task]}, **QUICK, **options})
         kind = kinds.find(tasks.find(task).MODEL.kind)
         catalogue = kind.open("shapes")
         decided = kind.model_options(catalogue)

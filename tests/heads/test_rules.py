@@ -15,8 +15,12 @@ from vertebra.ops.anchors import anchor_grid
 from vertebra.structures import Preprocess
 from vertebra.tasks.sources import read_model
 
+pytestmark = pytest.mark.usefixtures("no_initialisation")
+
 SMALL = {"depths": (1, 1, 1, 1)}  # of the ResNets here
 PREPROCESS = Preprocess((64, 96), resize="shortest")
+# With its name, so that the file is not compared with every backbone.
+RESNET = {"backbone": "resnet50", "backbone_options": SMALL, "preprocess": PREPROCESS}
 C, W, K = 16, 24, 5  # channels of the pyramid, width of the box head, classes
 WIDTHS = (256, 512, 1024, 2048)
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -188,8 +192,7 @@ def write(rows, folder, kind=".pth"):
 def create_from(task, rows, folder, kind=".pth", **chosen):
     """A model of ours from a file with these rows, every tensor of which is used; a model that exists takes it too."""
     path = write(rows, folder, kind)
-    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS, **chosen}
-    model = vertebra.create(task, weights=path, **chosen)
+    model = vertebra.create(task, weights=path, **(RESNET | chosen))
     assert all("cell_anchors" in name for name in model.report.left_out), model.report
     assert all(name.endswith("num_batches_tracked") for name in model.report.new), model.report
     with torch.device("meta"):  # of the same options
@@ -294,8 +297,7 @@ def test_detectron2_colours(mean, rgb, tmp_path):
     state = fabricate_state(detectron2("fpn"))
     state["pixel_mean"], state["pixel_std"] = torch.tensor(mean)[:, None, None], torch.ones(3, 1, 1)
     torch.save(state, tmp_path / "model.pth")
-    options = {"backbone_options": SMALL, "preprocess": PREPROCESS}
-    model = vertebra.create("instance", weights=tmp_path / "model.pth", **options).eval()
+    model = vertebra.create("instance", weights=tmp_path / "model.pth", **RESNET).eval()
     assert model.backbone.config.stride_first is not rgb
     assert "pixel_mean" in model.report.left_out
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -311,14 +313,14 @@ def test_detectron2_and_torchvision_agree(tmp_path):
     torch.save(theirs, tmp_path / "torchvision.pth")
     torch.save(fabricate_state(detectron2("fpn")), tmp_path / "detectron2.pth")
     # Both compute as Detectron2 does.
-    chosen = {"preprocess": PREPROCESS, "norm_eps": 1e-5, "norm": "frozen", "roi_align.sampling_ratio": 0}
+    chosen = {**RESNET, "norm_eps": 1e-5, "norm": "frozen", "roi_align.sampling_ratio": 0}
     chosen["roi_align.aligned"] = True
     inner = {"detectron2": SMALL, "torchvision": {**SMALL, "stride_first": True}}
     images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
     boxes, results = [torch.tensor([[3.0, 4.0, 40.0, 60.0], [1.0, 2.0, 90.0, 63.0]])], []
     for library, backbone_options in inner.items():
         path = tmp_path / f"{library}.pth"
-        model = vertebra.create("instance", weights=path, backbone_options=backbone_options, **chosen).eval()
+        model = vertebra.create("instance", weights=path, **(chosen | {"backbone_options": backbone_options})).eval()
         with torch.no_grad():
             maps = model.features(images)
             raw = (x for pair in model.rpn.raw(maps) for x in pair)
@@ -373,8 +375,7 @@ def test_detectron2_orders_anchors_by_side(tmp_path):
     state[f"{head}.objectness_logits.bias"] = torch.arange(15.0)
     state[f"{head}.anchor_deltas.bias"] = torch.arange(60.0)
     torch.save(state, tmp_path / "model.pth")
-    options = {"backbone_options": SMALL, "preprocess": PREPROCESS}
-    model = vertebra.create("instance", weights=tmp_path / "model.pth", **options)
+    model = vertebra.create("instance", weights=tmp_path / "model.pth", **RESNET)
     theirs = [(side * ratio**-0.5, side * ratio**0.5) for side in (32, 64, 128, 256, 512) for ratio in (0.5, 1.0, 2.0)]
     ours = anchor_grid((1, 1), 16, model.rpn.sides[0])
     for box, logit, deltas in zip(ours, model.rpn.objectness.bias, model.rpn.deltas.bias.view(15, 4), strict=True):
@@ -456,8 +457,7 @@ def test_mmdet_deep_stem():
 def test_mmdets_caffe_style_is_chosen_by_its_source(tmp_path):
     plain = create_from("detection", mmdet("c4"), tmp_path)
     assert first_strides(plain) == [1, 1, 1, 1]
-    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS}
-    model = vertebra.create("detection", weights=tmp_path / "model.pth", source="mmdet/caffe", **chosen)
+    model = vertebra.create("detection", weights=tmp_path / "model.pth", source="mmdet/caffe", **RESNET)
     scale = 255 * torch.tensor(Preprocess.std)[:, None, None]
     assert torch.allclose(model.backbone.stem[0].conv.weight, plain.backbone.stem[0].conv.weight.flip(1) * scale)
     assert first_strides(model) == [1, 2, 2, 2]
@@ -478,7 +478,7 @@ def test_no_relu_between_mmdets_coarsest_levels(tmp_path):
 
 def test_another_structure_is_explained(tmp_path):
     path = write(mmdet("mask"), tmp_path)
-    model = vertebra.create("instance", classes=K, rpn_num_convs=2, backbone_options=SMALL, preprocess=PREPROCESS)
+    model = vertebra.create("instance", classes=K, rpn_num_convs=2, **RESNET)
     sentence = r"model.pth: .* computes with .*neck.channels=16.*rpn_num_convs=1.*box_width=24.*weights=.* find them"
     with pytest.raises(VertebraError, match=sentence):
         model.load(path)
@@ -496,7 +496,7 @@ def test_a_new_head_for_other_classes(tmp_path):
 
 
 def test_what_the_user_sets_stays(tmp_path):
-    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": write(mmdet("mask"), tmp_path)}
+    chosen = {**RESNET, "weights": write(mmdet("mask"), tmp_path)}
     model = vertebra.create("instance", roi_align={"sampling_ratio": 3}, norm="batch", **chosen)
     expected = {"roi_align.sampling_ratio": 3, "norm": "batch", "anchors.offset": 0.0}
     assert {name: flat(model)[name] for name in expected} == expected
@@ -507,7 +507,7 @@ def test_what_the_user_sets_stays(tmp_path):
 def test_a_backbone_fills_the_stage_that_runs_on_rois(tmp_path):
     state = fabricate_state(mmdet_resnet(""))
     torch.save(state, tmp_path / "resnet.pth")
-    chosen = {"backbone_options": SMALL, "preprocess": PREPROCESS, "weights": tmp_path / "resnet.pth"}
+    chosen = {**RESNET, "weights": tmp_path / "resnet.pth"}
     model = vertebra.create("detection", classes=2, method="faster_rcnn_c4", **chosen)
     assert torch.equal(model.stage[0].conv1.conv.weight, state["layer4.0.conv1.weight"])
     assert not [name for name in model.report.left_out if "layer4" in name]

@@ -1,12 +1,21 @@
-"""Models of these tests are filled from references: their random initialisation would only take time."""
+"""Models of these tests are filled from references."""
+
+import functools
 
 import pytest
-from torch import nn
 
-RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_")
+from vertebra import backbones
+
+ON_META = functools.cache(lambda build, name, *options: build(name, dict(options)))
 
 
 @pytest.fixture(autouse=True)
-def no_initialisation(monkeypatch):
-    for name in RANDOM:
-        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+def one_build_of_each_backbone(monkeypatch, no_initialisation):
+    """Files are compared with many backbones on the meta device, of which only names and shapes are read."""
+    build = backbones._on_meta
+
+    def built(name, options):
+        known = options in ({}, {"level_norms": True})
+        return ON_META(build, name, *options.items()) if known else build(name, options)
+
+    monkeypatch.setattr(backbones, "_on_meta", built)

@@ -17,7 +17,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -161,7 +163,10 @@ def identify(state: Mapping[str, Tensor], source: str, **overrides: Any) -> str 
     for module in families().values():
         if source not in module.RULES:
             continue
+        depths: tuple[int, ...] = ()
         for name, config in module.VARIANTS.items():
+            if depths and depths != getattr(config, "depths", depths)[: len(depths)]:
+                continue  # building it takes a tenth of a second
             known = {field.name for field in dataclasses.fields(config)}
             model = _on_meta(name, {key: value for key, value in overrides.items() if key in known})
             try:
@@ -170,10 +175,18 @@ def identify(state: Mapping[str, Tensor], source: str, **overrides: Any) -> str 
                 continue
             if model.first_conv not in tensors:
                 break  # another family's
+            depths = _depths(tensors)
             expected = {key: tensor.shape for key, tensor in model.state_dict().items() if not _counts(key)}
             if {key: tensor.shape for key, tensor in tensors.items() if not _counts(key)} == expected:
                 return name
     return None
+
+
+def _depths(names: Iterable[str]) -> tuple[int, ...]:
+    """Blocks of each stage, where tensors are called `stages.STAGE.BLOCK`; else nothing."""
+    blocks = {(int(m[1]), int(m[2])) for name in names if (m := re.match(r"stages\.(\d+)\.(\d+)\.[a-z]", name))}
+    counts = Counter(stage for stage, _ in blocks)
+    return tuple(counts[stage] for stage in range(len(counts)))
 
 
 def _counts(name: str) -> bool:
