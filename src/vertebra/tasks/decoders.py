@@ -122,7 +122,7 @@ class OCRConfig(SegmenterConfig):
     dropout: float = training_only(0.05)
     """Dropout rate of channels after their fusion."""
     aux: AuxOptions = AuxOptions()
-    """The loss of the soft object regions, which stands in the place of an auxiliary head; `channels` has no effect."""
+    """The loss of the soft object regions, which stands in the place of an auxiliary head."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -125,7 +125,7 @@ def _deeplab(tensors: Tensors) -> dict[str, Any]:
 _SOURCE = Source(marks=(), num_classes=_num_classes, options=_common)
 _MMSEG = replace(_SOURCE, rules=_RULES["mmseg"], preprocess={"antialias": False, "rounding": "nearest"})
 _TORCHVISION = replace(_SOURCE, preprocess={"antialias": False})
-_OFFICIAL = replace(_SOURCE, stage=_TRUNK, rules=_RULES["official"], preset={"aux.weight": 0.4})
+_OFFICIAL = replace(_SOURCE, stage=_TRUNK, rules=_RULES["official"])
 _FCN_RULES = (
     Rename(r"^classifier\.0\.", "decoder.convs.0.conv."),
     Rename(r"^classifier\.1\.", "decoder.convs.0.norm."),
