@@ -33,12 +33,14 @@ MAPS = ("semantic", "saliency")
 
 
 def pairs():
-    """Task, method and backbone. Classification with every backbone is tested with the backbones; saliency has the
-    heads of semantic segmentation, so that each backbone takes turns with one of them."""
+    """Task, method and backbone. Classification with every backbone is tested with the backbones. The heads of label
+    maps and saliency maps read any pyramid, so that each backbone takes turns with one or two of them."""
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             chosen = [] if task == "classification" else list(BACKBONES)
-            chosen = chosen[number :: len(tasks.methods(task))] if task == "saliency" else chosen
+            if task in MAPS:
+                step = len(tasks.methods(task)) // (2 if task == "semantic" else 1)
+                chosen = chosen[number % step :: step]
             yield from (pytest.param(task, method, name, id=f"{task}-{method}-{name}") for name in chosen)
 
 
