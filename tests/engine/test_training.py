@@ -331,14 +331,10 @@ def one_process(tmp_path_factory, frozen) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launch", ["torchrun", "own"])
-def test_two_processes_give_the_metrics_of_one(tmp_path, frozen, one_process, launch):
+def test_two_processes_of_torchrun_give_the_metrics_of_one(tmp_path, frozen, one_process):
     """With a frozen backbone all numbers agree, validation's exactly."""
-    words = ["-m", "vertebra", *frozen, f"--output={tmp_path / 'two'}"]
-    if launch == "torchrun":
-        words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *words]
-    else:
-        words.append("--processes=2")
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "vertebra", *frozen]
+    words.append(f"--output={tmp_path / 'two'}")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     process = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

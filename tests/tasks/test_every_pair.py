@@ -34,10 +34,13 @@ MAPS = ("semantic", "saliency")
 
 def pairs():
     """Task, method and backbone. Classification with every backbone is tested with the backbones. The heads of label
-    maps and saliency maps read any pyramid, so that each backbone takes turns with one or two of them."""
+    maps and saliency maps read any pyramid, so that each backbone takes turns with one or two of them; methods beside
+    the default one of a task take every second backbone, in turns."""
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             chosen = [] if task == "classification" else list(BACKBONES)
+            if number and task not in MAPS:
+                chosen = chosen[number % 2 :: 2]
             if task in MAPS:
                 step = len(tasks.methods(task)) // (2 if task == "semantic" else 1)
                 chosen = chosen[number % step :: step]
