@@ -130,7 +130,7 @@ class Export:
             self.problems.append(f"{where} is skipped: {error}.")
 
     def images(self, file: Path, split: str) -> Callable[..., Path]:
-        """A function from the names that a file gives an image, the likeliest first, to the path of that image.
+        """A function from the names that a file gives an image, the most likely one first, to the path of that image.
 
         A path that does not exist is searched by its end, as files are moved: beside the annotation file, in `images`
         and in folders named after the split.

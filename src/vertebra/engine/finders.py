@@ -174,7 +174,7 @@ def _fits(settings: Settings, task: Task, batches: Batches, folder: Path) -> boo
 
 
 def _fit(trial: Trial, batches: EndlessLoader, folder: Path, steps: int, description: str) -> None:
-    """Trains for so many steps, and closes the loader."""
+    """Trains for a number of steps, and closes the loader."""
     bar = track(range(steps * trial.settings.accumulate), description)
     trial.bar = bar
     try:

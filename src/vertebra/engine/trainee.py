@@ -232,7 +232,7 @@ class RunHistory(L.Callback):
 
 
 class Patience(EarlyStopping):
-    """Stops after so many validations without improvement, and says why in `history.stopped`."""
+    """Stops after a number of validations without improvement, and gives the reason in `history.stopped`."""
 
     def __init__(self, patience: int, history: RunHistory) -> None:
         super().__init__("val/score", patience=patience, mode="max", check_on_train_epoch_end=True, strict=False)

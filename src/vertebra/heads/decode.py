@@ -179,10 +179,8 @@ class ASPP(nn.Module):
     Source: Rethinking Atrous Convolution (DeepLabV3), arXiv:1706.05587, section 3.3 and figure 5.
     """
 
-    def __init__(
-        self, inputs: int, channels: int, rates: Sequence[int], *, dropout: float = 0.0, align_corners: bool = False
-    ) -> None:
-        """`rates` are the dilations, in cells; `dropout` that of torchvision, after the reduction."""
+    def __init__(self, inputs: int, channels: int, rates: Sequence[int], *, align_corners: bool = False) -> None:
+        """`rates` are the dilations, in cells."""
         super().__init__()
         self.align_corners = align_corners
         self.branches = nn.ModuleList(
@@ -190,12 +188,11 @@ class ASPP(nn.Module):
         )
         self.pooled = ConvNorm(inputs, channels)
         self.reduce = ConvNorm((len(rates) + 2) * channels, channels)
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         image = self.pooled(adaptive_avg_pool2d(x, 1))
         maps = [*(branch(x) for branch in self.branches), resize(image, x.shape[2:], self.align_corners)]
-        reduced: Tensor = self.dropout(self.reduce(torch.cat(maps, 1)))
+        reduced: Tensor = self.reduce(torch.cat(maps, 1))
         return reduced
 
 

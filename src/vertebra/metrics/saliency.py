@@ -180,10 +180,11 @@ class SaliencyMetrics(Metric):
     def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:
         for prediction, target in zip(predictions, targets, strict=True):
             saliency, mask = _arrays(prediction, target)
-            values = [function(stretched(saliency), mask) for function in (mean_absolute_error, weighted_f, s_measure)]
+            full = stretched(saliency)
+            values = [function(full, mask) for function in (mean_absolute_error, weighted_f, s_measure)]
             self.sums += torch.tensor([*values, _iou(saliency, mask)], dtype=torch.float64)
-            self.f_curves += torch.from_numpy(f_curve(stretched(saliency), mask))
-            self.e_curves += torch.from_numpy(e_curve(stretched(saliency), mask))
+            self.f_curves += torch.from_numpy(f_curve(full, mask))
+            self.e_curves += torch.from_numpy(e_curve(full, mask))
             self.count += 1
 
     def compute(self) -> dict[str, Any]:
@@ -208,10 +209,11 @@ class SaliencyMetrics(Metric):
     def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
         """MAE, S-measure and IoU at 0.5 of one image; the MAE is its `error`."""
         saliency, mask = _arrays(prediction, target)
-        error = mean_absolute_error(stretched(saliency), mask)
+        full = stretched(saliency)
+        error = mean_absolute_error(full, mask)
         return {
             "mae": error,
-            "s_measure": s_measure(stretched(saliency), mask),
+            "s_measure": s_measure(full, mask),
             "iou": _iou(saliency, mask),
             "error": error,
         }

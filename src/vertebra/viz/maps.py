@@ -30,18 +30,16 @@ def palette(num_classes: int) -> NDArray[np.uint8]:
     return colours
 
 
-def overlay(image: Tensor, labels: Tensor, num_classes: int, *, background: int | None = None) -> Image.Image:
+def overlay(image: Tensor, labels: Tensor, num_classes: int) -> Image.Image:
     """The image [C, H, W] uint8 with the colours of the classes of its label map [H, W] uint8: RGB.
 
-    Pixels of the class `background`, and ignored ones, keep their own colours.
+    Ignored pixels keep their own colours.
     """
-    drawn = draw.to_image(image).resize(draw.drawn_size((image.shape[1], image.shape[2]))[::-1])
+    drawn = _drawn(image)
     map_ = Image.fromarray(labels.numpy()).resize(drawn.size, Image.Resampling.NEAREST)
     chosen = np.asarray(map_)
     pixels = np.asarray(drawn).copy()
     shown = chosen != IGNORED
-    if background is not None:
-        shown &= chosen != background
     mixed = pixels[shown] * (1 - OPACITY) + palette(num_classes)[chosen[shown]] * OPACITY
     pixels[shown] = mixed.astype(np.uint8)
     return Image.fromarray(pixels)
@@ -75,7 +73,7 @@ def with_legend(drawn: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Im
 
 def heat(image: Tensor, saliency: Tensor) -> Image.Image:
     """The image [C, H, W] uint8 darkened where its saliency map [H, W] in 0..1 is low: RGB."""
-    drawn = draw.to_image(image).resize(draw.drawn_size((image.shape[1], image.shape[2]))[::-1])
+    drawn = _drawn(image)
     values = Image.fromarray((saliency.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     strength = np.asarray(values.resize(drawn.size, Image.Resampling.BILINEAR))[..., None] / 255
     return Image.fromarray((np.asarray(drawn) * (0.2 + 0.8 * strength)).astype(np.uint8))
@@ -87,3 +85,8 @@ def errors(predicted: Tensor, labels: Tensor) -> Image.Image:
     pixels[(predicted != labels).numpy()] = WRONG
     pixels[(labels == IGNORED).numpy()] = 0
     return Image.fromarray(pixels)
+
+
+def _drawn(image: Tensor) -> Image.Image:
+    """The image [C, H, W] uint8 in the size in which it is drawn."""
+    return draw.to_image(image).resize(draw.drawn_size((image.shape[1], image.shape[2]))[::-1])

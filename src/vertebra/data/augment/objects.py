@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from vertebra.data.augment import happens, uniform
 from vertebra.data.geometry import (
     Example,
     clean_target,
@@ -87,19 +88,19 @@ class ObjectsTransform:
     def __call__(self, example: Example, another: Callable[[], Example]) -> tuple[Tensor, Target]:
         """The example augmented; `another` draws a further one of the dataset with torch's random numbers."""
         augment = self.augment
-        if _happens(augment.mosaic):
+        if happens(augment.mosaic):
             example = mosaic([example, another(), another(), another()], self.preprocess)
-        if example.target.masks is not None and _happens(augment.copy_paste):
+        if example.target.masks is not None and happens(augment.copy_paste):
             example = paste(example, self._donor(another(), example.size))
         if 0 < augment.crop < 1:
-            height, width = (max(1, round(side * _uniform(augment.crop, 1.0))) for side in example.size)
+            height, width = (max(1, round(side * uniform(augment.crop, 1.0))) for side in example.size)
             example = random_crop(example, height, width)
-        if _happens(augment.rotate90):
+        if happens(augment.rotate90):
             example = rotate90(example, 1 + int(torch.randint(3, ())))
         example, size = self._scaled(example)
-        if _happens(augment.flip):
+        if happens(augment.flip):
             example = flip_horizontal(example, self.keypoints)
-        if _happens(augment.flip_vertical):
+        if happens(augment.flip_vertical):
             example = flip_vertical(example, self.keypoints)
         larger = size[0] * size[1] > example.size[0] * example.size[1]
         if self.colour is not None and larger:
@@ -117,8 +118,8 @@ class ObjectsTransform:
             return example, whole
         if augment.jitter[1]:
             limit = preprocess.size if preprocess.resize == "fit" else whole
-            return _zoomed(example, _uniform(*augment.jitter), whole, limit)
-        factor = _uniform(*augment.scales) if augment.scales[1] else 1.0
+            return _zoomed(example, uniform(*augment.jitter), whole, limit)
+        factor = uniform(*augment.scales) if augment.scales[1] else 1.0
         factor = min(1.0, factor) if preprocess.resize == "fit" else factor
         height, width = (max(1, round(side * factor)) for side in preprocess.size)
         return example, frame_of(example.size, replace(preprocess, size=(height, width))).resized
@@ -127,11 +128,11 @@ class ObjectsTransform:
         """Some of the objects of another image, flipped, scaled and placed at random on a canvas of `size`."""
         augment = self.augment
         donor = donor.take((torch.rand(len(donor.boxes)) < 0.5) & ~donor.crowd)
-        if _happens(augment.flip):
+        if happens(augment.flip):
             donor = flip_horizontal(donor, self.keypoints)
         low, high = augment.jitter if augment.jitter[1] else augment.scales if augment.scales[1] else (1.0, 1.0)
         whole = frame_of(donor.size, replace(self.preprocess, resize="fit", size=size)).resized
-        donor, scaled = _zoomed(donor, _uniform(low, high), whole, size)
+        donor, scaled = _zoomed(donor, uniform(low, high), whole, size)
         top, left = (int(torch.randint(room - side + 1, ())) for room, side in zip(size, scaled))
         return crop(resize(donor, scaled, self.preprocess), -top, -left, *size)
 
@@ -142,7 +143,7 @@ def mosaic(examples: Sequence[Example], preprocess: Preprocess) -> Example:
     Source: YOLOv4, arXiv:2004.10934, section 3.3.
     """
     size = examples[0].size
-    y, x = (min(side - 1, max(1, round(side * _uniform(0.25, 0.75)))) if side > 1 else 0 for side in size)
+    y, x = (min(side - 1, max(1, round(side * uniform(0.25, 0.75)))) if side > 1 else 0 for side in size)
     corners = [(0, 0, y, x), (0, x, y, size[1] - x), (y, 0, size[0] - y, x), (y, x, size[0] - y, size[1] - x)]
     tiles = []
     for example, (top, left, height, width) in zip(examples, corners, strict=True):
@@ -176,11 +177,3 @@ def _zoomed(
     height, width = (max(1, round(side * factor)) for side in whole)
     seen = (max(1, round(old * min(1.0, room / new))) for old, room, new in zip(example.size, limit, (height, width)))
     return random_crop(example, *seen), (min(height, limit[0]), min(width, limit[1]))
-
-
-def _happens(probability: float) -> bool:
-    return probability > 0 and float(torch.rand(())) < probability
-
-
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from vertebra.data.augment import happens, uniform
 from vertebra.data.geometry import Example, crop, flip_horizontal, flip_vertical, resize, rotate90
 from vertebra.errors import VertebraError, in_range, shown
 from vertebra.images import frame_of, normalise
@@ -67,26 +68,26 @@ class PixelsTransform:
 
     def __call__(self, example: Example, another: Callable[[], Example]) -> tuple[Tensor, Target]:
         augment = self.augment
-        if _happens(augment.rotate90):
+        if happens(augment.rotate90):
             example = rotate90(example, 1 + int(torch.randint(3, ())))
         whole = frame_of(example.size, self.preprocess).resized
         limit = (augment.crop, augment.crop) if augment.crop else whole
-        factor = _uniform(*augment.scales) if augment.scales[1] else 1.0
+        factor = uniform(*augment.scales) if augment.scales[1] else 1.0
         scaled = tuple(max(1, round(side * factor)) for side in whole)
         size = min(scaled[0], limit[0]), min(scaled[1], limit[1])
         seen = tuple(
             max(1, round(old * new / large)) for old, new, large in zip(example.size, size, scaled, strict=True)
         )
         example = resize(self._cropped(example, *seen), size, self.preprocess)
-        if _happens(augment.flip):
+        if happens(augment.flip):
             example = flip_horizontal(example)
-        if _happens(augment.flip_vertical):
+        if happens(augment.flip_vertical):
             example = flip_vertical(example)
         if self.colour is not None:
             example.image = self.colour(example.image)
-        if len(example.image) == 3 and _happens(augment.grey):
+        if len(example.image) == 3 and happens(augment.grey):
             example.image = v2.functional.rgb_to_grayscale(example.image, 3)
-        if _happens(augment.blur):
+        if happens(augment.blur):
             example.image = self.blur(example.image)
         return normalise(example.image, self.preprocess), example.target
 
@@ -103,11 +104,3 @@ class PixelsTransform:
             if len(labels) and int(torch.bincount(labels.int()).max()) <= self.augment.cat_max_ratio * len(labels):
                 break
         return part
-
-
-def _happens(probability: float) -> bool:
-    return probability > 0 and float(torch.rand(())) < probability
-
-
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))

@@ -165,7 +165,7 @@ def _is_image(value: Any) -> bool:
 
 
 def _image_names(data: dict[str, Any], task: dict[str, Any]) -> list[str]:
-    """What the file of a task's image may be called, the likeliest first."""
+    """What the file of a task's image may be called, the most likely name first."""
     keys = sorted(data, key=lambda key: key not in ("image", "img"))
     value = next((data[key] for key in keys if _is_image(data[key])), None) or task.get("file_upload")
     url = text(value, "image")

@@ -95,7 +95,7 @@ class _Region:
 class _Image:
     where: str
     names: tuple[str, ...]
-    """What its file may be called, the likeliest first."""
+    """What its file may be called, the most likely name first."""
     attributes: dict[str, Any]
     regions: list[_Region]
 
