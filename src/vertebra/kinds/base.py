@@ -93,13 +93,17 @@ class Kind:
     def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
         """A dataset with the splits that it has itself; arguments as for `data.reading.read`, errors as for `open`."""
         catalogue = reading.read(path, fields=self.fields, seed=seed, missing_ok=missing_ok)
+        self.check_fields(catalogue)
+        return catalogue
+
+    def check_fields(self, catalogue: Catalogue) -> None:
+        """Raises VertebraError if the dataset does not have `target_field`; the sentence lists the tasks that fit."""
         if self.target_field not in catalogue.has:
             lacks = (
                 f"{catalogue.path} has {describe_fields(catalogue.has)} but no {describe_fields([self.target_field])}"
             )
             fitting = " or ".join(_fitting_tasks(catalogue))
             raise VertebraError(f"{lacks}: train {fitting} on it." if fitting else f"{lacks}.")
-        return catalogue
 
     def check(self, preprocess: Preprocess, augment: Any = None) -> None:
         """Raises VertebraError if the preprocessing or the augmentation, None in evaluation, does not suit the kind."""

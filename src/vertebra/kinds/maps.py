@@ -80,9 +80,8 @@ class PixelMaps(Kind):
         """Label maps, or else instance masks painted as such: the background is then the first class."""
         catalogue = reading.read(path, fields=self.fields, seed=seed, missing_ok=missing_ok)
         if "semantic" not in catalogue.has and "masks" in catalogue.has:
-            catalogue = reading.painted(path, seed=seed, missing_ok=missing_ok)
-        elif "semantic" not in catalogue.has:
-            return super().read(path, seed=seed, missing_ok=missing_ok)  # which raises
+            return reading.painted(path, seed=seed, missing_ok=missing_ok)
+        self.check_fields(catalogue)
         return catalogue
 
     # -- predictions
