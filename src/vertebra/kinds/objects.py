@@ -325,7 +325,13 @@ class Objects(Kind):
 
 def as_prediction(target: Target) -> Prediction:
     """The ground truth as a Prediction without scores, which can be drawn."""
-    return Prediction(boxes=target.boxes, labels=target.labels, masks=target.masks, keypoints=target.keypoints)
+    return Prediction(
+        boxes=target.boxes,
+        labels=target.labels,
+        masks=target.masks,
+        keypoints=target.keypoints,
+        semantic=target.semantic,
+    )
 
 
 def with_boxes(prediction: Prediction) -> Prediction:

@@ -1,11 +1,14 @@
-"""Our detectors beside torchvision's, trained from scratch on the same images for the same time.
+"""Our models beside those of another library, trained from scratch on the same images for the same time.
 
-    python benchmarks/detection_training.py bccd/ --task=detection --minutes=20
-    python benchmarks/detection_training.py nuclei/ --task=instance --minutes=20 --image_size=256
+    python benchmarks/training.py bccd/ --task=detection --minutes=20 --models ours torchvision
+    python benchmarks/training.py nuclei/ --task=instance --image_size=256 --models ours torchvision
+    python benchmarks/training.py camvid/ --task=semantic --image_size=240 --width=320 --models ours smp
 
-Both get the same backbone (ResNet-50 with FPN, batch norm, random weights), the same batches from the same loader, the
-same optimiser and the same learning rate schedule over the time; only evaluation does not count. Prints COCO's numbers
---evaluations times, and writes them into --output with a plot, and with predictions beside the ground truth.
+All get the same backbone with random weights, the same batches from the same loader, the same optimiser and the same
+learning rate schedule over the time; only evaluation does not count. Prints the metrics --evaluations times, and writes
+them into --output with a plot, with predictions beside the ground truth, and with our model as best.safetensors.
+
+The peers: torchvision's Faster and Mask R-CNN, and Segmentation Models PyTorch's FPN.
 """
 
 from __future__ import annotations
@@ -20,30 +23,36 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from backbones import machine
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
 import vertebra
 from vertebra import kinds, tasks
-from vertebra.data.augment.objects import ObjectsAugment
 from vertebra.data.catalogue import Catalogue
 from vertebra.data.loader import EndlessLoader, loader
+from vertebra.engine import checkpoint
+from vertebra.kinds import Kind
 from vertebra.kinds.objects import as_prediction
-from vertebra.metrics.coco import CocoMetrics
 from vertebra.ops.masks import paste_masks
-from vertebra.structures import Frame, Prediction, Preprocess, Target
-from vertebra.viz.draw import instances
+from vertebra.structures import IGNORED, Frame, Prediction, Preprocess, Target
 from vertebra.viz.plots import pixels
+
+PLOTTED = {
+    "detection": ("box_ap", "box_ap50"),
+    "instance": ("mask_ap", "mask_ap50"),
+    "semantic": ("miou", "pixel_accuracy"),
+}
+"""Metrics in the plot."""
 
 
 class Torchvision(nn.Module):
     """torchvision's detector with the interface of ours; images come resized and normalised, as ours get them."""
 
     def __init__(self, task: str, num_classes: int, size: Sequence[int], max_detections: int) -> None:
+        from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
+
         super().__init__()
         make = maskrcnn_resnet50_fpn if task == "instance" else fasterrcnn_resnet50_fpn
         self.model = make(
@@ -82,55 +91,91 @@ class Torchvision(nn.Module):
         return results
 
 
+class SegmentationModels(nn.Module):
+    """Segmentation Models PyTorch's FPN with the interface of ours, for encoders of stride 32.
+
+    It refuses sides that are no multiples of 32; images are padded to the next one, and logits cropped.
+    """
+
+    def __init__(self, backbone: str, num_classes: int) -> None:
+        import segmentation_models_pytorch as smp
+
+        super().__init__()
+        self.model = smp.FPN(backbone, encoder_weights=None, classes=num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of every pixel of the input."""
+        height, width = images.shape[-2:]
+        padded = nn.functional.pad(images, (0, -width % 32, 0, -height % 32))
+        logits: Tensor = self.model(padded)[..., :height, :width]
+        return logits
+
+    def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
+        labels = torch.stack([target.semantic for target in targets if target.semantic is not None])
+        logits = self(images).float()
+        return {"cross_entropy": nn.functional.cross_entropy(logits, labels.long(), ignore_index=IGNORED)}
+
+    def infer(self, images: Tensor, frames: Sequence[Frame]) -> list[Prediction]:
+        predictions = []
+        for logits, frame in zip(self(images), frames, strict=True):
+            seen = logits[:, : frame.resized[0], : frame.resized[1]].float()
+            resized = nn.functional.interpolate(seen[None], frame.original, mode="bilinear")[0]
+            predictions.append(Prediction(semantic=resized.argmax(0).to(torch.uint8), size=frame.original))
+        return predictions
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path")
-    parser.add_argument("--task", choices=["detection", "instance"], required=True)
+    parser.add_argument("--task", choices=list(PLOTTED), required=True)
+    parser.add_argument("--method", help="of ours; the task's default if not given")
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--image_size", type=int, default=480)
+    parser.add_argument("--image_size", type=int, default=480, help="the shorter side")
+    parser.add_argument("--width", type=int, default=0, help="stretch all images to image_size x width")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--evaluations", type=int, default=4, help="the last at the end")
     parser.add_argument("--lr", type=float, default=2e-4)
-    parser.add_argument("--max_detections", type=int, default=100)
-    parser.add_argument("--backbone", default="resnet50", help="of ours; torchvision's is resnet50")
+    parser.add_argument("--backbone", default="resnet50", help="torchvision's models have resnet50")
     parser.add_argument("--model", type=json.loads, default={}, help="further options of ours, as JSON")
+    parser.add_argument("--augment", type=json.loads, default={}, help="options of the augmentation, as JSON")
     parser.add_argument("--bf16", action="store_true", help="matrix products of training in bfloat16 (autocast)")
     parser.add_argument(
         "--overfit", type=int, default=0, help="overfit so many val images: no augmentation, evaluated on them"
     )
-    parser.add_argument("--models", nargs="*", default=["ours", "torchvision"])
-    parser.add_argument("--output", default="runs/beside_torchvision")
+    parser.add_argument("--models", nargs="*", choices=["ours", "torchvision", "smp"], default=["ours"])
+    parser.add_argument("--output", default="runs/beside")
     options = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
-    print(f"{machine()}; torch {torch.__version__}, torchvision {torchvision.__version__}; {vars(options)}")
-    catalogue = kinds.find(tasks.find(options.task).MODEL.kind).open(options.path)
+    print(f"{machine()}; torch {torch.__version__}; {vars(options)}")
+    kind = kinds.find(tasks.find(options.task).MODEL.kind)
+    catalogue = kind.open(options.path)
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     results, predictions = {}, {}
     for name in options.models:
-        results[name], predictions[name] = run(name, catalogue, options)
+        results[name], predictions[name] = run(name, catalogue, kind, options)
         (folder / "results.json").write_text(json.dumps({"options": vars(options), "results": results}, indent=1))
     curves(results, options).savefig(folder / "curves.png", dpi=120)
-    side_by_side(predictions, catalogue).save(folder / "predictions.png")
+    side_by_side(predictions, catalogue, kind).save(folder / "predictions.png")
 
 
 def curves(results: Mapping[str, Sequence[Mapping[str, float]]], options: argparse.Namespace) -> Figure:
-    """AP and AP50 over the time."""
+    """The metrics of the task over the time."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    kind = "mask" if options.task == "instance" else "box"
     for i, (name, rows) in enumerate(results.items()):
         minutes = [row["minutes"] for row in rows]
-        for key, line in (("ap50", "--"), ("ap", "-")):
-            values = [row[f"{kind}_{key}"] for row in rows]
-            axes.plot(minutes, values, line, color=f"C{i}", marker="o", label=f"{name}, {key.upper()}")
-    axes.set(xlabel="minutes of training", ylabel=f"{kind} AP", title=Path(options.path).name, xlim=0, ylim=(0, 1))
+        for key, line in zip(PLOTTED[options.task], ("-", "--"), strict=True):
+            axes.plot(minutes, [row[key] for row in rows], line, color=f"C{i}", marker="o", label=f"{name}, {key}")
+    axes.set(xlabel="minutes of training", title=Path(options.path).name, xlim=0, ylim=(0, 1))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def side_by_side(predictions: Mapping[str, Sequence[Prediction]], catalogue: Catalogue, count: int = 3) -> Image.Image:
+def side_by_side(
+    predictions: Mapping[str, Sequence[Prediction]], catalogue: Catalogue, kind: Kind, count: int = 3
+) -> Image.Image:
     """A row for each of `count` images of the val split: its ground truth, and the prediction of each model."""
     side, letters = 320, ImageFont.load_default(size=15)
     samples = catalogue.split("val")[: min(map(len, predictions.values()))]  # --overfit takes the first
@@ -140,12 +185,14 @@ def side_by_side(predictions: Mapping[str, Sequence[Prediction]], catalogue: Cat
         image = pixels(samples[index])
         target = as_prediction(samples[index].load_target((image.shape[1], image.shape[2])))
         columns = [
-            instances(image, prediction, catalogue.classes, threshold=0.5)
+            kind.draw(image, prediction, catalogue.classes, threshold=0.5)
             for prediction in (target, *(of_model[index] for of_model in predictions.values()))
         ]
         rows.append([drawn.resize((side, round(drawn.height * side / drawn.width))) for drawn in columns])
     sheet = Image.new(
-        "RGB", ((side + 6) * (len(predictions) + 1), 24 + sum(row[0].height + 6 for row in rows)), "white"
+        "RGB",
+        ((side + 6) * (len(predictions) + 1), 24 + sum(max(drawn.height for drawn in row) + 6 for row in rows)),
+        "white",
     )
     pen, top = ImageDraw.Draw(sheet), 24
     for i, name in enumerate(("ground truth", *predictions)):
@@ -153,46 +200,52 @@ def side_by_side(predictions: Mapping[str, Sequence[Prediction]], catalogue: Cat
     for row in rows:
         for i, drawn in enumerate(row):
             sheet.paste(drawn, (i * (side + 6), top))
-        top += row[0].height + 6
+        top += max(drawn.height for drawn in row) + 6
     return sheet
 
 
 def run(
-    name: str, catalogue: Catalogue, options: argparse.Namespace
+    name: str, catalogue: Catalogue, kind: Kind, options: argparse.Namespace
 ) -> tuple[list[dict[str, float]], list[Prediction]]:
-    """Trains one model; returns its numbers of every evaluation, and its predictions at the end."""
-    kind = kinds.find(tasks.find(options.task).MODEL.kind)
+    """Trains one model; returns its metrics of every evaluation, and its predictions at the end."""
     side = options.image_size
-    preprocess = Preprocess((side, round(side * 5 / 3)), resize="shortest")
+    if options.width:
+        preprocess = Preprocess((side, options.width), resize="squash")
+    else:
+        preprocess = Preprocess((side, round(side * 5 / 3)), resize="shortest")
     common: dict[str, Any] = {"num_classes": len(catalogue.classes), "workers": 1}
     train_samples, val_samples = catalogue.split("train"), catalogue.split("val")
-    augment = ObjectsAugment(scales=(0.8, 1.0))
+    scales = {"scales": (0.8, 1.0)} if kind.objects else {}
+    augment = kind.augment(**scales, **options.augment)
     if options.overfit:
         train_samples = val_samples = val_samples[: options.overfit]
-        augment = ObjectsAugment(scales=(1.0, 1.0), flip=0.0, colour=0.0)
+        augment = kind.no_augment
     training = loader(train_samples, preprocess, kind, batch_size=options.batch_size, augment=augment, **common)
     assert isinstance(training, EndlessLoader)
     validation = loader(val_samples, preprocess, kind, batch_size=1, **common)
     torch.manual_seed(0)
-    model: Torchvision | tasks.Task
-    if name == "ours":
-        model = vertebra.create(
-            options.task,
-            backbone=options.backbone,
-            classes=catalogue.classes,
-            preprocess=preprocess,
-            max_detections=options.max_detections,
-            **options.model,
-        ).to(memory_format=torch.channels_last)
-    else:
-        model = Torchvision(options.task, len(catalogue.classes), preprocess.size, options.max_detections)
+    ours = vertebra.create(
+        options.task,
+        method=options.method,
+        backbone=options.backbone,
+        classes=catalogue.classes,
+        preprocess=preprocess,
+        **options.model,
+    ).to(memory_format=torch.channels_last)
+    model: Any = ours
+    if name == "torchvision":
+        model = Torchvision(options.task, len(catalogue.classes), preprocess.size, ours.config.max_detections)
+    elif name == "smp":
+        model = SegmentationModels(options.backbone, len(catalogue.classes))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{name}: {parameters:,} parameters", flush=True)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr)
-    budget, steps, epoch, rows, predictions = options.minutes * 60, 0, 0, [], []
+    budget, steps, epoch = options.minutes * 60, 0, 0
+    rows: list[dict[str, float]] = []
+    predictions: list[Prediction] = []
     model.train()
     start = time.perf_counter()
     while len(rows) < options.evaluations:
@@ -214,7 +267,7 @@ def run(
             spent = time.perf_counter() - start
             if spent < budget * (len(rows) + 1) / options.evaluations:
                 continue
-            numbers, predictions = evaluate(model, validation, catalogue, options)
+            numbers, predictions = evaluate(model, validation, ours.metrics())
             rows.append({"minutes": spent / 60, "steps": steps, **numbers})
             print(name, {k: round(v, 4) for k, v in rows[-1].items()}, flush=True)
             if len(rows) == options.evaluations:
@@ -222,14 +275,12 @@ def run(
             model.train()
             start = time.perf_counter() - spent
     training.close()
+    if model is ours:
+        checkpoint.save(ours, Path(options.output, "best.safetensors"))
     return rows, predictions
 
 
-def evaluate(
-    model: Torchvision | tasks.Task, validation: Any, catalogue: Catalogue, options: argparse.Namespace
-) -> tuple[dict[str, float], list[Prediction]]:
-    iou_types = ("mask", "box") if options.task == "instance" else ("box",)
-    metrics = CocoMetrics(len(catalogue.classes), iou_types, max_detections=options.max_detections)
+def evaluate(model: Any, validation: Any, metrics: Any) -> tuple[dict[str, float], list[Prediction]]:
     predictions: list[Prediction] = []
     order: list[int] = []
     model.eval()
@@ -239,7 +290,7 @@ def evaluate(
             metrics.update(batch_predictions, batch.targets)
             order += batch.indices
             predictions += batch_predictions
-    numbers = {k: v for k, v in metrics.compute().items() if k in ("box_ap", "box_ap50", "mask_ap", "mask_ap50")}
+    numbers = {key: value for key, value in metrics.compute().items() if isinstance(value, float)}
     return numbers, [predictions[order.index(i)] for i in range(len(order))]
 
 
