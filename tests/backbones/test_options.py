@@ -359,7 +359,7 @@ def test_the_last_stage_can_be_taken_off():
     ("head", "source", "table", "options"),
     [
         ("", None, "official", {}),
-        ("decode_head.conv_seg.bias", None, "mmseg", {"upsample": "bilinear"}),
+        ("decode_head.conv_seg.bias", None, "mmseg", {"upsample": "bilinear_twice"}),
         ("model.last_layer.0.bias", None, "official/segmentation", {"upsample": "bilinear"}),
         ("ocr_distri_head.x.bias", "official", "official/ocr", {"upsample": "bilinear", "align_corners": True}),
         ("decode_head.conv_seg.bias", "official", "official", {}),
@@ -378,6 +378,22 @@ def test_the_head_decides_how_hrnet_exchanges(head, source, table, options):
     exchange = model.stages[0][0].exchange
     assert exchange.upsample == options.get("upsample", "nearest")
     assert exchange.align_corners == options.get("align_corners", False)
+
+
+@pytest.mark.parametrize(
+    ("upsample", "expected"),
+    [("bilinear", [0, 1.6, 4, 6.4, 8]), ("bilinear_twice", [0.1, 1.6, 4, 6.4, 7.9])],  # by way of 0, 1, 3, 5, 7, 8
+)
+def test_the_exchange_upsamples_to_sizes_that_are_no_multiple(upsample, expected):
+    exchange = make("hrnet_w18_small_v1", upsample=upsample).stages[0][0].exchange
+    upsampled = exchange.upsampled(torch.tensor([[[[0.0, 4, 8]]]]), 2, (1, 5))
+    torch.testing.assert_close(upsampled, torch.tensor([[[expected]]]), rtol=0, atol=1e-6)
+
+
+def test_the_norm_after_the_last_stage_of_a_backbone_of_transformers_is_unused():
+    """Files of its version 5 have one."""
+    state = make("swin_tiny", level_norms=True).state_dict() | {"swin.layernorm.weight": torch.zeros(768)}
+    assert backbones.identify(state, "transformers/backbone", level_norms=True) == "swin_tiny"
 
 
 def _official_hrnet():

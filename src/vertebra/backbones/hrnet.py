@@ -26,6 +26,7 @@ from vertebra.weights.card import published
 from vertebra.weights.paddle import STATISTICS, transposed
 
 VIEWS = ("branches", "v1", "v2", "increased")
+UPSAMPLES = ("nearest", "bilinear", "bilinear_twice")
 INCREASED = (32, 64, 128, 256)  # inside the blocks before the classifier; four times that outside
 
 
@@ -38,13 +39,16 @@ class Config(BackboneConfig):
     view: str = "branches"
     """The pyramid: the four `branches`; only the highest (`v1`); all resized to it and concatenated (`v2`); or the
     branches `increased` to 128, 256, 512 and 1024 channels, as they go into classification."""
-    upsample: str = "nearest"  # of the exchange; `bilinear` in the segmentation models
-    align_corners: bool = False  # of `bilinear`
+    upsample: str = "nearest"
+    """Of the exchange: `nearest`; `bilinear`, as in the authors' segmentation models; or `bilinear_twice`, by the ratio
+    of the strides and then to the size of the branch, as in MMSegmentation. The two differ where a side of the input is
+    no multiple of 32."""
+    align_corners: bool = False  # of `bilinear` and `bilinear_twice`
     bias: bool = True  # of the convolutions between the increased branches and the classifier; PaddleClas has none
 
     def __post_init__(self) -> None:
         one_of("view", self.view, VIEWS)
-        one_of("upsample", self.upsample, ("nearest", "bilinear"))
+        one_of("upsample", self.upsample, UPSAMPLES)
         if self.view == "v1" and self.embedding:
             raise VertebraError("the v1 view has only the highest branch, and classification needs all four.")
 
@@ -83,7 +87,7 @@ class Exchange(nn.Module):
                 elif total is None:
                     total = x
                 elif j > i:
-                    x = resize(path(x), branches[i].shape[2:], self.upsample, self.align_corners)
+                    x = self.upsampled(path(x), 2 ** (j - i), branches[i].shape[2:])
                     # A branch itself is still needed by the others; a resized one is not.
                     total = x.add_(total) if total is branches[i] else total.add_(x)
                 else:
@@ -91,6 +95,15 @@ class Exchange(nn.Module):
             assert total is not None
             results.append(total.relu_() if total is not branches[i] else total.relu())
         return results
+
+    def upsampled(self, x: Tensor, ratio: int, size: Sequence[int]) -> Tensor:
+        """`x` at another (height, width), that of the branch whose stride is `ratio` times smaller."""
+        mode, align_corners = self.upsample, self.align_corners
+        if mode == "bilinear_twice":
+            mode, whole = "bilinear", [ratio * side for side in x.shape[2:]]
+            if whole != list(size):
+                x = resize(x, whole, mode, align_corners)
+        return resize(x, size, mode, align_corners)
 
 
 def _path(widths: Sequence[int], source: int, target: int) -> nn.Module:
@@ -337,7 +350,7 @@ RULES = {
 }
 
 PRESETS = {
-    "mmseg": {"upsample": "bilinear"},
+    "mmseg": {"upsample": "bilinear_twice"},
     "official/segmentation": {"upsample": "bilinear"},
     "official/ocr": {"upsample": "bilinear", "align_corners": True},
 }

@@ -321,6 +321,10 @@ _transformers = (
     Rename(r"^layernorm\.", "norm."),
     Rename(r"^classifier\.", "head."),
 )
+_transformers_backbone = (
+    Drop(r"^(?:backbone\.)?(?:swin\.)?layernorm\.", "the backbone has a norm for each level"),
+    *_transformers,
+)
 
 
 def _unfolded(tensor: Tensor) -> Tensor:
@@ -354,7 +358,7 @@ RULES = {
     "timm/0.8": _official,  # checkpoints from before it moved the merging
     "official/multiscale": _official,
     "official/bare": _official,
-    "transformers/backbone": _transformers,
+    "transformers/backbone": _transformers_backbone,
     "mmdet": _mmdet,
     "mmseg": _mmdet,
     "paddle": _paddle,
