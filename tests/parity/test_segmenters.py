@@ -62,6 +62,17 @@ def test_official_references(name, reference_folder):
     assert set(result.compared) == set(rows)
 
 
+@pytest.mark.parametrize(("num_classes", "aligned"), [(19, False), (150, True), (171, True)])
+def test_the_number_of_classes_decides_how_hrnetv2_aligns(num_classes, aligned, reference_folder):
+    path = reference_folder / "hrnet_seg_w18_small_v2_cityscapes.json"
+    rows = {row[0]: row[1] for row in json.loads(path.read_text())["state"]}
+    rows |= {name: [num_classes, *shape[1:]] for name, shape in rows.items() if ".last_layer.3." in f".{name}"}
+    state = {name: torch.zeros(shape) for name, shape in rows.items()}
+    plan = tasks.plan("semantic", weights=Checkpoint(path, state))
+    assert plan.config.align_corners == aligned
+    assert plan.config.backbone_options.get("align_corners", False) == aligned
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "method"), [("deeplabv3_resnet50", "deeplabv3"), ("fcn_resnet50", "fcn")])
 def test_torchvision(name, method, tmp_path):

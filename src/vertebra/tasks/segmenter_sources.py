@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from vertebra.necks import FPN
 from vertebra.tasks.sources import Source, Tensors
@@ -75,6 +79,11 @@ _TRUNK = Rename(rf"^(?:model\.)?(?!{_HEADS}|model\.)", "backbone.")
 """The authors keep the backbone's tensors at the top."""
 
 
+ALIGNED = (150, 171)
+"""Numbers of classes of ADE20K and COCO-Stuff: for these, the authors trained HRNetV2 with `align_corners`, which the
+tensors do not show."""
+
+
 def _num_classes(tensors: Tensors) -> int | None:
     return tensors.width("decoder.classify.1.bias", "decoder.classify.1.weight")
 
@@ -109,6 +118,15 @@ def _hrnet(tensors: Tensors) -> dict[str, Any]:
         "channels": tensors.width("decoder.convs.0.conv.weight"),
         "head_bias": tensors.has("decoder.convs.0.conv.bias"),
     }
+
+
+def _official_hrnet(tensors: Tensors) -> dict[str, Any]:
+    return _hrnet(tensors) | {"align_corners": _num_classes(tensors) in ALIGNED}
+
+
+def _official_table(state: Mapping[str, Tensor]) -> str:
+    aligned = any(re.search(r"last_layer\.3\.weight$", name) and len(state[name]) in ALIGNED for name in state)
+    return "official/ocr" if aligned else "official/segmentation"
 
 
 def _ocr(tensors: Tensors) -> dict[str, Any]:
@@ -173,8 +191,8 @@ HRNETV2_SOURCES = {
     "official": replace(
         _OFFICIAL,
         marks=(r"^(model\.)?last_layer\.", r"^(model\.)?transition1\."),
-        options=_hrnet,
-        table=lambda _: "official/segmentation",
+        options=_official_hrnet,
+        table=_official_table,
     ),
     "mmseg": replace(_MMSEG, marks=(r"^backbone\.transition1\.", r"^decode_head\.convs\.0\."), options=_hrnet),
 }
