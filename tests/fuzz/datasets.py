@@ -156,6 +156,26 @@ def write_label_maps(folder: Path) -> None:
     write_json(folder / "classes.json", {"names": ["road", "sky", "void"], "ignore_index": 2})
 
 
+def write_coco_panoptic(folder: Path) -> None:
+    write_images(folder / "train2017")
+    x1, y1, x2, y2 = BOX
+    content = coco_content()
+    content["annotations"] = []
+    for i, name in enumerate(NAMES):
+        pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        pixels[y1:y2, x1:x2] = (3, 2, 1)
+        pixels[y2:] = (7, 0, 0)
+        path = folder / "annotations" / "panoptic_train2017" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+        segments = [
+            {"id": 66_051, "category_id": 1 + i % 2, "iscrowd": 0, "area": 80, "bbox": [x1, y1, x2 - x1, y2 - y1]},
+            {"id": 7, "category_id": 1, "iscrowd": int(i == 2), "area": 416, "bbox": [0, y2, WIDTH, HEIGHT - y2]},
+        ]
+        content["annotations"].append({"image_id": i + 1, "file_name": name, "segments_info": segments})
+    write_json(folder / "annotations" / "panoptic_train2017.json", content)
+
+
 def write_labelme(folder: Path) -> None:
     write_images(folder)
     x1, y1, x2, y2 = BOX
@@ -311,6 +331,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "idx": write_idx,
     "masks": write_masks,
     "label_maps": write_label_maps,
+    "coco_panoptic": write_coco_panoptic,
     "labelme": write_labelme,
     "cvat": write_cvat,
     "via": write_via,

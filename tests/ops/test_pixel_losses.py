@@ -44,6 +44,15 @@ def test_lovasz_is_one_minus_the_iou_of_certain_predictions():
     assert lovasz_loss(logits, labels).item() == pytest.approx(1 - (1 / 3 + 2 / 4) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, focal_loss, dice_loss, lovasz_loss, binary_loss, iou_loss])
+def test_a_batch_that_is_ignored_as_a_whole_teaches_nothing(loss):
+    logits = LOGITS.clone() if loss not in (binary_loss, iou_loss) else LOGITS[:, 0].clone()
+    value = loss(logits.requires_grad_(), torch.full_like(LABELS, 255))
+    value.backward()
+    assert value.item() == 0
+    assert not logits.grad.any()
+
+
 def test_binary_losses():
     logits = torch.tensor([[[0.0, 2.0, 5.0]]])
     labels = torch.tensor([[[1, 0, 255]]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +11,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from vertebra.errors import VertebraError
-from vertebra.images import open_image
+from vertebra.images import decode, open_image
 from vertebra.structures import IGNORED, Target
 
 MAX_CLASSES = 255
 """Label maps have a byte per pixel, of which 255 says that a pixel is ignored."""
 THRESHOLD = 128
 """Least value of the foreground where masks are grey: JPEG files have no exact values."""
+SHOWN = 5
+"""Values of no class that a message names beside the first."""
 
 Colour = tuple[int, int, int]
 
@@ -71,7 +74,7 @@ class LabelMap:
             VertebraError: if the file cannot be read, is of another size, or has a value or colour without a class.
         """
         with open_image(self.path) as image:
-            image.load()
+            decode(image)
             if image.size != (size[1], size[0]):
                 raise VertebraError(
                     f"{self.path}: the label map is {image.size[1]} x {image.size[0]} pixels, its image "
@@ -85,17 +88,37 @@ class LabelMap:
                     f"{self.path}: a label map is saved as JPEG, which changes the values along every edge: save "
                     "label maps as PNG."
                 )
-            indexed = image.mode == "P" and bool(self.table.values)
-            if image.mode == "1":
-                image = image.convert("L")
-            if image.mode in ("L", "I", "I;16", "I;16B") or indexed:
-                return self._by_value(np.asarray(image))
-            if not self.table.colours:
-                raise VertebraError(
-                    f"{self.path}: the label map is in colour, and no colours are given for the classes; a grey or "
-                    "indexed file with the number of the class of each pixel is expected."
-                )
-            return self._by_colour(np.asarray(image.convert("RGB")))
+            return self._labels(image)
+
+    def _labels(self, image: Image.Image) -> Tensor:
+        if image.mode == "LA":  # grey with transparency
+            image = image.getchannel("L")
+        if len(image.getbands()) == 1 and not (image.mode == "P" and self._is_coloured(image)):
+            return self._by_value(np.asarray(image))
+        if not self.table.colours:
+            raise VertebraError(
+                f"{self.path}: the label map is in colour, and no colours are given for the classes; a grey or "
+                "indexed file with the number of the class of each pixel is expected."
+            )
+        return self._by_colour(np.asarray(image.convert("RGB")))
+
+    def _is_coloured(self, image: Image.Image) -> bool:
+        """Whether the colours of an indexed file, not its indices, say which class a pixel is of.
+
+        Where both say the same, as in files of VOC and CVAT, the indices do: a border may have a colour of no class.
+        Where they differ, the colours do if most of the palette are the table's, since tools that save colours as an
+        indexed file number them as they come. Other palettes are for viewing: the few colours that they share with
+        the table, as black, must not turn indices into other classes, unless an index is of no class at all.
+        """
+        palette = list(zip(*[iter(image.getpalette() or [])] * 3, strict=False))
+        used = np.flatnonzero(image.histogram()).tolist()
+        by_colour = [self.table.colours.get(palette[i], -1) if i < len(palette) else -1 for i in used]
+        by_value = self.table.by_value[used].tolist()
+        if all(label in (-1, value) for label, value in zip(by_colour, by_value, strict=True)):
+            return False
+        distinct = set(palette)
+        mostly = 2 * len(distinct & self.table.colours.keys()) > len(distinct)
+        return mostly or (-1 in by_value and -1 not in by_colour)
 
     def renumbered(self, numbers: Tensor, classes: tuple[str, ...]) -> LabelMap:
         """The label map in other numbers of the classes: `numbers` [K] of those that it has now, `classes` by name."""
@@ -112,14 +135,20 @@ class LabelMap:
         return replace(self, table=table)
 
     def _by_value(self, values: NDArray[Any]) -> Tensor:
-        wide = values.dtype != np.uint8 and int(values.max(initial=0)) > 255
-        labels = np.full(values.shape, -1, np.int16) if wide else self.table.by_value[values.astype(np.uint8)]
-        if wide or labels.min(initial=0) < 0:
-            at = np.argwhere((values > 255) if wide else (labels < 0))[0]
-            known = sorted(self.table.values)
+        with np.errstate(invalid="ignore"):  # NaN
+            index = values.astype(np.uint8)
+        labels = self.table.by_value[index]
+        if values.dtype != np.uint8:
+            labels[index != values] = -1  # negative, beyond 255 or not whole
+        if (wrong := labels < 0).any():
+            row, column = np.argwhere(wrong)[0]
+            first = values[row, column].item()
+            others = [str(value) for value in np.unique(values[wrong]).tolist() if value != first]
+            more = f" (nor are {', '.join(others[:SHOWN])}{', ...' * (len(others) > SHOWN)})" if others else ""
+            known = sorted(value for value, label in self.table.values.items() if label != IGNORED)
             raise VertebraError(
-                f"{self.path}: the value {values[tuple(at)]} in row {at[0]}, column {at[1]} is of no class; those "
-                f"from {known[0]} to {known[-1]} are."
+                f"{self.path}: the value {first} in row {row}, column {column} is of no class{more}; those from "
+                f"{known[0]} to {known[-1]} are."
             )
         return torch.from_numpy(labels.astype(np.uint8))
 
@@ -129,13 +158,32 @@ class LabelMap:
         place = np.searchsorted(codes, code).clip(max=len(codes) - 1)
         wrong = codes[place] != code
         if wrong.any():
-            at = np.argwhere(wrong)[0]
-            colour = ", ".join(map(str, pixels[tuple(at)].tolist()))
-            raise VertebraError(
-                f"{self.path}: the colour ({colour}) in row {at[0]}, column {at[1]} is of none of the "
-                f"{len(self.table.classes)} classes."
-            )
+            row, column = np.argwhere(wrong)[0]
+            raise VertebraError(f"{self.path}: {self._unknown(pixels[row, column].tolist(), row, column)}.")
         return torch.from_numpy(classes[place].astype(np.uint8))
+
+    def _unknown(self, colour: Sequence[int], row: int, column: int) -> str:
+        return (
+            f"the colour ({', '.join(map(str, colour))}) in row {row}, column {column} is of none of the "
+            f"{len(self.table.classes)} classes"
+        )
+
+
+@dataclass(frozen=True)
+class PanopticMap(LabelMap):
+    """A file of COCO's panoptic format: the colour of a pixel is the id of its segment, red + 256 green + 65,536 blue.
+
+    The table has the class of each segment of the image, by that colour.
+    """
+
+    def _labels(self, image: Image.Image) -> Tensor:
+        if image.mode not in ("RGB", "RGBA"):
+            raise VertebraError(f"{self.path}: an image of Pillow's mode {image.mode}; ids of segments are in RGB.")
+        return self._by_colour(np.asarray(image.convert("RGB")))
+
+    def _unknown(self, colour: Sequence[int], row: int, column: int) -> str:
+        number = colour[0] + 256 * colour[1] + 65_536 * colour[2]
+        return f"the id {number} in row {row}, column {column} is of none of the segments in segments_info"
 
 
 def _code(colours: NDArray[Any]) -> NDArray[Any]:

@@ -1,6 +1,9 @@
 """Images with label maps, in every form, with every table of classes."""
 
 import json
+import math
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -154,9 +157,20 @@ FAULTS = {
     "size": (np.zeros((3, 3), np.uint8), "the label map is 3 x 3 pixels, its image 2 x 3"),
     "value": (
         np.where(LABELS == 2, 7, LABELS).astype(np.uint8),
-        "the value 7 in row 1, column 0 is of no class; those from 0 to 255 are",
+        "the value 7 in row 1, column 0 is of no class; those from 0 to 2 are",
     ),
-    "wide": (LABELS.astype(np.uint16) + 300, "the value 300 in row 0, column 0 is of no class"),
+    "values": (
+        np.array([[3, 0, 5], [3, 4, 9]], np.uint8),
+        r"the value 3 in row 0, column 0 is of no class \(nor are 4, 5, 9\); those from 0 to 2 are",
+    ),
+    "many values": (
+        np.array([[9, 3, 4], [5, 6, 7]], np.uint8),
+        r"the value 9 in row 0, column 0 is of no class \(nor are 3, 4, 5, 6, 7\); those",
+    ),
+    "wide": (
+        np.array([[0, 1, 2], [0, 256, 511]], np.uint16),  # whose lower bytes are classes
+        r"the value 256 in row 1, column 1 is of no class \(nor are 511\); those from 0 to 2 are",
+    ),
     "colour": (np.zeros((2, 3, 3), np.uint8), "the label map is in colour, and no colours are given"),
 }
 
@@ -171,6 +185,133 @@ def test_faults(tmp_path, fault):
     target, problems = kinds.find("semantic").inspect_sample(sample, (2, 3))
     assert target.semantic is None
     assert len(problems) == 1
+
+
+NUMBERS = {
+    "negative": (np.array([[0, 1, 2], [-1, 0, 0]], np.int32), "the value -1 in row 1, column 0 is of no class"),
+    "fraction": (np.array([[0, 1, 2], [0.5, 0, 0]], np.float32), "the value 0.5 in row 1, column 0 is of no class"),
+    "not a number": (
+        np.array([[0, 1, 2], [math.nan, 0, 0]], np.float32),
+        "the value nan in row 1, column 0 is of no class",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_tiff_files(tmp_path, name):
+    camvid(tmp_path)
+    (tmp_path / "labels" / "train" / "a.png").unlink()
+    values, sentence = NUMBERS[name]
+    image(tmp_path / "labels" / "train" / "a.tif", values)
+    with pytest.raises(VertebraError, match=sentence):
+        maps(read(tmp_path))
+    image(tmp_path / "labels" / "train" / "a.tif", LABELS.astype(values.dtype))
+    assert maps(read(tmp_path))["train"][0].tolist() == LABELS.tolist()
+
+
+def test_black_and_white_are_the_first_two_classes(tmp_path):
+    camvid(tmp_path)
+    Image.fromarray(LABELS == 1).save(tmp_path / "labels" / "train" / "a.png")  # a bit per pixel
+    assert maps(read(tmp_path))["train"][0].tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+def test_white_is_the_second_of_two_classes_if_no_other_pixel_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(label_maps, "EXAMINED", 1)
+    camvid(tmp_path, (LABELS > 0).astype(np.uint8) * 255, names=["background", "crack"], ignore_index=255)
+    catalogue = read(tmp_path)
+    assert maps(catalogue)["train"][0].tolist() == [[0, 0, 1], [1, 1, 1]]
+    assert catalogue.notes == ["label maps have no values but 0 and 255: 255 is read as 'crack', not ignored"]
+    image(tmp_path / "labels" / "val" / "a.png", np.array([[0, 0, 1], [255, 0, 0]], np.uint8))
+    assert maps(read(tmp_path))["train"][0].tolist() == [[0, 0, 255], [255, 255, 255]]
+
+
+def test_transparency_counts_for_nothing(tmp_path):
+    camvid(tmp_path)
+    Image.fromarray(np.stack([LABELS, LABELS * 0], 2)).save(tmp_path / "labels" / "train" / "a.png")
+    assert maps(read(tmp_path))["train"][0].tolist() == LABELS.tolist()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"".join([b"\x89PNG\r\n\x1a\n", *parts])
+
+
+FILES = {
+    "empty": (b"", "the file is empty (0 bytes)"),
+    "text": (b"no image", "not an image in any known format, whatever its name"),
+    "cut off": (png(3, 2, bytes(8))[:45], "cannot be decoded"),
+    "a row missing": (png(3, 2, bytes(4)), "cut off: its data end before the last of its 3 x 2 pixels"),
+    "a bomb": (png(60_000, 60_000, bytes(9)), "more than 178,956,970 pixels, the most that is decoded"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("named", [True, False])
+def test_files_that_cannot_be_read_are_problems_of_their_image(tmp_path, name, named):
+    content, sentence = FILES[name]
+    camvid(tmp_path, (LABELS > 0).astype(np.uint8))
+    if not named:  # the masks are looked at, to find out whether they have two values
+        (tmp_path / "classes.json").unlink()
+    file = tmp_path / "labels" / "val" / "a.png"
+    file.write_bytes(content)
+    catalogue = read(tmp_path, fields={"semantic"})
+    assert catalogue.split("train")[0].load_target((2, 3)).semantic.tolist() == [[0, 0, 1], [1, 1, 1]]
+    _, (problem,) = kinds.find("semantic").inspect_sample(catalogue.split("val")[0], (2, 3))
+    assert problem.startswith(f"{file}: {sentence}")
+
+
+# colours of the classes 0, 1, 2; one of no class
+ROAD, SKY, CAR, OTHER = *COLOURS, [1, 2, 3]
+GREYS = [[i, i, i] for i in range(256)]
+PALETTES = {
+    "in the order of the table": (COLOURS, [[0, 0, 1], [2, 2, 1]], [[0, 0, 1], [2, 2, 1]]),
+    "in another order": ([CAR, ROAD, SKY], [[0, 0, 1], [2, 2, 1]], [[2, 2, 0], [1, 1, 0]]),
+    "of the colours that occur": ([CAR, SKY], [[0, 0, 1], [0, 0, 1]], [[2, 2, 1], [2, 2, 1]]),
+    "for viewing": (GREYS, [[0, 0, 1], [2, 2, 1]], [[0, 0, 1], [2, 2, 1]]),
+    "for viewing, with the colour of another class": (
+        [CAR, *GREYS[1:]],
+        [[0, 0, 0], [0, 0, 0]],
+        [[0, 0, 0], [0, 0, 0]],
+    ),
+    "of many, the indices no classes": ([*GREYS[:9], CAR, SKY], [[9, 9, 9], [9, 9, 10]], [[2, 2, 2], [2, 2, 1]]),
+    "with an ignored colour": (
+        COLOURS + [OTHER] * 253,
+        [[0, 0, 1], [2, 255, 255]],
+        [[0, 0, 1], [2, 255, 255]],
+    ),
+}
+
+
+@pytest.mark.parametrize("palette", PALETTES)
+def test_indexed_files_of_a_table_with_colours(tmp_path, palette):
+    colours, indices, labels = PALETTES[palette]
+    camvid(tmp_path, colours=COLOURS)
+    indexed = Image.fromarray(np.array(indices, np.uint8))
+    indexed.putpalette(np.ravel(colours).tolist())
+    indexed.save(tmp_path / "labels" / "train" / "a.png")
+    assert maps(read(tmp_path))["train"][0].tolist() == labels
+
+
+def test_a_colour_of_no_class_in_a_palette_of_the_table(tmp_path):
+    camvid(tmp_path, colours=COLOURS)
+    indexed = Image.fromarray(np.array([[0, 0, 1], [2, 2, 1]], np.uint8))
+    indexed.putpalette(np.ravel([CAR, ROAD, OTHER]).tolist())
+    indexed.save(tmp_path / "labels" / "train" / "a.png")
+    with pytest.raises(VertebraError, match=r"the colour \(1, 2, 3\) in row 1, column 0 is of none of the 3 classes"):
+        maps(read(tmp_path))
+
+
+def test_indexed_files_of_a_table_without_colours(tmp_path):
+    camvid(tmp_path)
+    indexed = Image.fromarray(LABELS)
+    indexed.putpalette(np.ravel(GREYS[::-1]).tolist())
+    indexed.save(tmp_path / "labels" / "train" / "a.png")
+    assert maps(read(tmp_path))["train"][0].tolist() == LABELS.tolist()
 
 
 def test_jpeg_files_have_no_exact_values(tmp_path):
@@ -190,6 +331,39 @@ def test_lonely_files_are_named(tmp_path):
         f"{tmp_path}/images/val/b.jpg is skipped: it has no label map.",
         f"{tmp_path}/labels/val/c.png is skipped: it has no image.",
     ]
+
+
+def test_images_without_label_maps_in_a_folder_of_a_split(tmp_path):
+    camvid(tmp_path)
+    image(tmp_path / "images" / "test" / "b.jpg")
+    catalogue = read(tmp_path)
+    assert (list(catalogue.splits), catalogue.problems) == (["train", "val"], [])
+    assert catalogue.notes == [f"{tmp_path}/images/test is ignored: its images have no label maps"]
+
+
+def test_a_list_that_names_missing_files(tmp_path):
+    camvid(tmp_path)
+    (tmp_path / "train.txt").write_text(
+        "images/train/b.jpg labels/train/a.png\nimages/train/a.jpg labels/train/a.png\n"
+    )
+    assert read(tmp_path).problems == [f"{tmp_path}/labels/train/a.png is skipped: its image b.jpg is not there."]
+    (tmp_path / "train.txt").write_text("images/train/b.jpg labels/train/b.png\n")
+    with pytest.raises(
+        VertebraError, match=r"has no image with a label map\. .*b\.jpg is skipped: its label map b\.png"
+    ):
+        read(tmp_path)
+    (tmp_path / "train.txt").write_text("images/train/a.jpg labels/train/a.png\nimages/train/a.jpg\n")
+    with pytest.raises(VertebraError, match=r"train\.txt, line 2: an image and its label map are expected"):
+        read(tmp_path)
+
+
+def test_weights_of_classes_leave_out_what_cannot_be_read(tmp_path):
+    camvid(tmp_path, np.array([[0, 0, 0], [0, 255, 1]], np.uint8))
+    image(tmp_path / "images" / "train" / "b.jpg")
+    (tmp_path / "labels" / "train" / "b.png").write_bytes(b"")
+    weights = kinds.find("semantic").model_options(read(tmp_path), balance=True)["class_weights"]
+    raw = [1 / math.log(1.02 + share) for share in (0.8, 0.2, 0)]
+    assert weights == pytest.approx([value / (sum(raw) / 3) for value in raw], abs=1e-6)
 
 
 TABLE_FAULTS = {

@@ -28,7 +28,7 @@ from vertebra.data.catalogue import SPLITS, Catalogue, Sample
 from vertebra.data.copies import Copies
 from vertebra.data.formats import ReadOptions
 from vertebra.errors import VertebraError, shown
-from vertebra.files import MAX_NUMBER, is_number, read_json
+from vertebra.files import MAX_NUMBER, is_number, read_bytes, read_json
 from vertebra.images import UnreadableImage, image_size
 from vertebra.structures import KeypointSchema
 
@@ -49,8 +49,16 @@ def recognise(path: Path) -> bool:
     """Whether it is a .json file, or a folder with `annotations/*.json`, or with the folders of splits that hold a COCO
     export."""
     if path.is_file():
-        return path.suffix.lower() == ".json"
-    return path.is_dir() and (any((path / "annotations").glob("*.json")) or bool(_exports(path)))
+        return path.suffix.lower() == ".json" and not is_panoptic(path)
+    files = (path / "annotations").glob("*.json")
+    return path.is_dir() and (any(not is_panoptic(file) for file in files) or bool(_exports(path)))
+
+
+def is_panoptic(file: Path) -> bool:
+    """Whether a JSON file is of COCO's panoptic format: by its name, or by its content if a folder has its name."""
+    if file.name.startswith("panoptic"):
+        return True
+    return file.with_suffix("").is_dir() and b'"segments_info"' in read_bytes(file)
 
 
 def hint(path: Path) -> str:
@@ -105,12 +113,12 @@ class _File:
 
     @staticmethod
     def of(path: Path, content: Any) -> _File:
-        if missing := _missing(content):
+        if missing := missing_list(content):
             raise VertebraError(
                 f"{path} is not a COCO annotation file: it has no {missing} (a mapping of images, annotations and "
                 "categories is expected)."
             )
-        entries, images = _categories(path, content), _images(path, content)
+        entries, images = categories_of(path, content), images_of(path, content)
         if not entries:
             raise VertebraError(f"{path} has no categories.")
         categories = {entry["id"]: entry["name"] for entry in entries}
@@ -131,7 +139,7 @@ class _File:
         return _File(path, categories, entries, images, annotations)
 
 
-def _categories(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
+def categories_of(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
     """The categories of a file in the order of their ids, after a check of ids and names."""
     entries = sorted(_numbered(path, "category", content["categories"]), key=lambda entry: entry["id"])
     for entry in entries:
@@ -141,7 +149,7 @@ def _categories(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-def _images(path: Path, content: dict[str, Any]) -> dict[int, dict[str, Any]]:
+def images_of(path: Path, content: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """The images of a file by their ids, after a check of ids and file names, which get `/` between folders."""
     images = {entry["id"]: entry for entry in _numbered(path, "image", content["images"])}
     for entry in images.values():
@@ -156,15 +164,15 @@ def read_names(path: Path) -> tuple[dict[int, str], dict[int, str]]:
         VertebraError: if it lacks one of the lists, or a name or id in them.
     """
     content = read_json(path)
-    if missing := _missing(content, ("images", "categories")):
+    if missing := missing_list(content, ("images", "categories")):
         raise VertebraError(
             f"{path} is not a COCO annotation file: it has no {missing}, with file_name or name and id of each."
         )
-    images = {number: entry["file_name"] for number, entry in _images(path, content).items()}
-    return images, {entry["id"]: entry["name"] for entry in _categories(path, content)}
+    images = {number: entry["file_name"] for number, entry in images_of(path, content).items()}
+    return images, {entry["id"]: entry["name"] for entry in categories_of(path, content)}
 
 
-def _missing(content: Any, keys: Sequence[str] = ("images", "annotations", "categories")) -> str:
+def missing_list(content: Any, keys: Sequence[str] = ("images", "annotations", "categories")) -> str:
     """The list that a COCO file has and this content lacks."""
     for key in keys:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -232,7 +240,7 @@ def _choose(path: Path, split: str, files: list[Path], fields: frozenset[str] | 
     if len(files) < 2:
         return _File.load(files[0]) if files else None
     contents = {file: read_json(file) for file in files}
-    if other := [file.name for file in files if _missing(contents[file])]:
+    if other := [file.name for file in files if missing_list(contents[file])]:
         notes.append(f"ignored, not COCO's annotations: {', '.join(other)}")
     files = [file for file in files if file.name not in other]
     if len(files) > 1:
@@ -362,7 +370,7 @@ def _samples(
     """One sample for each image that is there, in the file's order."""
     index = {number: i for i, number in enumerate(categories)}
     names = [entry["file_name"] for entry in file.images.values()]
-    folder = _image_folder(file.path, split, names, listing, missing_ok)
+    folder = image_folder(file.path, split, names, listing, missing_ok)
     samples = []
     for number, entry in file.images.items():
         entries = file.annotations.get(number, [])
@@ -400,7 +408,7 @@ def _annotations(path: Path, entries: list[dict[str, Any]], index: dict[int, int
         )
 
 
-def _image_folder(file: Path, split: str, names: list[str], listing: Listing, missing_ok: bool) -> Path:
+def image_folder(file: Path, split: str, names: list[str], listing: Listing, missing_ok: bool) -> Path:
     """The folder that the file names of the images are relative to: where most of them are."""
     top = file.parent.parent if file.parent.name.lower() == "annotations" else file.parent
     words = [word for word in re.findall(r"[A-Za-z]+\d*", file.stem) if split_of(word) == split]

@@ -17,12 +17,14 @@ of two values, black and white, are background and foreground.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from vertebra.data.formats import ReadOptions, masks
 from vertebra.data.label_maps import Colour, LabelMap, LabelTable, paint
 from vertebra.errors import VertebraError, shown
 from vertebra.files import read_json, read_text, replacing
-from vertebra.images import SUFFIXES, open_image
+from vertebra.images import SUFFIXES, UnreadableImage, open_image
 from vertebra.structures import IGNORED, Target
 
 PRIORITY = 62
@@ -84,6 +86,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     """
     pairs: dict[str, list[Pair]] = {}
     problems: list[str] = []
+    notes: list[str] = []
     for split, image, label_map in _all_pairs(path):
         if not label_map.is_file():
             problems.append(f"{image} is skipped: its label map {label_map.name} is not there.")
@@ -95,8 +98,12 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
         raise VertebraError(f"{path} has no image with a label map. {problems[0] if problems else ''}")
     if not (_any(_listed(path)) or _any(_voc(path))):
         problems += _lonely(pairs)
-    notes: list[str] = []
+        notes += _unlabelled(pairs)
+    maps = [label_map for files in pairs.values() for _, label_map in files]
     table = _table(path, pairs, notes)
+    if table.values == {0: 0, 1: 1, IGNORED: IGNORED} and not table.colours and _is_black_and_white(maps):
+        table = replace(table, values={0: 0, IGNORED: 1})
+        notes.append(f"label maps have no values but 0 and 255: 255 is read as {shown(table.classes[1])}, not ignored")
     splits = {
         split: [Sample(image, Target(path=str(image)), label_map=LabelMap(file, table)) for image, file in pairs[split]]
         for split in SPLITS
@@ -237,6 +244,18 @@ def _lonely(pairs: dict[str, list[Pair]]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def _unlabelled(pairs: dict[str, list[Pair]]) -> list[str]:
+    """A note for every folder of a split that has images but no label maps, beside those that have."""
+    used = {image.parent for files in pairs.values() for image, _ in files}
+    parents = sorted({folder.parent for folder in used if folder.name.lower() in SPLIT_NAMES})
+    return [
+        f"{folder} is ignored: its images have no label maps"
+        for parent in parents
+        for folder in _folders(parent)
+        if folder not in used and folder.name.lower() in SPLIT_NAMES and _images(folder)
+    ]
+
+
 def _folders(path: Path) -> list[Path]:
     return [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")] if path.is_dir() else []
 
@@ -271,10 +290,7 @@ def _table(path: Path, pairs: dict[str, list[Pair]], notes: list[str]) -> LabelT
 
 def _unnamed(path: Path, maps: list[Path], notes: list[str]) -> LabelTable:
     """Background and foreground, if the masks have no more."""
-    values: set[int] = set()
-    for file in maps[:: max(1, len(maps) // EXAMINED)]:
-        with open_image(file) as image:
-            values |= set(np.unique(np.asarray(image.convert("L"))).tolist())
+    values = _values(_some(maps))
     if values <= {0, 1, IGNORED} and 1 in values:
         return LabelTable(("background", "foreground"), {0: 0, 1: 1, IGNORED: IGNORED})
     grey = sum(1 for value in values if 16 <= value < 240)
@@ -286,6 +302,24 @@ def _unnamed(path: Path, maps: list[Path], notes: list[str]) -> LabelTable:
         f"{path} has label maps with {len(values)} values, up to {max(values)}, and nothing that names the classes: "
         'write a classes.json, {"names": ["road", "sky", ...], "ignore_index": 255}, in the order of the values.'
     )
+
+
+def _is_black_and_white(maps: list[Path]) -> bool:
+    """Whether the values are 0 and 255 alone; all files are read only if a few of them are so."""
+    return _values(_some(maps)) == {0, 255} == _values(maps)
+
+
+def _some(maps: list[Path]) -> list[Path]:
+    return maps[:: max(1, len(maps) // EXAMINED)]
+
+
+def _values(maps: list[Path]) -> set[int]:
+    """The values that occur, in grey."""
+    values: set[int] = set()
+    for file in maps:
+        with contextlib.suppress(UnreadableImage), open_image(file) as image:  # which is a problem of its image alone
+            values |= set(np.unique(np.asarray(image.convert("L"))).tolist())
+    return values
 
 
 def _of_json(path: Path) -> LabelTable:
