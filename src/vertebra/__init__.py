@@ -182,6 +182,9 @@ def evaluate(
     workers: int | None = None,
     val_share: float | None = None,
     seed: int | None = None,
+    tta: bool = False,
+    tile: int = 0,
+    overlap: float = 0.2,
     strict: bool = False,
     device: str | None = None,
 ) -> Evaluation:
@@ -196,6 +199,7 @@ def evaluate(
         val_share: share set apart for validation where the data has no val split, as in training if None. Data that
             the model was not trained on is then evaluated whole.
         seed: of that split; as in training if None.
+        tta, tile, overlap: as in `Predictor.predict`; not for a task's model.
         strict: whether the first unreadable image or wrong annotation is an error instead of being listed.
         device: where a model from a file runs, as in `load`.
 
@@ -209,11 +213,16 @@ def evaluate(
     from vertebra.engine import checkpoint
     from vertebra.engine import evaluate as engine
     from vertebra.engine.train import Run
+    from vertebra.errors import VertebraError
     from vertebra.predict import Predictor
 
     about: Mapping[str, Any] = {}
     if isinstance(model, Run):
         model = model.best
+    if tta or tile:
+        if isinstance(model, tasks.Task):
+            raise VertebraError("tta and tile need a checkpoint or what `vertebra.load` returned, not a model.")
+        model = model if isinstance(model, Predictor) else Predictor(model, device=device)
     if isinstance(model, tasks.Task):
         task = model
     elif isinstance(model, Predictor):
@@ -229,6 +238,9 @@ def evaluate(
         workers=workers,
         strict=strict,
         metric_options=kinds.find(task.kind).metric_options(about, selection.catalogue),
+        predict=model.merged(tile=tile, overlap=overlap, tta=tta)
+        if isinstance(model, Predictor) and (tta or tile)
+        else None,
     )
 
 

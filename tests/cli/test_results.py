@@ -255,6 +255,27 @@ def test_detections_are_not_of_keypoints(data, tmp_path, complaint):
     )
 
 
+def test_results_have_no_views(data, tmp_path, complaint):
+    file = write(tmp_path / "results.json", [hit(7, 3)])
+    assert "--tta, --tile: no model runs on COCO results" in complaint(
+        "evaluate", file, f"--data.path={data}", "--tta", "--tile=64"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--overlap=0.3",), "--overlap is for tiles: it needs --tile=PIXELS."),
+        (
+            ("--tta", "--data.workers=2"),
+            "images are predicted on one by one: leave data.batch_size and data.workers out",
+        ),
+    ],
+)
+def test_options_of_views(data, complaint, words, sentence):
+    assert sentence in complaint("evaluate", "best.safetensors", f"--data.path={data}", *words)
+
+
 def test_wrong_files(data, tmp_path, complaint):
     assert "cannot be read (No such file" in complaint("evaluate", tmp_path / "gone.json", f"--data.path={data}")
     (tmp_path / "cut.json").write_text('[{"image_id": 7,')

@@ -11,7 +11,7 @@ from vertebra.engine.evaluate import evaluate
 from vertebra.errors import VertebraError
 from vertebra.metrics.coco import CocoMetrics
 from vertebra.metrics.evaluation import SHOWN
-from vertebra.structures import KeypointSchema, Masks, Prediction, Preprocess, Target
+from vertebra.structures import Frame, KeypointSchema, Masks, Prediction, Preprocess, Target
 from vertebra.tasks import Task
 from vertebra.viz import report
 
@@ -119,6 +119,22 @@ def test_the_batch_size_changes_no_number(batch_size):
     assert 0 < alone.metrics["box_ap"] < 1
     assert together.metrics == alone.metrics
     assert together.rows == alone.rows
+
+
+def test_predictions_one_by_one(tmp_path):
+    """Of a function in place of the task; images that cannot be read are listed."""
+    task, images = squares(), samples(50)
+    frame = Frame((32, 32), (32, 32))
+    damaged = Sample(tmp_path / "gone.png", Target(path="gone.png", **dict.fromkeys(("boxes", "labels"))))
+    evaluation = evaluate(task, [*images, damaged], predict=lambda image: task.infer(image[None] / 255, [frame])[0])
+    assert evaluation.rows == evaluate(task, images, workers=0).rows
+    assert len(evaluation.unreadable) == 1
+    assert "gone.png" in evaluation.unreadable[0]
+
+
+def test_views_need_a_checkpoint():
+    with pytest.raises(VertebraError, match=r"tta and tile need a checkpoint or what `vertebra\.load` returned"):
+        vertebra.evaluate(squares(), tta=True)
 
 
 def test_the_mode_of_the_task_stays():

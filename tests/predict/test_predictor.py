@@ -323,3 +323,14 @@ def test_scales_of_test_time_augmentation():
     assert predictor_module._scaled(Preprocess((512, 512), resize="fit"), 1.25).size == (640, 640)
     assert predictor_module._scaled(Preprocess((100, 224), resize="squash"), 0.75).size == (64, 160)  # multiples of 32
     assert predictor_module._scaled(shortest, 1.0) is shortest
+
+
+@pytest.mark.parametrize("views", [{}, {"tta": True}, {"tile": 32}, {"tile": 32, "overlap": 0.5, "tta": True}])
+def test_evaluation_on_views_takes_all_detections(make_detector, views):
+    detector = make_detector()
+    image = scene(*THREE, size=(64, 64))
+    (expected,) = detector.predict(image, threshold=0.0, **views)
+    prediction = detector.merged(**views)(image)
+    assert len(prediction.boxes) >= len(THREE)
+    assert torch.equal(prediction.boxes, expected.boxes)
+    assert torch.equal(prediction.scores, expected.scores)

@@ -23,8 +23,9 @@ from vertebra.files import expanded
 from vertebra.kinds import Kind
 from vertebra.kinds.coco_results import read_results
 from vertebra.metrics.evaluation import Evaluation, written
+from vertebra.predict.predictor import Predictor
 
-MODEL_OPTIONS = ("device", "data.val_share", "data.seed", "data.batch_size", "data.workers")
+MODEL_OPTIONS = ("device", "tta", "tile", "overlap", "data.val_share", "data.seed", "data.batch_size", "data.workers")
 """Options that have no effect on a file of results."""
 
 
@@ -55,6 +56,12 @@ class Options:
     """Folder for evaluation.json and report.html."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`, one GPU such as cuda:1, or `auto`: a GPU if there is one, else the CPU; default: auto."""
+    tta: bool = False
+    """Test-time augmentation, as in `vertebra predict`."""
+    tile: int | None = None
+    """Cut images with a longer side into tiles of this side in pixels, as in `vertebra predict`."""
+    overlap: float | None = None
+    """Smallest share of a tile's side that neighbouring tiles have in common, up to 0.5; default: 0.2."""
     max_detections: int | None = None
     """Of COCO results, the top-scoring detections evaluated per image and class; default: 100, as in COCO. A model has
     its own limit."""
@@ -105,7 +112,20 @@ def run(argv: Sequence[str]) -> None:
 def _evaluate_model(options: SimpleNamespace) -> Result:
     if options.max_detections is not None:
         raise VertebraError("--max_detections is for files of COCO results; a model has its own limit.")
-    task, about = checkpoint.load(options.checkpoint, device=options.device)
+    if options.overlap is not None and not options.tile:
+        raise VertebraError("--overlap is for tiles: it needs --tile=PIXELS.")
+    if (options.tta or options.tile) and (options.data.batch_size or options.data.workers):
+        raise VertebraError(
+            "with --tta or --tile, images are predicted on one by one: leave data.batch_size and data.workers out."
+        )
+    predict = None
+    if options.tta or options.tile:
+        predictor = Predictor(options.checkpoint, device=options.device)
+        overlap = 0.2 if options.overlap is None else options.overlap
+        task, about = predictor.task, predictor.about
+        predict = predictor.merged(tile=options.tile or 0, overlap=overlap, tta=options.tta)
+    else:
+        task, about = checkpoint.load(options.checkpoint, device=options.device)
     kind = kinds.find(task.kind)
     selection = select(
         task,
@@ -123,6 +143,7 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         workers=options.data.workers,
         strict=options.strict,
         metric_options=kind.metric_options(about, selection.catalogue),
+        predict=predict,
     )
     title = f"{options.checkpoint} on {selection.catalogue.path}, {selection.split}"
     return Result(kind, evaluation, selection.samples, title, problems)
@@ -131,7 +152,7 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
 def _evaluate_results(options: SimpleNamespace) -> Result:
     """Evaluates another tool's results on the data; where that has one split only, on that one."""
     values = {name: attrgetter(name)(options) for name in MODEL_OPTIONS}
-    if flags := ", ".join(f"--{name}" for name, value in values.items() if value is not None):
+    if flags := ", ".join(f"--{name}" for name, value in values.items() if value is not None and value is not False):
         raise VertebraError(f"{flags}: no model runs on COCO results, and no data is set apart; leave it out.")
     results = read_results(options.checkpoint)
     if not options.data.path:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from vertebra import kinds
 from vertebra.data.catalogue import Catalogue, Sample, map_classes
 from vertebra.data.formats import formats
+from vertebra.data.geometry import read_example
 from vertebra.data.loader import loader
 from vertebra.data.reading import Source, with_val_split
 from vertebra.engine.settings import check_workers
 from vertebra.errors import VertebraError, in_range
 from vertebra.files import expanded
+from vertebra.images import UnreadableImage
 from vertebra.metrics.evaluation import Evaluation, Worst
 from vertebra.progress import busy, track
+from vertebra.structures import Prediction, Target
 from vertebra.tasks import Task
 
 
@@ -99,6 +104,7 @@ def evaluate(
     workers: int | None = None,
     strict: bool = False,
     metric_options: Mapping[str, Any] | None = None,
+    predict: Callable[[Tensor], Prediction] | None = None,
 ) -> Evaluation:
     """Runs the task over the samples, in eval mode; the task is left in the mode that it was in.
 
@@ -107,6 +113,7 @@ def evaluate(
         batch_size: images per forward pass; the default of the task's kind if None.
         strict: whether the first unreadable image is an error instead of being listed.
         metric_options: arguments of `task.metrics`, as `Kind.metric_options` gives them.
+        predict: predicts on an image [C, H, W] uint8 in place of the task, such as on views of it that are merged.
 
     Raises:
         VertebraError: if no image can be read, or `strict` and one cannot.
@@ -114,31 +121,23 @@ def evaluate(
     in_range("data.batch_size", batch_size, 1)
     check_workers(workers)
     kind = kinds.find(task.kind)
-    batches = loader(
-        samples,
-        task.preprocess,
-        kind,
-        num_classes=len(task.classes),
-        batch_size=batch_size or kind.eval_batch_size,
-        workers=workers,
-    )
     metrics = task.metrics(**metric_options or {})
     unreadable: list[str] = []
     rows: list[dict[str, Any]] = []
     worst = Worst()
-    for batch in track(
-        batches, "evaluating", len(samples), size=lambda batch: len(batch.frames) + len(batch.unreadable)
-    ):
-        unreadable += batch.unreadable
+    if predict is None:
+        outcomes = _in_batches(task, samples, batch_size or kind.eval_batch_size, workers)
+    else:
+        outcomes = _one_by_one(predict, samples, task.preprocess.channels, kind.fields)
+    for outcome in track(outcomes, "evaluating", len(samples), size=lambda o: len(o.indices) + len(o.unreadable)):
+        unreadable += outcome.unreadable
         if strict and unreadable:
             raise VertebraError(f"{unreadable[0]} (without --strict it is skipped and listed)")
-        if not batch.targets:
-            continue
-        predictions = task.evaluated(task.infer, batch.images, batch.frames)
-        for index, prediction, target in zip(batch.indices, predictions, batch.targets, strict=True):
+        for index, prediction, target in zip(outcome.indices, outcome.predictions, outcome.targets, strict=True):
             rows.append({"index": index, "path": target.path, **metrics.row(prediction, target)})
             worst.add(rows[-1], prediction)
-        metrics.update(predictions, batch.targets)
+        if outcome.indices:
+            metrics.update(outcome.predictions, outcome.targets)
     if not rows:
         raise VertebraError(f"none of the {len(samples)} images can be read: {unreadable[0]}")
     rows.sort(key=lambda row: row["index"])  # batches hold images of equal shape
@@ -153,6 +152,36 @@ def evaluate(
         predictions=worst.predictions(),
         keypoints=task.keypoints,
     )
+
+
+@dataclass
+class _Outcome:
+    """Predictions and targets of some of the samples, and a sentence for each that could not be read."""
+
+    indices: Sequence[int] = ()
+    predictions: Sequence[Prediction] = ()
+    targets: Sequence[Target] = ()
+    unreadable: Sequence[str] = ()
+
+
+def _in_batches(task: Task, samples: Sequence[Sample], batch_size: int, workers: int | None) -> Iterator[_Outcome]:
+    kind, num_classes = kinds.find(task.kind), len(task.classes)
+    batches = loader(samples, task.preprocess, kind, num_classes=num_classes, batch_size=batch_size, workers=workers)
+    for batch in batches:
+        predictions = task.evaluated(task.infer, batch.images, batch.frames) if batch.targets else ()
+        yield _Outcome(batch.indices if batch.targets else (), predictions, batch.targets, batch.unreadable)
+
+
+def _one_by_one(
+    predict: Callable[[Tensor], Prediction], samples: Sequence[Sample], channels: int, fields: Collection[str]
+) -> Iterator[_Outcome]:
+    for index, sample in enumerate(samples):
+        try:
+            example = read_example(sample, channels, fields)
+        except UnreadableImage as error:
+            yield _Outcome(unreadable=[str(error)])
+        else:
+            yield _Outcome([index], [predict(example.image)], [example.target])
 
 
 def _same_path(first: str | Path, second: str | Path) -> bool:

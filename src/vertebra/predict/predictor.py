@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,19 @@ class Predictor:
         iterable.
         """
         return self._stream(images, self._checked(batch_size, threshold, tile, overlap, tta, every, endless=True))
+
+    def merged(self, *, tile: int = 0, overlap: float = 0.2, tta: bool = False) -> Callable[[Tensor], Prediction]:
+        """A function that predicts on an image [C, H, W] uint8 from tiles or views of it, with any score, as evaluation
+        needs it; arguments and errors as in `predict`."""
+        options = self._checked(1, 0.0 if self.kind.objects else None, tile, overlap, tta, 1, endless=False)
+
+        def predict(image: Tensor) -> Prediction:
+            if tile and max(image.shape[1:]) > tile:
+                return self._tiled(image, options)[0]
+            ((prediction, _),) = self._augmented([image], options, merging=tta)
+            return self.kind.finish(prediction)
+
+        return predict
 
     def _checked(
         self,
