@@ -13,6 +13,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 SHARED = Path(os.environ.get("VERTEBRA_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all-pairs", action="store_true", help="every backbone under every method, exported too")
+
+
 @pytest.fixture(scope="session")
 def reference_folder() -> Path:
     """Reference outputs of the official implementations."""

@@ -1,5 +1,10 @@
-"""Every backbone under every method: it is built, a few training steps lower its loss, and it predicts."""
+"""Every backbone under every method: a few training steps lower its loss, it resumes, predicts, and is exported.
 
+By default pairs take turns, so that each method and each backbone of a task occurs, and methods are exported in
+test_export; `pytest tests/tasks/test_every_pair.py --all-pairs` leaves out none, and exports each.
+"""
+
+import copy
 import math
 from dataclasses import replace
 
@@ -32,19 +37,24 @@ BACKBONES = {
 MAPS = ("semantic", "saliency")
 
 
-def pairs():
-    """Task, method and backbone. Classification with every backbone is tested with the backbones. The heads of label
-    maps and saliency maps read any pyramid, so that each backbone takes turns with one or two of them; methods beside
-    the default one of a task take every second backbone, in turns."""
+def pairs(every):
+    """Task, method and backbone. Classification with every backbone is tested with the backbones. Of the others, unless
+    `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so that a
+    backbone has one or two of them; methods beside the default one of a task take every second backbone."""
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             chosen = [] if task == "classification" else list(BACKBONES)
-            if number and task not in MAPS:
+            if number and task not in MAPS and not every:
                 chosen = chosen[number % 2 :: 2]
-            if task in MAPS:
+            if task in MAPS and not every:
                 step = len(tasks.methods(task)) // (2 if task == "semantic" else 1)
                 chosen = chosen[number % step :: step]
             yield from (pytest.param(task, method, name, id=f"{task}-{method}-{name}") for name in chosen)
+
+
+def pytest_generate_tests(metafunc):
+    if "backbone" in metafunc.fixturenames:
+        metafunc.parametrize(("task", "method", "backbone"), pairs(metafunc.config.getoption("all_pairs")))
 
 
 SIDE = 64
@@ -63,9 +73,18 @@ def test_every_family_is_here():
     assert {backbones.family(name) for name in BACKBONES} == set(backbones.families().values())
 
 
+def step(model, optimizer, images, targets):
+    """The loss of a training step."""
+    torch.manual_seed(1)  # the same anchors and RoIs are sampled
+    total = sum(model.loss(images, targets).values())
+    optimizer.zero_grad()
+    total.backward()
+    optimizer.step()
+    return float(total.detach())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "method", "backbone"), pairs())
-def test_pair(make, batch, task, method, backbone, monkeypatch):
+def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
     images, targets = batch
     options = {"preprocess": Preprocess((SIDE, SIDE), resize="fit")}
     classes = {"semantic": ("background", *shapes.CLASSES), "saliency": 2}.get(task, shapes.CLASSES)
@@ -81,15 +100,12 @@ def test_pair(make, batch, task, method, backbone, monkeypatch):
     if isinstance(model, TwoStage):  # the proposals of the first step are kept, so that the losses compare
         propose, proposals = model.rpn.propose, []
         monkeypatch.setattr(model.rpn, "propose", lambda *x: proposals or proposals.extend(propose(*x)) or proposals)
-    losses = []
-    for _ in range(STEPS):
-        torch.manual_seed(1)  # the same anchors and RoIs are sampled
-        terms = model.loss(images, targets)
-        total = sum(terms.values())
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        losses.append(float(total.detach()))
+    losses = [step(model, optimizer, images, targets) for _ in range(STEPS - 1)]
+    stopped = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    losses.append(step(model, optimizer, images, targets))
+    model.load_state_dict(stopped[0])
+    optimizer.load_state_dict(stopped[1])
+    assert step(model, optimizer, images, targets) == losses[-1]  # nothing of the training is outside the two states
     assert all(math.isfinite(loss) for loss in losses), losses
     assert min(losses[1:]) < losses[0], losses
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -101,6 +117,8 @@ def test_pair(make, batch, task, method, backbone, monkeypatch):
     with torch.inference_mode():
         predictions = model.eval().infer(images, [Frame((96, 96), (SIDE, SIDE))] * 2)
     assert len(predictions) == 2
+    if pytestconfig.getoption("all_pairs"):
+        check_export(model, images)
     if task in MAPS:
         check_maps(model, images, predictions)
         return
@@ -116,6 +134,13 @@ def test_pair(make, batch, task, method, backbone, monkeypatch):
         if task == "keypoints":
             assert prediction.keypoints.shape == (count, 4, 3)
     assert any(len(prediction.boxes) for prediction in predictions)
+
+
+def check_export(model, images):
+    with torch.no_grad():
+        exported = torch.export.export(model, (images,)).module()(images)
+        for x, y in zip(model(images), exported, strict=True):
+            torch.testing.assert_close(y, x, atol=1e-5, rtol=1e-5)
 
 
 def check_maps(model, images, predictions):
