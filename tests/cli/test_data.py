@@ -141,6 +141,32 @@ def test_mistakes(coco, photos, tmp_path, complaint):
         complaint("data", "convert", coco, *missing)
 
 
+def test_a_contact_sheet(coco, tmp_path, run_vertebra):
+    path = tmp_path / "sheets" / "sheet.png"
+    out = run_vertebra("data", coco, f"--save={path}")
+    assert "6 images read, 0 problems" in out
+    assert f"6 images with their annotations in {path}" in out
+    with Image.open(path) as file:
+        assert file.width == 6 * 336 + 16  # of 320 pixels, twice as large as the images
+
+
+def test_the_built_in_shapes_as_a_sheet_or_a_folder(tmp_path, few_shapes, run_vertebra):
+    out = run_vertebra("data", "shapes", f"--save={tmp_path / 'sheet.jpg'}")
+    assert "(shapes: boxes, masks, keypoints)" in out
+    assert f"18 images with their annotations in {tmp_path / 'sheet.jpg'}" in out
+    assert (tmp_path / "sheet.jpg").is_file()
+    run_vertebra("data", "shapes", f"--save={tmp_path / 'sheet.tif'}")
+    assert (tmp_path / "sheet.tif" / "train").is_dir()
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.tif", "sheet.html"])
+def test_a_sheet_of_another_format(tmp_path, complaint, name):
+    """It is refused before anything is read."""
+    sentence = complaint("data", tmp_path / "nowhere", f"--save={tmp_path / name}")
+    assert "a contact sheet ends in .png, .jpg, .jpeg, .webp (a folder is for the built-in images" in sentence
+    assert not (tmp_path / name).exists()
+
+
 def test_real_sets(data_folder, run_vertebra):
     found = lines(run_vertebra("data", data_folder / "keypoints"))
     assert "4 images read, 0 problems" in found

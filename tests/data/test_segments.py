@@ -31,6 +31,26 @@ def test_outlines_by_hand():
 
 
 @pytest.mark.parametrize("mask", masks())
+def test_polygons_fill_to_their_mask_and_touch_no_point_twice(mask):
+    polygons = segments.polygons(mask)
+    assert torch.equal(segments.decode(polygons, tuple(mask.shape), ""), mask)
+    assert sum(map(segments.polygon_area, polygons)) == mask.sum()
+    for polygon in polygons:
+        points = list(zip(polygon[::2], polygon[1::2]))
+        assert len(set(points)) == len(points)
+
+
+def test_a_mask_is_cut_at_its_holes():
+    mask = torch.ones(4, 5, dtype=torch.bool)
+    assert segments.polygons(mask) == [[0, 0, 5, 0, 5, 4, 0, 4]]
+    mask[1, 1] = mask[1:3, 3] = False  # one cut, below the first row of both, opens the two
+    upper = [0, 0, 5, 0, 5, 2, 4, 2, 4, 1, 3, 1, 3, 2, 2, 2, 2, 1, 1, 1, 1, 2, 0, 2]
+    assert segments.polygons(mask) == [upper, [0, 2, 3, 2, 3, 3, 4, 3, 4, 2, 5, 2, 5, 4, 0, 4]]
+    assert segments.polygons(torch.zeros(3, 3, dtype=torch.bool)) == []
+    assert segments.polygons(torch.eye(2, dtype=torch.bool)) == [[0, 0, 1, 0, 1, 1, 0, 1], [1, 1, 2, 1, 2, 2, 1, 2]]
+
+
+@pytest.mark.parametrize("mask", masks())
 def test_encoding_comes_back(mask):
     encoded = segments.encode(mask, tuple(mask.shape), "")
     assert isinstance(encoded["counts"], str)

@@ -364,6 +364,18 @@ def test_drawing(kind, channels):
         assert (np.asarray(kind.draw(image, prediction, CLASSES, threshold=0.9)) == 90).all()
 
 
+def test_drawing_the_ground_truth(kind):
+    _, target = example(kind.name)
+    image = torch.full((3, 200, 300), 90, dtype=torch.uint8)
+    drawn = np.asarray(kind.draw_target(image, target, CLASSES, keypoints=SCHEMA))
+    assert drawn.shape[1] == 300
+    assert drawn.shape[0] >= 200
+    assert (drawn == 90).all() == (kind.name == "number")  # which has no drawing
+    names = {name for name, _ in kind.legend([target], CLASSES)}
+    assert names == ({"cat", "emu"} if kind.objects else set())
+    assert kind.legend([target], ("thing",)) == []
+
+
 def test_long_class_names_are_cut_in_captions():
     name = "a_name_of_one_word_that_goes_on_and_on_for_more_than_forty_letters"
     caption = kinds.find("category").caption(Prediction(probabilities=torch.tensor([1.0])), (name,))

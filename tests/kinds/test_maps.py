@@ -1,6 +1,7 @@
 """Label maps and saliency maps: merged over views and tiles, drawn, written and counted."""
 
 import csv
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from vertebra import kinds, tasks
 from vertebra.data.formats import shapes
+from vertebra.errors import VertebraError
 from vertebra.kinds.writers import WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.ops.resample import label_map, resampled
@@ -116,6 +118,113 @@ def test_saliency_is_written_as_a_grey_image(tmp_path):
         writer.add(prediction, 1, "")
     with Image.open(tmp_path / "maps" / "a.png") as file:
         assert np.asarray(file).tolist() == [[0, 128, 255]]
+
+
+def written(kind, tmp_path, classes, *predictions):
+    """instances.json of predictions in a folder."""
+    with kind.writer(tmp_path, WriterOptions(classes), format="coco") as writer:
+        for number, prediction in enumerate(predictions, 1):
+            writer.add(prediction, number, "a.png")
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "instances.json",
+        "predictions.csv",
+        "predictions.json",
+        "maps",
+    }
+    assert [f for f in writer.files if not (tmp_path / f).exists()] == []
+    return json.loads((tmp_path / "instances.json").read_text())
+
+
+def test_regions_by_hand(tmp_path):
+    labels = torch.tensor([[0, 0, 1], [0, 2, 2]], dtype=torch.uint8)
+    prediction = Prediction(semantic=labels, size=(2, 3), path="photos/a.jpg")
+    content = written(SEMANTIC, tmp_path, ("road", "sky", "car", "tree"), prediction)
+    assert content["images"] == [{"id": 1, "file_name": "photos/a.jpg", "height": 2, "width": 3}]
+    assert content["categories"] == [{"id": i, "name": n} for i, n in enumerate(("road", "sky", "car", "tree"), 1)]
+    expected = [
+        (1, [0, 0, 2, 2], 3, [0, 0, 2, 0, 2, 1, 1, 1, 1, 2, 0, 2]),
+        (2, [2, 0, 1, 1], 1, [2, 0, 3, 0, 3, 1, 2, 1]),
+        (3, [1, 1, 2, 1], 2, [1, 1, 3, 1, 3, 2, 1, 2]),
+    ]
+    assert content["annotations"] == [
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": number,
+            "segmentation": [polygon],
+            "bbox": box,
+            "area": area,
+            "iscrowd": 0,
+        }
+        for number, box, area, polygon in expected
+    ]
+
+
+def test_salient_regions_have_the_mean_as_score(tmp_path):
+    saliency = torch.tensor([[0.5, 0.75, 0.25], [0.0, 0.0, 1.0]])
+    prediction = Prediction(saliency=saliency, size=(2, 3), path="a.jpg", id=9)
+    content = written(SALIENCY, tmp_path, ("background", "salient object"), prediction)
+    assert content["categories"] == [{"id": 1, "name": "salient object"}]
+    assert content["images"][0]["id"] == 9
+    values = [(a["image_id"], a["category_id"], a["bbox"], a["score"]) for a in content["annotations"]]
+    assert values == [(9, 1, [0, 0, 2, 1], 0.625), (9, 1, [2, 1, 1, 1], 1.0)]
+
+
+@pytest.mark.parametrize("classes", [("background", "cell", "dust"), ("road", "sky", "car")])
+def test_regions_are_read_back_as_the_label_map(tmp_path, classes):
+    """By the reader of COCO, which paints them behind a background, and by COCO's own tools; pixel by pixel."""
+    pycocotools = pytest.importorskip("pycocotools.coco")
+    random = np.random.default_rng(0)
+    labels = [torch.from_numpy((random.random((2, 40, 30)) ** 2 * 3).astype(np.uint8).repeat(s, 1)) for s in (1, 3)]
+    maps_ = [x[0] for x in labels]
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    out.mkdir()
+    predictions = []
+    for i, x in enumerate(maps_):
+        Image.new("RGB", (x.shape[1], x.shape[0])).save(images / f"{i}.png")
+        predictions.append(Prediction(semantic=x, size=tuple(x.shape), path=str(images / f"{i}.png")))
+    content = written(SEMANTIC, out, classes, *predictions)
+    assert [image["file_name"] for image in content["images"]] == ["../images/0.png", "../images/1.png"]
+    first = int(classes[0] == "background")
+    data = SEMANTIC.read(out / "instances.json")
+    assert data.problems == []
+    assert data.classes == ("background", *classes[first:])
+    coco = pycocotools.COCO(str(out / "instances.json"))
+    for i, (sample, x) in enumerate(zip(data.split("train"), maps_, strict=True), 1):
+        assert sample.target.path.endswith(f"images/{i - 1}.png")
+        painted = sample.load_target(tuple(x.shape)).semantic
+        assert torch.equal(painted, x + 1 - first)
+        again = np.zeros(x.shape, np.uint8)
+        for annotation in coco.loadAnns(coco.getAnnIds(i)):
+            mask = coco.annToMask(annotation)
+            assert mask.sum() == annotation["area"]
+            again += mask * np.uint8(annotation["category_id"])
+        assert np.array_equal(again, painted.numpy())
+
+
+def test_frames_of_a_video_have_their_own_maps(tmp_path):
+    frames = [Prediction(semantic=torch.zeros(2, 2, dtype=torch.uint8), path=f"in/street.mp4#{i}") for i in (0, 5)]
+    with SEMANTIC.writer(tmp_path, WriterOptions(("road",))) as writer:
+        for frame in frames:
+            writer.add(frame, 1, "street.mp4")
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["street_0.png", "street_5.png"]
+
+
+@pytest.mark.parametrize("kind", [SEMANTIC, SALIENCY], ids=lambda kind: kind.name)
+def test_a_format_that_maps_do_not_have(kind, tmp_path):
+    sentence = rf"format is 'yolo'; {kind.description} are written as PNG files, with 'coco' as polygons too\."
+    with pytest.raises(VertebraError, match=sentence):
+        kind.writer(tmp_path, WriterOptions(CLASSES), format="yolo")
+
+
+@pytest.mark.parametrize("kind", [SEMANTIC, SALIENCY], ids=lambda kind: kind.name)
+def test_an_interrupted_writer_leaves_no_annotations(kind, tmp_path):
+    field = {"semantic": torch.zeros(2, 2, dtype=torch.uint8)} if kind is SEMANTIC else {"saliency": torch.ones(2, 2)}
+    with pytest.raises(KeyboardInterrupt), kind.writer(tmp_path, WriterOptions(CLASSES), format="coco") as writer:  # noqa: PT012
+        writer.add(Prediction(**field, path="a.jpg"), 1, "a.png")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["maps"]
 
 
 def test_drawings():

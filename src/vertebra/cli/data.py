@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,19 +18,24 @@ from vertebra.cli.tables import console
 from vertebra.data import Catalogue, Sample, open_data
 from vertebra.data.convert import convert
 from vertebra.data.formats import shapes, writable
-from vertebra.errors import VertebraError, escaped
+from vertebra.errors import escaped
 from vertebra.images import UnreadableImage, read_image
 from vertebra.kinds import Kind
 from vertebra.progress import track
 from vertebra.structures import Target
+from vertebra.viz import sheet
+
+MANY, FEW = 20, 5
+"""Problems of one kind up to which all are printed, and how many are printed of more."""
 
 
 @dataclass
 class Options:
     save: str | None = None
-    """With `shapes`: write the built-in images into this folder."""
+    """Contact sheet to write, a .png, .jpg or .webp file: up to 24 images of all splits with their annotations. With
+    `shapes`, another name is a folder for the built-in images."""
     format: Literal["folder", "coco"] = "folder"
-    """Format that --save writes: a folder per class, or COCO JSON with boxes, masks and keypoints."""
+    """Format of that folder: a folder per class, or COCO JSON with boxes, masks and keypoints."""
     val_share: float = 0.2
     """Share set apart for validation where the data has no val split, of each class (of all images, if they show
     objects), in 0..1."""
@@ -69,16 +75,18 @@ def run(argv: Sequence[str]) -> None:
     arguments.add_argument("path", help="Folder, file or `shapes`, as `vertebra train` takes it.")
     arguments.add_class_arguments(Options)
     options = parse(arguments, argv)
-    if options.save:
-        if options.path != "shapes":
-            raise VertebraError("--save writes the built-in dataset: type `vertebra data shapes --save=FOLDER`.")
+    if options.save and options.path == "shapes" and not sheet.is_sheet(options.save):
         write = shapes.write_coco if options.format == "coco" else shapes.write_folder
         write(Path(options.save), options.seed)
         print(f"the built-in shapes are in {options.save}")
         return
+    if options.save:
+        sheet.check(options.save)
     catalogue = open_data(options.path, val_share=options.val_share, seed=options.seed)
     kind = kinds.of(catalogue)
     _print(catalogue, kind, _inspect(catalogue, kind))
+    if options.save:
+        print(f"{sheet.save(options.save, catalogue, kind)} images with their annotations in {options.save}")
 
 
 def _convert(argv: Sequence[str]) -> None:
@@ -144,6 +152,21 @@ def _print(catalogue: Catalogue, kind: Kind, inspection: Inspection) -> None:
         print(f"{side}: {low} to {high} pixels, median {round(median, 1):g}")
     for note in kind.notes(catalogue):
         print(escaped(f"note: {note}"))
-    for problem in inspection.problems:
-        print(escaped(f"problem: {problem}"))
+    for line in _condensed(inspection.problems, catalogue.path):
+        print(escaped(line))
     print(f"{len(inspection.sizes)} images read, {len(inspection.problems)} problems")
+
+
+def _condensed(problems: Sequence[str], path: str) -> Iterator[str]:
+    """A line per problem; of more than MANY that differ in files and numbers alone, the first FEW and a count."""
+    varying = re.compile(rf"{re.escape(path)}[^:]*?\.\w{{2,4}}\b|\S*[/\\]\S*|\S+\.\w+|\d+")
+    groups: dict[str, list[str]] = {}
+    for problem in problems:
+        groups.setdefault(varying.sub("", problem), []).append(problem)
+    for problem in problems:
+        alike = groups[varying.sub("", problem)]
+        if len(alike) <= MANY:
+            yield f"problem: {problem}"
+        elif problem is alike[0]:
+            yield from (f"problem: {first}" for first in alike[:FEW])
+            yield f"... and {len(alike) - FEW} more like it"

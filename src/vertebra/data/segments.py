@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,29 @@ def outline(mask: Tensor) -> list[float]:
         if loop[0] != points[0]:
             points.append(points[0])
     return [float(value) for point in points[:-1] for value in point]
+
+
+def polygons(mask: Tensor) -> list[list[float]]:
+    """Polygons x1, y1, x2, y2, ... along the pixels' borders that together fill to exactly this mask, [H, W] bool.
+
+    None has a hole or touches itself, and each is of pixels that share sides. A part of the mask with holes is cut
+    between two rows of pixels at each hole, or at several in one row: COCO's polygons are unions, which hold no holes.
+    """
+    from scipy import ndimage
+
+    pixels = mask.numpy()
+    around, _ = ndimage.label(~np.pad(pixels, 1))  # 1 outside of the mask, then the holes
+    cuts = [0]
+    for stop, start in sorted((rows.stop - 1, rows.start - 1) for rows, _ in ndimage.find_objects(around)[1:]):
+        if start > cuts[-1]:  # the last cut does not open this hole
+            cuts.append(stop)
+    result = []
+    for top, bottom in itertools.pairwise([*cuts, len(pixels)]):
+        parts, _ = ndimage.label(pixels[top:bottom])
+        for number, (rows, columns) in enumerate(ndimage.find_objects(parts), 1):
+            polygon = np.reshape(outline(torch.from_numpy(parts[rows, columns] == number)), (-1, 2))
+            result.append(np.add(polygon, (columns.start, top + rows.start)).ravel().tolist())
+    return result
 
 
 def polygon_area(polygon: Sequence[float]) -> float:

@@ -29,6 +29,7 @@ from vertebra.metrics.evaluation import SHOWN, Evaluation, written
 from vertebra.structures import IGNORED, Instance, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import Task
 from vertebra.viz import draw
+from vertebra.viz.draw import Colour
 
 MAX_ROWS = 1000
 """Classes that a table lists one by one; of more, the most frequent ones."""
@@ -216,6 +217,16 @@ class Kind:
             top: classes in a caption.
         """
         return draw.captioned(image, self.caption(prediction, classes, top))
+
+    def draw_target(
+        self, image: Tensor, target: Target, classes: Sequence[str], *, keypoints: KeypointSchema | None = None
+    ) -> Image.Image:
+        """The image with its ground truth drawn in; arguments as for `draw`."""
+        return draw.to_image(image)
+
+    def legend(self, targets: Sequence[Target], classes: Sequence[str]) -> list[tuple[str, Colour]]:
+        """Name and colour of the classes that `draw_target` draws in some of the targets."""
+        return []
 
     def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
         """An image's entry in predictions.json beside `path` and `drawn`: plain JSON."""

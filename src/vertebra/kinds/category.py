@@ -9,6 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 from rich.markup import escape as escape_markup
 from rich.table import Column, Table
 from torch import Tensor
@@ -21,7 +22,7 @@ from vertebra.errors import VertebraError, escaped
 from vertebra.kinds.base import Kind, listed_classes, uneven
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
-from vertebra.viz.draw import thumbnail
+from vertebra.viz.draw import captioned, thumbnail
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +86,13 @@ class Category(Kind):
         counts = Counter(prediction.top(1)[0][0] for prediction in predictions)
         most_first = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return ", ".join(f"{count} {classes[label]}" for label, count in most_first)
+
+    def draw_target(
+        self, image: Tensor, target: Target, classes: Sequence[str], *, keypoints: KeypointSchema | None = None
+    ) -> Image.Image:
+        """The image over the name of its class."""
+        assert target.label is not None
+        return captioned(image, [(shorten(classes[int(target.label)]), math.nan)])
 
     def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
         """`classes`: the top classes, each with `class` and `probability`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape as escape_markup
 from rich.table import Column, Table
@@ -19,17 +20,19 @@ from vertebra.data.augment import Transform
 from vertebra.data.augment.pixels import PixelsAugment, PixelsTransform
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
-from vertebra.errors import VertebraError
-from vertebra.files import replacing
+from vertebra.errors import VertebraError, shown
 from vertebra.kinds.base import Kind
+from vertebra.kinds.map_files import MapsWriter, RegionsWriter
 from vertebra.kinds.tiles import Tile
-from vertebra.kinds.writers import RecordsWriter
+from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.ops.resample import bands, resampled
 from vertebra.structures import IGNORED, KeypointSchema, Prediction, Preprocess, Target
 
 EDGE = 0.05
 """Least weight of a tile's pixel, at its border, where tiles overlap."""
+MAX_ABSENT = 20
+"""Classes without a pixel in train that are named."""
 
 
 class PixelMaps(Kind):
@@ -61,6 +64,14 @@ class PixelMaps(Kind):
     @abstractmethod
     def with_map(self, prediction: Prediction, values: Tensor) -> Prediction:
         """The prediction with what `decided` returned."""
+
+    @abstractmethod
+    def hard_labels(self, prediction: Prediction) -> Tensor:
+        """The class of each pixel, [H, W] uint8."""
+
+    @abstractmethod
+    def to_image(self, prediction: Prediction, num_classes: int) -> Image.Image:
+        """The map as an image, a pixel for each of its pixels."""
 
     # -- data
 
@@ -136,6 +147,24 @@ class PixelMaps(Kind):
         finished.append(self.decided(total / weight))
         return self.with_map(Prediction(size=size), torch.cat(finished))
 
+    def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
+        """The maps as PNG files, and a record per image in predictions.csv and predictions.json; with the format `coco`
+        the regions of the classes in instances.json too."""
+        if format not in ("", "coco"):
+            raise VertebraError(
+                f"format is {shown(format)}; {self.description} are written as PNG files, with 'coco' as polygons too."
+            )
+
+        def record(prediction: Prediction) -> dict[str, Any]:
+            return self.record(prediction, options.classes, top)
+
+        def map_of(prediction: Prediction) -> Image.Image:
+            return self.to_image(prediction, len(options.classes))
+
+        if format:
+            return RegionsWriter(folder, record, self.row, map_of, options.classes, self.hard_labels)
+        return MapsWriter(folder, record, self.row, map_of)
+
     # -- evaluation
 
     def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
@@ -161,7 +190,8 @@ class PixelMaps(Kind):
         return "other label maps"
 
     def tables(self, catalogue: Catalogue, targets: Mapping[str, Sequence[Target]]) -> list[Table]:
-        """The share of each class in the pixels, and the images that show it, by split."""
+        """The share of each class in the pixels, and the images that show it, by split; below, the classes that no
+        training pixel has."""
         title = escape_markup(f"{catalogue.path} ({catalogue.format}: label maps)")
         table = Table(Column("class", overflow="fold"), title=title, box=SIMPLE_HEAD, collapse_padding=True)
         columns: list[list[str]] = []
@@ -175,6 +205,11 @@ class PixelMaps(Kind):
             labels = [*range(len(catalogue.classes)), IGNORED]
             columns.append([f"{shares[i]:.2%}" for i in labels])
             columns.append([str(int(shown[i])) for i in labels])
+            if split == "train" and (absent := [n for n, x in zip(catalogue.classes, labelled.tolist()) if not x]):
+                more = ", ..." if len(absent) > MAX_ABSENT else ""
+                names = escape_markup(", ".join(absent[:MAX_ABSENT]))
+                many = f"{len(absent)} of {len(catalogue.classes)} classes have"
+                table.caption = f"{many} no pixel in train: {names}{more}"
         for i, name in enumerate([*map(escape_markup, catalogue.classes), "(ignored)"]):
             table.add_row(name, *(column[i] for column in columns))
         table.add_section()
@@ -194,24 +229,3 @@ def target_map(sample: Sample, size: tuple[int, int]) -> Tensor:
     labels = sample.load_target(size).semantic
     assert labels is not None
     return labels
-
-
-class MapsWriter(RecordsWriter):
-    """As RecordsWriter, and for each image a file in `maps/`, as `map_of` makes it."""
-
-    files = (*RecordsWriter.files, "maps/")
-
-    def __init__(self, folder: Path, record: Any, row: Any, map_of: Any) -> None:
-        super().__init__(folder, record, row)
-        self.map_of = map_of
-
-    def __enter__(self) -> MapsWriter:
-        super().__enter__()
-        (self.folder / "maps").mkdir(exist_ok=True)
-        return self
-
-    def add(self, prediction: Prediction, number: int, drawn: str) -> None:
-        super().add(prediction, number, drawn)
-        stem = Path(drawn or prediction.path or str(number)).stem
-        with replacing(self.folder / "maps" / f"{stem}.png") as temporary:
-            self.map_of(prediction).save(temporary, "PNG")

@@ -31,6 +31,7 @@ from vertebra.kinds.tiles import Tile
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Instance, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz import draw, fonts
+from vertebra.viz.draw import Colour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,6 +120,16 @@ class Objects(Kind):
         top: int = 3,
     ) -> Image.Image:
         return draw.instances(image, prediction, classes, keypoints=keypoints, threshold=threshold)
+
+    def draw_target(
+        self, image: Tensor, target: Target, classes: Sequence[str], *, keypoints: KeypointSchema | None = None
+    ) -> Image.Image:
+        return draw.instances(image, with_boxes(as_prediction(target)), classes, keypoints=keypoints)
+
+    def legend(self, targets: Sequence[Target], classes: Sequence[str]) -> list[tuple[str, Colour]]:
+        """The classes that occur; none if there is one class only, of which every object has its own colour."""
+        labels = {label for target in targets for label in self.labels(target).tolist()}
+        return [(classes[i], draw.colour(i)) for i in sorted(labels)] if len(classes) > 1 else []
 
     def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
         """`objects`: for each its `class`, its index `label`, `score` and `box` (x1, y1, x2, y2 in pixels), and where

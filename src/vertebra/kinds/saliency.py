@@ -14,10 +14,9 @@ from torch import Tensor
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError
-from vertebra.kinds.maps import MapsWriter, PixelMaps, target_map
-from vertebra.kinds.writers import Writer, WriterOptions
+from vertebra.kinds.maps import PixelMaps, target_map
 from vertebra.metrics.evaluation import Evaluation
-from vertebra.structures import KeypointSchema, Prediction
+from vertebra.structures import KeypointSchema, Prediction, Target
 from vertebra.viz import maps
 
 CLASSES = ("background", "salient object")
@@ -41,6 +40,16 @@ class SaliencyMaps(PixelMaps):
 
     def with_map(self, prediction: Prediction, values: Tensor) -> Prediction:
         return replace(prediction, saliency=values)
+
+    def hard_labels(self, prediction: Prediction) -> Tensor:
+        """1 where the saliency is 0.5 or more."""
+        assert prediction.saliency is not None
+        return (prediction.saliency >= 0.5).to(torch.uint8)
+
+    def to_image(self, prediction: Prediction, num_classes: int) -> Image.Image:
+        """The saliency map as a grey image."""
+        assert prediction.saliency is not None
+        return Image.fromarray((prediction.saliency * 255).round().clamp(0, 255).to(torch.uint8).numpy())
 
     def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
         """Masks of background and foreground; where the background is the first of several classes, or objects have
@@ -86,15 +95,16 @@ class SaliencyMaps(PixelMaps):
         assert prediction.saliency is not None
         return maps.heat(image, prediction.saliency)
 
+    def draw_target(
+        self, image: Tensor, target: Target, classes: Sequence[str], *, keypoints: KeypointSchema | None = None
+    ) -> Image.Image:
+        """The image, darkened in the background."""
+        assert target.semantic is not None
+        return maps.heat(image, (target.semantic != 0).float())
+
     def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
         """The share of the salient pixels."""
         return {"salient": round(self.share(prediction), 6)}
-
-    def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
-        """Saliency maps as grey PNG files, and the share of salient pixels in predictions.csv and predictions.json."""
-        if format:
-            raise VertebraError("saliency maps are written as PNG files: leave the format out.")
-        return MapsWriter(folder, lambda prediction: self.record(prediction, options.classes, top), self.row, grey)
 
     # -- evaluation
 
@@ -115,7 +125,7 @@ class SaliencyMaps(PixelMaps):
         drawings = {
             "image": draw.to_image(image),
             "ground truth": Image.fromarray(((labels == 1) * 255).to(torch.uint8).numpy()),
-            "prediction": grey(evaluation.predictions[row["index"]]),
+            "prediction": self.to_image(evaluation.predictions[row["index"]], len(CLASSES)),
         }
         name = Path(row["path"]).name
         return "".join(
@@ -124,12 +134,6 @@ class SaliencyMaps(PixelMaps):
 
     def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
         return f"MAE <b>{row['mae']:.3f}</b>, S-measure {row['s_measure']:.3f}, IoU {row['iou']:.3f}"
-
-
-def grey(prediction: Prediction) -> Image.Image:
-    """The saliency map as a grey image."""
-    assert prediction.saliency is not None
-    return Image.fromarray((prediction.saliency * 255).round().clamp(0, 255).to(torch.uint8).numpy())
 
 
 def _curves(metrics: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.errors import VertebraError
-from vertebra.kinds.maps import MapsWriter, PixelMaps, target_map
-from vertebra.kinds.writers import Writer, WriterOptions
+from vertebra.kinds.maps import PixelMaps, target_map
 from vertebra.metrics.evaluation import Evaluation
-from vertebra.structures import IGNORED, KeypointSchema, Prediction
-from vertebra.viz import maps
+from vertebra.structures import IGNORED, KeypointSchema, Prediction, Target
+from vertebra.viz import draw, maps
+from vertebra.viz.draw import Colour
 
 
 class LabelMaps(PixelMaps):
@@ -41,6 +42,16 @@ class LabelMaps(PixelMaps):
     def with_map(self, prediction: Prediction, values: Tensor) -> Prediction:
         return replace(prediction, semantic=values)
 
+    def hard_labels(self, prediction: Prediction) -> Tensor:
+        assert prediction.semantic is not None
+        return prediction.semantic
+
+    def to_image(self, prediction: Prediction, num_classes: int) -> Image.Image:
+        """The label map as an indexed image in the colours of the classes."""
+        image = Image.fromarray(np.ascontiguousarray(self.hard_labels(prediction).numpy()))
+        image.putpalette(maps.palette(num_classes).tobytes())
+        return image
+
     # -- data
 
     def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
@@ -50,9 +61,10 @@ class LabelMaps(PixelMaps):
             return {}
         counts = torch.zeros(256, dtype=torch.int64)
         for sample in catalogue.split("train"):
-            size = sample.size
-            if size is not None:
-                counts += torch.bincount(target_map(sample, size).flatten().int(), minlength=256)
+            with contextlib.suppress(VertebraError):  # reported when it is read
+                size = sample.size
+                if size is not None:
+                    counts += torch.bincount(target_map(sample, size).flatten().int(), minlength=256)
         shares = counts[: len(catalogue.classes)] / counts[:IGNORED].sum().clamp(min=1)
         weights = 1 / (1.02 + shares.double()).log()
         return {"class_weights": tuple(round(value, 6) for value in (weights / weights.mean()).tolist())}
@@ -91,7 +103,18 @@ class LabelMaps(PixelMaps):
         colours = maps.palette(len(classes))
         ranked = sorted((i for i, share in enumerate(shares) if share), key=lambda i: -shares[i])
         legend = [(f"{classes[i]} {shares[i]:.0%}", tuple(colours[i].tolist())) for i in ranked]
-        return maps.with_legend(maps.overlay(image, prediction.semantic, len(classes)), legend)
+        return maps.with_legend(maps.overlay(image, prediction.semantic, len(classes)), legend[: maps.LEGEND])
+
+    def draw_target(
+        self, image: Tensor, target: Target, classes: Sequence[str], *, keypoints: KeypointSchema | None = None
+    ) -> Image.Image:
+        """The image in the colours of the classes; ignored pixels keep their own."""
+        assert target.semantic is not None
+        return maps.overlay(image, target.semantic, len(classes))
+
+    def legend(self, targets: Sequence[Target], classes: Sequence[str]) -> list[tuple[str, Colour]]:
+        labels = {label for t in targets if t.semantic is not None for label in t.semantic.unique().tolist()}
+        return [(classes[i], draw.colour(i)) for i in sorted(labels - {IGNORED})]
 
     def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
         """The share of every class in the pixels."""
@@ -106,17 +129,6 @@ class LabelMaps(PixelMaps):
         """A row per class."""
         shares = self.shares(prediction, len(classes))
         return [{"class": name, "share": share} for name, share in zip(classes, shares, strict=True)]
-
-    def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
-        """Label maps as indexed PNG files, and the shares of the classes in predictions.csv and predictions.json."""
-        if format:
-            raise VertebraError("label maps are written as PNG files: leave the format out.")
-        return MapsWriter(
-            folder,
-            lambda prediction: self.record(prediction, options.classes, top),
-            self.row,
-            lambda prediction: indexed(prediction, len(options.classes)),
-        )
 
     # -- evaluation
 
@@ -152,14 +164,6 @@ class LabelMaps(PixelMaps):
 
     def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
         return f"<b>{row['pixel_accuracy']:.1%}</b> of the pixels right, mean IoU {row['miou']:.3f}"
-
-
-def indexed(prediction: Prediction, num_classes: int) -> Image.Image:
-    """The label map as an indexed image in the colours of the classes."""
-    assert prediction.semantic is not None
-    image = Image.fromarray(np.ascontiguousarray(prediction.semantic.numpy()))
-    image.putpalette(maps.palette(num_classes).tobytes())
-    return image
 
 
 KIND = LabelMaps()

@@ -18,7 +18,7 @@ OPACITY = 0.55
 CORRECT, WRONG = (235, 235, 235), (214, 39, 40)
 """Colours of pixels in an error map."""
 LEGEND = 12
-"""Classes that a legend names at most, those with most pixels."""
+"""Classes that the legend of a label map names at most, those with most pixels."""
 
 Colour = tuple[int, int, int]
 
@@ -45,16 +45,19 @@ def overlay(image: Tensor, labels: Tensor, num_classes: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def with_legend(drawn: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    """The image over the names of classes, each beside its colour, in as many lines as they need."""
+def with_legend(drawn: Image.Image, entries: Sequence[tuple[str, Colour]], height: int = 0) -> Image.Image:
+    """The image over the names of classes, each beside its colour, in as many lines as they need.
+
+    Lines are `height` pixels high; 0 chooses by the size of the image.
+    """
     if not entries:
         return drawn
-    height = max(18, min(min(drawn.size) // 18, 40))
+    height = height or max(18, min(min(drawn.size) // 18, 40))
     size = round(height * 0.62)
     width = max(drawn.width, draw.MIN_WIDTH)
     places: list[tuple[int, int, str, Colour]] = []
     x, line = 6, 0
-    for name, colour in entries[:LEGEND]:
+    for name, colour in entries:
         text = fonts.drawable(name if len(name) <= 24 else f"{name[:23]}…")
         needed = height + round(fonts.length(text, size)) + 12
         if x > 6 and x + needed > width:

@@ -56,7 +56,9 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     if options.fields == frozenset({"semantic"}):
         drawn = catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
         return replace(drawn, classes=("background", *CLASSES), has=options.fields, keypoints=None)
-    return catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
+    drawn = catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
+    # The classes of objects are not those of the label maps, which have the background as well.
+    return replace(drawn, has=drawn.has - {"semantic"}) if options.fields is None else drawn
 
 
 def catalogue(
