@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from vertebra.nn import init
-from vertebra.nn.conv import ConvNorm
+from vertebra.nn.conv import ConvNorm, ConvOfMaps
 from vertebra.structures import Level
 
 
@@ -95,12 +95,11 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.align_corners = align_corners
         self.pooled = nn.ModuleList(ConvNorm(inputs, channels) for _ in self.SCALES)
-        self.reduce = ConvNorm(inputs + len(self.SCALES) * channels, channels, 3)
+        self.reduce = ConvOfMaps(inputs + len(self.SCALES) * channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[2:]
         averages = [conv(adaptive_avg_pool2d(x, scale)) for conv, scale in zip(self.pooled, self.SCALES, strict=True)]
-        reduced: Tensor = self.reduce(torch.cat([x, *(resize(y, size, self.align_corners) for y in averages)], 1))
+        reduced: Tensor = self.reduce([x, *averages], x.shape[2:], self.align_corners)
         return reduced
 
 
@@ -124,7 +123,7 @@ class UperHead(nn.Module):
         self.lateral = nn.ModuleList(ConvNorm(level.channels, channels) for level in levels[:-1])
         self.pooling = PyramidPooling(levels[-1].channels, channels, align_corners)
         self.output = nn.ModuleList(ConvNorm(channels, channels, 3) for _ in levels[:-1])
-        self.fuse = ConvNorm(len(levels) * channels, channels, 3)
+        self.fuse = ConvOfMaps(len(levels) * channels, channels, 3)
         self.classify = Classifier(channels, num_classes, dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -133,7 +132,7 @@ class UperHead(nn.Module):
         for i in reversed(range(len(self.lateral))):
             x = self.lateral[i](maps[i]) + resize(x, maps[i].shape[2:], self.align_corners)
             pyramid.insert(0, self.output[i](x))
-        logits: Tensor = self.classify(self.fuse(fused(pyramid, self.align_corners)))
+        logits: Tensor = self.classify(self.fuse(pyramid, pyramid[0].shape[2:], self.align_corners))
         return logits
 
 
@@ -245,14 +244,11 @@ class DeepLabV3PlusHead(nn.Module):
         self.align_corners = align_corners
         self.aspp = ASPP(levels[-1].channels, channels, rates, align_corners=align_corners)
         self.reduce = ConvNorm(levels[0].channels, self.FINE)
-        self.convs = nn.Sequential(
-            ConvNorm(channels + self.FINE, channels, 3),
-            ConvNorm(channels, channels, 3),
-        )
+        self.convs = nn.ModuleList([ConvOfMaps(channels + self.FINE, channels, 3), ConvNorm(channels, channels, 3)])
         self.classify = Classifier(channels, num_classes, dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         fine = self.reduce(maps[0])
-        coarse = resize(self.aspp(maps[-1]), fine.shape[2:], self.align_corners)
-        logits: Tensor = self.classify(self.convs(torch.cat([coarse, fine], 1)))
+        x = self.convs[0]([self.aspp(maps[-1]), fine], fine.shape[2:], self.align_corners)
+        logits: Tensor = self.classify(self.convs[1](x))
         return logits

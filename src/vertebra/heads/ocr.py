@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from vertebra.heads.decode import Classifier, FCNHead, fused
-from vertebra.nn.conv import ConvNorm
+from vertebra.heads.decode import Classifier, FCNHead
+from vertebra.nn.conv import ConvNorm, ConvOfMaps
 from vertebra.structures import Level
 
 
@@ -41,7 +41,7 @@ class OCRHead(nn.Module):
         self.regions = FCNHead(
             levels, total, num_classes, kernel=1, bias=True, dropout=0.0, align_corners=align_corners
         )
-        self.pixels = ConvNorm(total, channels, 3, bias=True)
+        self.pixels = ConvOfMaps(total, channels, 3, bias=True)
         self.query = nn.Sequential(ConvNorm(channels, keys), ConvNorm(keys, keys))
         self.key = nn.Sequential(ConvNorm(channels, keys), ConvNorm(keys, keys))
         self.value = ConvNorm(channels, keys)
@@ -50,9 +50,8 @@ class OCRHead(nn.Module):
         self.classify = Classifier(channels, num_classes, 0.0)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        x = fused(maps, self.align_corners)
-        regions = self.regions([x])  # [B, K, h, w]
-        pixels = self.pixels(x)  # [B, channels, h, w]
+        regions = self.regions(maps)  # [B, K, h, w]
+        pixels = self.pixels(maps, maps[0].shape[2:], self.align_corners)  # [B, channels, h, w]
         shares = regions.flatten(2).softmax(2)  # of each cell in each region: equation 2
         objects = (shares @ pixels.flatten(2).mT).mT[..., None]  # [B, channels, K, 1]: equation 3
         query, key, value = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from vertebra.nn.norm import is_frozen
+from vertebra.ops.convolve import conv_of_resized
 
 
 def _silu(x: Tensor) -> Tensor:
@@ -80,6 +81,18 @@ class ConvNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"activation={self.activation}"
+
+
+class ConvOfMaps(ConvNorm):
+    """A ConvNorm of maps that are resized to one size and concatenated: [B, C_i, h_i, w_i] each -> [B, C', H, W].
+
+    The weights are those of a convolution of the concatenated maps, and so are the numbers, to rounding.
+    """
+
+    def forward(self, maps: Sequence[Tensor], size: Sequence[int], align_corners: bool = False) -> Tensor:  # type: ignore[override]
+        """`size` is (H, W); maps of another size are resized to it bilinearly."""
+        y = conv_of_resized(maps, self.conv.weight, self.conv.bias, size, align_corners)
+        return ACTIVATIONS[self.activation](_norm(self.norm, y))
 
 
 def _norm(norm: nn.Module, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from vertebra.nn.conv import ACTIVATIONS, ConvNorm, SameConv2d
+from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, SameConv2d
 from vertebra.nn.mlp import LinearGelu
 from vertebra.nn.norm import is_frozen
 
@@ -30,11 +30,7 @@ class FoldedConv(nn.Module):
     def __init__(self, source: ConvNorm) -> None:
         super().__init__()
         self.activation, self.keeps_residual = source.activation, source.keeps_residual
-        self.conv = copy.deepcopy(source.conv).eval()
-        if isinstance(norm := source.norm, _BatchNorm) or is_frozen(norm):  # the synchronous one too
-            fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-            self.conv.weight, self.conv.bias = fuse_conv_bn_weights(self.conv.weight, self.conv.bias, *fused)
-        self.conv.requires_grad_(False)
+        self.conv = _folded(source)
         self._packed: Packed | None = None  # made on the first call on a CPU
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -68,6 +64,15 @@ class FoldedConv(nn.Module):
         self._packed = None  # a move or cast makes the packed copy stale
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _folded(source: ConvNorm) -> nn.Conv2d:
+    """Its convolution, with the norm in the weights."""
+    conv = copy.deepcopy(source.conv).eval()
+    if isinstance(norm := source.norm, _BatchNorm) or is_frozen(norm):  # the synchronous one too
+        fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *fused)
+    return conv.requires_grad_(False)
 
 
 class FoldedLinear(nn.Linear):
@@ -124,7 +129,9 @@ def fold(model: nn.Module) -> nn.Module:
     model.eval()
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
+            if isinstance(child, ConvOfMaps) and not isinstance(child.norm, nn.GroupNorm):
+                child.conv, child.norm = _folded(child), nn.Identity()
+            elif isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))
             # Other subclasses may compute something else.
             elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, LinearGelu):
