@@ -415,3 +415,28 @@ def test_recognition_leaves_other_formats_alone(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
     assert not label_maps.recognise(tmp_path)
+
+
+WHITE = np.array([[0, 3, 250], [255, 251, 100]], np.uint8)
+"""A mask as JPEG files have it."""
+
+
+@pytest.mark.parametrize("place", ["images/a.jpg masks/a.png", "images/train/a.jpg masks/train/a.png"])
+def test_white_masks_are_label_maps_where_the_task_needs_them(tmp_path, place):
+    """Masks of instances hold small numbers, and are painted."""
+    photo, mask = place.split()
+    image(tmp_path / photo)
+    image(tmp_path / mask, WHITE)
+    catalogue = read(tmp_path, fields={"semantic"})
+    assert catalogue.format == "label_maps"
+    assert maps(catalogue)["train"][0].tolist() == [[0, 0, 1], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_instance_maps_are_no_label_maps(tmp_path, dtype):
+    image(tmp_path / "images" / "a.jpg")
+    image(
+        tmp_path / "masks" / "a.png", np.array([[0, 30, 250], [1, 250, 30]]).astype(dtype) * (1 + (dtype == np.uint16))
+    )
+    assert read(tmp_path, fields={"masks"}).format == "masks"
+    assert not label_maps.recognise(tmp_path)

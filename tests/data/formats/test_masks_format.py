@@ -164,7 +164,7 @@ def test_an_invalid_mask_file(tmp_path):
 
 
 def test_other_forms_are_refused(tmp_path):
-    save(tmp_path / "a" / "images" / "train" / "a.png")
+    save(tmp_path / "a" / "images" / "cells" / "a.png")
     (tmp_path / "a" / "masks").mkdir()
     with pytest.raises(VertebraError, match="holds folders; images lie directly in it, and splits are folders"):
         open_data(tmp_path / "a", fields={"masks"})

@@ -71,11 +71,14 @@ Pair = tuple[Path, Path]
 def recognise(path: Path) -> bool:
     """Whether images with label maps are in a folder, in one of the forms.
 
-    Masks that nothing names the classes of may be those of instances, which another format reads.
+    Masks that nothing names the classes of may be those of instances, which another format reads, unless they are
+    white: the numbers of instances are small.
     """
     if not path.is_dir() or not _any(_all_pairs(path)):
         return False
-    return not masks.recognise(path) or any((path / name).is_file() for name in (*TABLES, "classes.txt"))
+    if not masks.recognise(path) or any((path / name).is_file() for name in (*TABLES, "classes.txt")):
+        return True
+    return _are_white([label_map for _, _, label_map in itertools.islice(_all_pairs(path), EXAMINED)])
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
@@ -302,6 +305,16 @@ def _unnamed(path: Path, maps: list[Path], notes: list[str]) -> LabelTable:
         f"{path} has label maps with {len(values)} values, up to {max(values)}, and nothing that names the classes: "
         'write a classes.json, {"names": ["road", "sky", ...], "ignore_index": 255}, in the order of the values.'
     )
+
+
+def _are_white(maps: list[Path]) -> bool:
+    """Whether most pixels that are not black are white, up to the grey of edges and of JPEG files."""
+    counts = np.zeros(256, np.int64)
+    for file in maps:
+        with contextlib.suppress(UnreadableImage, OSError), open_image(file) as image:
+            if image.mode in ("1", "L", "LA", "RGB", "RGBA"):  # others hold numbers
+                counts += image.convert("L").histogram()
+    return int(counts[240:].sum()) * 2 > int(counts[16:].sum()) > 0
 
 
 def _is_black_and_white(maps: list[Path]) -> bool:

@@ -62,7 +62,11 @@ def _holds(folder: Path) -> bool:
 
 
 def _is_pair(folder: Path) -> bool:
-    return (folder / "masks").is_dir() and (folder / "images").is_dir()
+    images = folder / "images"
+    if not ((folder / "masks").is_dir() and images.is_dir()):
+        return False
+    # With folders of splits in both, they are label maps.
+    return not any(below.name.lower() in SPLIT_NAMES for below in subfolders(images))
 
 
 def _subfolders(folder: Path) -> list[Path]:
