@@ -123,6 +123,7 @@ def test_semantic_fpn_of_mmsegmentation(tmp_path):
     task = tasks.create("semantic", weights=Checkpoint(tmp_path / "theirs.pth", state))
     assert (task.method, task.config.backbone, len(task.classes)) == ("semantic_fpn", "resnet50_c", 19)
     assert (task.config.channels, task.config.neck_channels, task.config.aux.weight) == (128, 256, 0)
+    assert task.config.head_norm == "batch"
     left = {name for name in task.report.left_out if "num_batches_tracked" not in name}
     new = {name for name in task.report.new if "num_batches_tracked" not in name}
     assert not left

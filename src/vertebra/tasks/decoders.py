@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -46,6 +46,8 @@ class SemanticFPNConfig(SegmenterConfig):
     """Channels of the decode head."""
     neck_channels: int = 256
     """Channels of the feature pyramid."""
+    head_norm: Literal["batch", "sync", "group"] = "group"
+    """Norm after the convolutions of the head. The paper has group norm, MMSegmentation's models have batch norm."""
     aux: AuxOptions = AuxOptions(weight=0.0)
     """The auxiliary head."""
 

@@ -102,6 +102,7 @@ def _fpn(tensors: Tensors) -> dict[str, Any]:
     return _common(tensors) | {
         "channels": tensors.width("decoder.scales.0.0.conv.weight"),
         "neck_channels": tensors.width("fpn.lateral.0.conv.weight"),
+        "head_norm": tensors.norm("decoder."),
     }
 
 
