@@ -35,7 +35,6 @@ from vertebra.data.catalogue import Catalogue
 from vertebra.data.loader import EndlessLoader, loader
 from vertebra.engine import checkpoint
 from vertebra.kinds import Kind
-from vertebra.kinds.objects import as_prediction
 from vertebra.ops.masks import paste_masks
 from vertebra.structures import IGNORED, Frame, Prediction, Preprocess, Target
 from vertebra.viz.plots import pixels
@@ -185,10 +184,13 @@ def side_by_side(
     rows = []
     for index in chosen:
         image = pixels(samples[index])
-        target = as_prediction(samples[index].load_target((image.shape[1], image.shape[2])))
+        target = samples[index].load_target((image.shape[1], image.shape[2]))
         columns = [
-            kind.draw(image, prediction, catalogue.classes, threshold=0.5)
-            for prediction in (target, *(of_model[index] for of_model in predictions.values()))
+            kind.draw_target(image, target, catalogue.classes),
+            *(
+                kind.draw(image, detections[index], catalogue.classes, threshold=0.5)
+                for detections in predictions.values()
+            ),
         ]
         rows.append([drawn.resize((side, round(drawn.height * side / drawn.width))) for drawn in columns])
     sheet = Image.new(

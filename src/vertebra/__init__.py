@@ -219,10 +219,12 @@ def evaluate(
     about: Mapping[str, Any] = {}
     if isinstance(model, Run):
         model = model.best
+    predict = None
     if tta or tile:
         if isinstance(model, tasks.Task):
             raise VertebraError("tta and tile need a checkpoint or what `vertebra.load` returned, not a model.")
         model = model if isinstance(model, Predictor) else Predictor(model, device=device)
+        predict = model.merged(tile=tile, overlap=overlap, tta=tta)
     if isinstance(model, tasks.Task):
         task = model
     elif isinstance(model, Predictor):
@@ -238,9 +240,7 @@ def evaluate(
         workers=workers,
         strict=strict,
         metric_options=kinds.find(task.kind).metric_options(about, selection.catalogue),
-        predict=model.merged(tile=tile, overlap=overlap, tta=tta)
-        if isinstance(model, Predictor) and (tta or tile)
-        else None,
+        predict=predict,
     )
 
 

@@ -23,7 +23,6 @@ from vertebra.files import expanded
 from vertebra.kinds import Kind
 from vertebra.kinds.coco_results import read_results
 from vertebra.metrics.evaluation import Evaluation, written
-from vertebra.predict.predictor import Predictor
 
 MODEL_OPTIONS = ("device", "tta", "tile", "overlap", "data.val_share", "data.seed", "data.batch_size", "data.workers")
 """Options that have no effect on a file of results."""
@@ -120,6 +119,8 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         )
     predict = None
     if options.tta or options.tile:
+        from vertebra.predict.predictor import Predictor  # with readers of videos, which nothing else here needs
+
         predictor = Predictor(options.checkpoint, device=options.device)
         overlap = 0.2 if options.overlap is None else options.overlap
         task, about = predictor.task, predictor.about

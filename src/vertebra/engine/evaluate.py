@@ -169,7 +169,7 @@ def _in_batches(task: Task, samples: Sequence[Sample], batch_size: int, workers:
     batches = loader(samples, task.preprocess, kind, num_classes=num_classes, batch_size=batch_size, workers=workers)
     for batch in batches:
         predictions = task.evaluated(task.infer, batch.images, batch.frames) if batch.targets else ()
-        yield _Outcome(batch.indices if batch.targets else (), predictions, batch.targets, batch.unreadable)
+        yield _Outcome(batch.indices, predictions, batch.targets, batch.unreadable)
 
 
 def _one_by_one(

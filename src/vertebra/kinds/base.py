@@ -221,7 +221,7 @@ class Kind:
     def draw_target(
         self, image: Tensor, target: Target, classes: Sequence[str], *, keypoints: KeypointSchema | None = None
     ) -> Image.Image:
-        """The image with its ground truth drawn in; arguments as for `draw`."""
+        """The image with the ground truth drawn on it; arguments as for `draw`."""
         return draw.to_image(image)
 
     def legend(self, targets: Sequence[Target], classes: Sequence[str]) -> list[tuple[str, Colour]]:

@@ -55,22 +55,15 @@ class RegionsWriter(MapsWriter):
     is called `background`. Nothing but the annotations of one image is in memory.
 
     Args:
+        maps: the writer of the maps, not entered.
         classes: names of the classes.
         labels_of: the class of each pixel of a prediction, [H, W] uint8; a region of a saliency map gets a score.
     """
 
     files = (*MapsWriter.files, "instances.json")
 
-    def __init__(
-        self,
-        folder: Path,
-        record: Callable[[Prediction], dict[str, Any]],
-        row: Callable[[Mapping[str, Any]], dict[str, Any]],
-        map_of: Callable[[Prediction], Image.Image],
-        classes: Sequence[str],
-        labels_of: Callable[[Prediction], Tensor],
-    ) -> None:
-        super().__init__(folder, record, row, map_of)
+    def __init__(self, maps: MapsWriter, classes: Sequence[str], labels_of: Callable[[Prediction], Tensor]) -> None:
+        super().__init__(maps.folder, maps.record, maps.row, maps.map_of)
         self.labels_of = labels_of
         first = int(classes[0].lower() == "background")
         self.categories = {label: label + 1 - first for label in range(first, len(classes))}

@@ -161,9 +161,8 @@ class PixelMaps(Kind):
         def map_of(prediction: Prediction) -> Image.Image:
             return self.to_image(prediction, len(options.classes))
 
-        if format:
-            return RegionsWriter(folder, record, self.row, map_of, options.classes, self.hard_labels)
-        return MapsWriter(folder, record, self.row, map_of)
+        writer = MapsWriter(folder, record, self.row, map_of)
+        return RegionsWriter(writer, options.classes, self.hard_labels) if format else writer
 
     # -- evaluation
 

@@ -336,13 +336,7 @@ class Objects(Kind):
 
 def as_prediction(target: Target) -> Prediction:
     """The ground truth as a Prediction without scores, which can be drawn."""
-    return Prediction(
-        boxes=target.boxes,
-        labels=target.labels,
-        masks=target.masks,
-        keypoints=target.keypoints,
-        semantic=target.semantic,
-    )
+    return Prediction(boxes=target.boxes, labels=target.labels, masks=target.masks, keypoints=target.keypoints)
 
 
 def with_boxes(prediction: Prediction) -> Prediction:

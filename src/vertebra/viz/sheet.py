@@ -85,7 +85,8 @@ def save(path: str, catalogue: Catalogue, kind: Kind) -> int:
 def spread(sizes: Mapping[str, int]) -> list[tuple[str, int]]:
     """The split and index of up to MAX_IMAGES images, evenly spread over each split, from the `sizes` of the splits.
 
-    A split has MIN_IMAGES at least, as far as it has so many; the others are shared out by size (D'Hondt).
+    Every split gets at least MIN_IMAGES, or all of its images; the rest is allocated in proportion to the sizes of the
+    splits (D'Hondt method).
     """
     counts = {split: min(size, MIN_IMAGES) for split, size in sizes.items()}
     while sum(counts.values()) < min(MAX_IMAGES, sum(sizes.values())):

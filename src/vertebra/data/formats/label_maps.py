@@ -1,6 +1,6 @@
 """Images with a label map each: semantic segmentation and saliency.
 
-Pairs are by_stem in these forms:
+Pairs come in these forms:
 
 - list files `train.txt`, `val.txt`, `test.txt` whose lines name an image and its label map, relative to the folder;
 - `JPEGImages/`, `SegmentationClass/` and `ImageSets/Segmentation/train.txt`, as Pascal VOC and CVAT have them;
@@ -23,12 +23,13 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vertebra.data.annotations import check_class_names
@@ -74,11 +75,12 @@ def recognise(path: Path) -> bool:
     Masks that nothing names the classes of may be those of instances, which another format reads, unless they are
     white: the numbers of instances are small.
     """
-    if not path.is_dir() or not _any(_all_pairs(path)):
+    pairs = list(itertools.islice(_all_pairs(path), EXAMINED)) if path.is_dir() else []
+    if not pairs:
         return False
     if not masks.recognise(path) or any((path / name).is_file() for name in (*TABLES, "classes.txt")):
         return True
-    return _are_white([label_map for _, _, label_map in itertools.islice(_all_pairs(path), EXAMINED)])
+    return _are_white([label_map for _, _, label_map in pairs])
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
@@ -309,11 +311,7 @@ def _unnamed(path: Path, maps: list[Path], notes: list[str]) -> LabelTable:
 
 def _are_white(maps: list[Path]) -> bool:
     """Whether most pixels that are not black are white, up to the grey of edges and of JPEG files."""
-    counts = np.zeros(256, np.int64)
-    for file in maps:
-        with contextlib.suppress(UnreadableImage, OSError), open_image(file) as image:
-            if image.mode in ("1", "L", "LA", "RGB", "RGBA"):  # others hold numbers
-                counts += image.convert("L").histogram()
+    counts = _histogram(maps, ("1", "L", "LA", "RGB", "RGBA"))  # others hold numbers
     return int(counts[240:].sum()) * 2 > int(counts[16:].sum()) > 0
 
 
@@ -328,11 +326,17 @@ def _some(maps: list[Path]) -> list[Path]:
 
 def _values(maps: list[Path]) -> set[int]:
     """The values that occur, in grey."""
-    values: set[int] = set()
+    return set(np.flatnonzero(_histogram(maps)).tolist())
+
+
+def _histogram(maps: list[Path], modes: Collection[str] | None = None) -> NDArray[np.int64]:
+    """Pixels of each of the 256 grey values, over the files of these Pillow modes; of all if None."""
+    counts = np.zeros(256, np.int64)
     for file in maps:
         with contextlib.suppress(UnreadableImage), open_image(file) as image:  # which is a problem of its image alone
-            values |= set(np.unique(np.asarray(image.convert("L"))).tolist())
-    return values
+            if modes is None or image.mode in modes:
+                counts += image.convert("L").histogram()
+    return counts
 
 
 def _of_json(path: Path) -> LabelTable:

@@ -53,10 +53,9 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     alone are needed, the background is a class too."""
     if options.fields == frozenset({"label"}):
         return catalogue(options.seed)
-    if options.fields == frozenset({"semantic"}):
-        drawn = catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
-        return replace(drawn, classes=("background", *CLASSES), has=options.fields, keypoints=None)
     drawn = catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
+    if options.fields == frozenset({"semantic"}):
+        return replace(drawn, classes=("background", *CLASSES), has=options.fields, keypoints=None)
     # The classes of objects are not those of the label maps, which have the background as well.
     return replace(drawn, has=drawn.has - {"semantic"}) if options.fields is None else drawn
 
