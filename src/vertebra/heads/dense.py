@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +82,7 @@ class DenseHead(nn.Module):
         self.num_classes = num_classes
         self.sides, self.strides = sides, [level.stride for level in levels]
         num_anchors = len(sides[0]) * len(anchors.ratios)
-        self.cls_tower = nn.Sequential(*(ConvNorm(channels, channels, 3, norm=norm) for _ in range(4)))
-        self.box_tower = nn.Sequential(*(ConvNorm(channels, channels, 3, norm=norm) for _ in range(4)))
+        self.cls_tower, self.box_tower = tower(channels, norm=norm), tower(channels, norm=norm)
         self.classify = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
         init.fill([*self.cls_tower, *self.box_tower, self.classify, self.deltas], init.normal)
@@ -127,8 +127,32 @@ class DenseHead(nn.Module):
         return {"classification": classification / total, "box": box / total}
 
 
+def tower(channels: int, count: int = 4, *, norm: bool = False) -> nn.Sequential:
+    """`count` convolutions of 3 x 3, each with a ReLU, with or without a norm."""
+    return nn.Sequential(*(ConvNorm(channels, channels, 3, norm=norm) for _ in range(count)))
+
+
+@dataclass
+class DenseLevel:
+    """Predictions of a dense head on one level of the pyramid, for one image."""
+
+    logits: Tensor
+    """[A num_classes, h, w]."""
+    boxes: Callable[[Tensor], Tensor]
+    """[K] indices of anchors, in the order of `flatten_anchors` -> their boxes [K, 4] in input pixels."""
+    quality: Tensor | None = None
+    """[A, h, w] logits of a further factor on the scores, such as the centerness."""
+    anchors: int = 1
+    """Anchors of each cell, A."""
+
+
+def decoded(deltas: Tensor, anchors: Tensor, indices: Tensor, weights: Sequence[float] = (1.0,) * 4) -> Tensor:
+    """Boxes [K, 4] of the anchors at `indices`, from deltas [4 A, h, w] at anchors [h w A, 4]."""
+    return decode(flatten_anchors(deltas[None], 4)[0, indices].float(), anchors[indices], weights)
+
+
 def detect_dense(
-    levels: Sequence[tuple[Tensor, Tensor, Tensor]],
+    levels: Sequence[DenseLevel],
     size: Size,
     postprocess: PostprocessConfig,
     *,
@@ -138,20 +162,21 @@ def detect_dense(
     """Detections in one image from the predictions of a dense head.
 
     Args:
-        levels: of each pyramid level, logits [A num_classes, h, w], deltas [4 A, h, w] and anchors [h w A, 4].
+        levels: the predictions on each level of the pyramid.
         size: (height, width) of the image in the input, in pixels.
-        pre_nms_top_n: top-scoring predictions kept per level before NMS.
+        pre_nms_top_n: top-scoring predictions kept per level before NMS, by the score of their class alone.
         clip_after_nms: whether boxes are clipped to the image only after NMS, as in Detectron2.
     """
     scores, boxes, labels = [], [], []
-    for level_logits, level_deltas, anchors in levels:
-        num_classes = level_logits[..., 0, 0].numel() * 4 // level_deltas[..., 0, 0].numel()
-        score = flatten_anchors(level_logits[None], num_classes)[0].float().sigmoid().flatten()
+    for level in levels:
+        num_classes = level.logits.shape[0] // level.anchors
+        score = flatten_anchors(level.logits[None], num_classes)[0].float().sigmoid().flatten()
         above = torch.where(score > postprocess.score_threshold)[0]
         score, order = score[above].topk(min(pre_nms_top_n, len(above)))
         anchor, label = above[order] // num_classes, above[order] % num_classes
-        deltas = flatten_anchors(level_deltas[None], 4)[0, anchor].float()
-        box = decode(deltas, anchors[anchor])
+        if level.quality is not None:
+            score = score * flatten_anchors(level.quality[None], 1)[0, anchor, 0].float().sigmoid()
+        box = level.boxes(anchor)
         boxes.append(box if clip_after_nms else clip_boxes_to_image(box, size))
         scores.append(score)
         labels.append(label)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from torch import Tensor
 
-from vertebra.backbones import Backbone
-from vertebra.errors import check_choices, in_range
 from vertebra.heads.anchors import Anchors
 from vertebra.heads.box import BoxLoss
-from vertebra.heads.dense import DenseHead, detect_dense
-from vertebra.necks import ExtraLevels
-from vertebra.structures import Frame, Prediction, Preprocess, Target
+from vertebra.heads.dense import DenseHead, DenseLevel, decoded
+from vertebra.structures import Level
 from vertebra.tasks import zoo
 from vertebra.tasks.base import Size
-from vertebra.tasks.detector import RECIPE, Detector, PyramidConfig, input_size, to_prediction
+from vertebra.tasks.dense_detector import DenseConfig, DenseDetector
+from vertebra.tasks.detector import RECIPE, input_size
 from vertebra.tasks.detector_sources import (
     BACKBONES,
     PREPROCESS,
@@ -31,79 +30,34 @@ from vertebra.tasks.sources import Source, Tensors
 
 
 @dataclass(frozen=True)
-class ExtraLevelOptions:
-    """The two coarsest levels."""
-
-    source: Literal["backbone", "pyramid"] = "backbone"
-    """Map that they are convolved from: the backbone's last or, as in torchvision's first checkpoints and over
-    single-scale backbones, the pyramid's."""
-    relu: bool = True
-    """Apply a ReLU between them; MMDetection has none."""
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-
-
-@dataclass(frozen=True)
-class Config(PyramidConfig):
+class Config(DenseConfig):
     """The detector and its training loss. Defaults are those of the paper."""
 
     anchors: Anchors = Anchors(scale=4.0)
     """Anchors over the pyramid; each has three sizes, from `scale` up to the next octave."""
     box_loss: BoxLoss = BoxLoss()
     """Loss of box regression."""
-    pre_nms_top_n: int = 1000
-    """Top-scoring predictions kept per level before NMS."""
-    extra_levels: ExtraLevelOptions = ExtraLevelOptions()
-    """The two coarsest levels."""
-    clip_after_nms: bool = False
-    """Clip boxes to the image only after non-maximum suppression, as Detectron2 does."""
     loss_per_image: bool = False
     """Normalise the loss by each image's own number of positive anchors, as torchvision does."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        in_range("pre_nms_top_n", self.pre_nms_top_n, 1, 1_000_000)
 
-
-class RetinaNet(Detector):
+class RetinaNet(DenseDetector):
     """[B, C, H, W] -> boxes of each image, from all anchors of a pyramid at once.
 
     Source: arXiv:1708.02002.
     """
 
-    def __init__(
-        self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
-    ) -> None:
-        """`backbone` is one that exists already, to be shared; without it `config` says which to build."""
-        super().__init__(config, classes, preprocess)
-        self.backbone = self.make_backbone(backbone)
-        self.neck = self.make_neck(self.backbone.levels, (8, 16, 32))
-        self.first = [level.stride >= 8 for level in self.neck.levels].index(True)  # some pyramids have a finer level
-        levels = self.neck.levels[self.first : self.first + 3]
-        # The map of a single-scale backbone is finer than the pyramid's coarsest.
-        same = self.backbone.levels[-1].stride == levels[-1].stride
-        self.from_backbone = config.extra_levels.source == "backbone" and same
-        channels = (self.backbone.levels if self.from_backbone else levels)[-1].channels
-        self.extra = ExtraLevels(levels, 2, source_channels=channels, relu=config.extra_levels.relu)
-        scale = config.anchors.scale
-        sides = [[scale * level.stride * 2 ** (i / 3) for i in range(3)] for level in self.extra.levels]
-        self.dense = DenseHead(
-            self.extra.levels,
-            sides,
-            len(classes),
+    def make_head(self, levels: Sequence[Level], num_classes: int) -> DenseHead:
+        config, scale = self.config, self.config.anchors.scale
+        return DenseHead(
+            levels,
+            [[scale * level.stride * 2 ** (i / 3) for i in range(3)] for level in levels],
+            num_classes,
             anchors=config.anchors,
             box_loss=config.box_loss,
             norm=config.head_norm != "none",
             loss_per_image=config.loss_per_image,
         )
-        self.replace_norms()
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """The five maps of the pyramid."""
-        maps = self.backbone(images)
-        pyramid = self.neck(maps)[self.first : self.first + 3]
-        return self.extra(pyramid, maps[-1] if self.from_backbone else pyramid[-1])
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Of each of the five levels, logits [B, A num_classes, h, w], deltas [B, 4 A, h, w] and anchors [h w A, 4] in
@@ -112,23 +66,11 @@ class RetinaNet(Detector):
         grids = self.dense.grids(raw, input_size(images))
         return tuple(x for (logits, deltas), grid in zip(raw, grids, strict=True) for x in (logits, deltas, grid))
 
-    def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
-        predictions = []
-        for i, frame in enumerate(frames):
-            levels = [(logits[i], deltas[i], grid) for logits, deltas, grid in zip(*[iter(raw)] * 3, strict=True)]
-            detections = detect_dense(
-                levels,
-                frame.resized,
-                self.config,
-                pre_nms_top_n=self.config.pre_nms_top_n,
-                clip_after_nms=self.config.clip_after_nms,
-            )
-            predictions.append(to_prediction(detections.boxes, detections.scores, detections.labels, frame)[0])
-        return predictions
-
-    def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """L = L_classification + L_box."""
-        return self.dense.loss(self.dense(self.features(images)), targets, input_size(images))
+    def dense_levels(self, raw: tuple[Tensor, ...], index: int) -> list[DenseLevel]:
+        return [
+            DenseLevel(logits[index], partial(decoded, deltas[index], grid), anchors=deltas.shape[1] // 4)
+            for logits, deltas, grid in zip(*[iter(raw)] * 3, strict=True)
+        ]
 
 
 def _options(tensors: Tensors) -> dict[str, Any]:
