@@ -190,6 +190,7 @@ METHODS = [
     pytest.param("detection", "faster_rcnn_c4", (), marks=pytest.mark.slow),
     ("detection", "cascade_rcnn", ("--model.norm=group", "--model.neck.norm=group", "--model.box_loss.name=giou")),
     ("detection", "retinanet", ("--model.norm=frozen", "--model.head_norm=batch")),
+    ("detection", "sparse_rcnn", ("--model.num_proposals=8", "--model.num_stages=2", "--base_batch_size=16")),
     pytest.param("instance", "mask_rcnn_c4", ("--model.norm=sync",), marks=pytest.mark.slow),
     ("instance", "mask_rcnn", ("--model.neck.name=hrfpn",)),
     ("instance", "cascade_mask_rcnn", ("--data.resize=fit", "--augment.copy_paste=1", "--augment.mosaic=0.5")),
@@ -198,9 +199,12 @@ METHODS = [
 
 @pytest.mark.parametrize(("task", "method", "more"), METHODS)
 def test_every_method_trains(data, run_vertebra, tmp_path, task, method, more):
-    heads = NECK if method == "retinanet" else ("--model.channels=16", *ROIS) if method.endswith("_c4") else HEADS
+    heads = ("--model.channels=16", *ROIS) if method.endswith("_c4") else HEADS
+    heads = NECK if method in ("retinanet", "sparse_rcnn") else heads
     words = [f"--data.path={data}", f"--output={tmp_path / 'run'}", *COMMON, *heads, f"--model.method={method}", *more]
-    assert f"best: {BEST[task]}" in run_vertebra("train", task, *words)
+    output = run_vertebra("train", task, *words)
+    assert f"best: {BEST[task]}" in output
+    assert ("is for 16 images per step, scaled to" in output) == (method == "sparse_rcnn")
     assert vertebra.load(tmp_path / "run", device="cpu").task.method == method
 
 

@@ -36,6 +36,21 @@ def test_the_recipes_learning_rate(brightness, overrides, lr):
     assert resolve(brightness, None, overrides).lr == lr
 
 
+@pytest.mark.parametrize(
+    ("overrides", "peak"),
+    [
+        ({}, 2.5e-5 * 4 / 16),
+        ({"data.batch_size": 16}, 2.5e-5),
+        ({"data.batch_size": 8, "accumulate": 4}, 5e-5),
+        ({"lr": 1e-4}, 1e-4),  # the user's rate is that of the run
+        ({"lr": 1e-4, "base_batch_size": 8}, 5e-5),
+        ({"optimizer": "sgd"}, 0.02),
+    ],
+)
+def test_the_recipes_learning_rate_is_scaled_to_the_images_per_step(overrides, peak):
+    assert resolve("detection", "sparse_rcnn", overrides).peak_lr == pytest.approx(peak)
+
+
 def test_nested_and_dotted_names_are_the_same(brightness):
     nested = {"data": {"batch_size": 2}, "augment": {"flip": 1.0}, "model": {"head": {"bias": False}, "width": 3}}
     dotted = {"data.batch_size": 2, "augment.flip": 1.0, "model.head.bias": False, "model": {"width": 3}}

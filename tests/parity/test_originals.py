@@ -51,7 +51,7 @@ def read(name):
     [
         (
             {"backbone.bottom_up.res3.0.conv2_offset.weight": (18, 128, 3, 3)},
-            r"mask_rcnn over resnet18: backbone\.stages\.1\.0\.conv2_offset\.weight has no place in it\.",
+            r"mask_rcnn over resnet18: backbone\.stages\.1\.0\.conv2\.conv\.offset\.weight has no place in it\.",
         ),
         (
             {f"proposal_generator.rpn_head.{name}": (64, 32, 3, 3) for name in ("conv.weight", "extra.weight")},
@@ -137,13 +137,50 @@ def test_our_own_files_need_no_source(tmp_path):
         vertebra.create("classification", backbone="resnet18", weights=tmp_path / "own.safetensors", source="timm")
 
 
+@pytest.mark.parametrize(
+    ("name", "method", "classes", "head_norm", "extra_levels"),
+    [
+        ("mmdet-atss", "atss", 3, "group", "pyramid"),
+        ("mmdet-atss_plain", "atss", 5, "none", "pyramid"),
+        ("mmdet-reppoints", "reppoints", 4, "none", "backbone"),
+        ("mmdet-reppoints_gn", "reppoints", 3, "group", "backbone"),
+        ("mmdet-reppoints_v2_giou", "reppoints_v2", 3, "group", "backbone"),
+    ],
+)
+def test_a_file_alone_gives_the_model(name, method, classes, head_norm, extra_levels, tmp_path):
+    reference = read(name)
+    model = vertebra.create("detection", weights=file(name, reference, tmp_path))
+    assert (model.method, model.config.backbone, len(model.classes)) == (method, reference["backbone"], classes)
+    assert (model.config.head_norm, model.config.extra_levels.source) == (head_norm, extra_levels)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "modulated", "groups", "last"),
+    [
+        ("detectron2-mask_rcnn_dconv", "mask_rcnn", False, 1, False),
+        ("detectron2-retinanet_mdconv", "retinanet", True, 2, True),
+        ("mmdet-mask_rcnn_dconv", "mask_rcnn", False, 1, False),
+        ("mmdet-faster_rcnn_mdconv", "faster_rcnn", True, 4, False),
+        ("mmdet-cascade_rcnn_dconv", "cascade_rcnn", False, 1, False),
+    ],
+)
+def test_deformable_convolutions_are_read_off_the_file(name, method, modulated, groups, last, tmp_path):
+    reference = read(name)
+    model = vertebra.create(reference["task"], weights=file(name, reference, tmp_path))
+    config = model.backbone.config
+    assert (model.method, model.config.backbone, len(model.classes)) == (method, reference["backbone"], 3)
+    assert config.dcn_stages == ((False, False, False, True) if last else (False, True, True, True))
+    assert (config.dcn_modulated, config.dcn_groups) == (modulated, groups)
+    assert not [name for name in model.report.new if not name.endswith("num_batches_tracked")]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_original(name, tmp_path, monkeypatch):
     reference = read(name)
-    options = {"max_detections": 20}
+    options = {"max_detections": 20, **reference.get("options", {})}
     if name.endswith("c4"):
         options |= {"rpn_post_nms_top_n_train": 60, "rpn_post_nms_top_n_test": 60}
-    elif name.startswith("mmdet") and name != "mmdet-retinanet":
+    elif name.startswith("mmdet") and any(row[0].startswith("rpn_head.rpn_cls.") for row in reference["state"]):
         options["rpn_post_nms_top_n_train"] = 60
     if name.startswith("detectron2") and name.endswith("c4"):
         options["rpn_batch_size"] = 647

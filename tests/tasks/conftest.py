@@ -18,6 +18,10 @@ SMALL = {
     "rpn_post_nms_top_n_train": 40,
     "rpn_post_nms_top_n_test": 10,
     "box_width": 16,
+    "num_proposals": 10,
+    "num_stages": 2,
+    "feedforward_channels": 16,
+    "dynamic_channels": 4,
     "keypoint_width": 8,
     "keypoint_num_convs": 1,
     "keypoints": KeypointSchema(("a", "b"), ((0, 1),), (1, 0), (0.1, 0.2)),
@@ -32,7 +36,10 @@ def make():
     def create(task="detection", method=None, *, classes=2, **chosen):
         module = tasks.find(task, method)
         known = options.names(module.Config)
-        chosen = {**{key: value for key, value in SMALL.items() if key in known}, **chosen}
+        small = SMALL
+        if getattr(module.Config, "head_norm", "none") == "group":  # one channel has no variance over a single cell
+            small = SMALL | {"neck.channels": 64}
+        chosen = {**{key: value for key, value in small.items() if key in known}, **chosen}
         if "preprocess" not in chosen:
             usual = tasks.plan(task, method=method, **{k: v for k, v in chosen.items() if k != "weights"}).preprocess
             chosen["preprocess"] = dataclasses.replace(usual, size=(64, 96) if usual.resize == "shortest" else (64, 64))

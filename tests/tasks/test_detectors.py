@@ -17,7 +17,9 @@ from vertebra.images import prepare_all
 from vertebra.necks import FPN, HRFPN, SimplePyramid
 from vertebra.nn.fold import fold
 from vertebra.ops.match import match
+from vertebra.options import names as option_names
 from vertebra.structures import COCO_PERSON, Frame, Masks, Preprocess, Target
+from vertebra.tasks.two_stage import TwoStage
 
 PREPROCESS = Preprocess((64, 96), resize="shortest")
 METHODS = [
@@ -26,7 +28,7 @@ METHODS = [
     for method in tasks.methods(task)
     if tasks.find(task, method).MODEL.kind in ("boxes", "masks", "keypoints")
 ]
-TWO_STAGE = [(task, method) for task, method in METHODS if method != "retinanet"]
+TWO_STAGE = [(task, method) for task, method in METHODS if issubclass(tasks.find(task, method).MODEL, TwoStage)]
 
 
 def target(boxes=(), crowd=None, size=(64, 64)) -> Target:
@@ -73,7 +75,7 @@ def test_a_batch_where_no_anchor_matches(make, low_quality_iou):
     assert bool((matches >= 0).any()) == (low_quality_iou == 0)
 
 
-@pytest.mark.parametrize("method", ["faster_rcnn", "retinanet"])
+@pytest.mark.parametrize("method", ["faster_rcnn", "retinanet", "atss", "reppoints", "reppoints_v2", "sparse_rcnn"])
 def test_two_thousand_objects_in_one_image(make, method):
     corners = torch.rand(2000, 2) * 50
     boxes = torch.cat((corners, corners + 1 + torch.rand(2000, 2) * 12), 1)
@@ -408,8 +410,9 @@ def test_default_keypoints_are_those_of_people(make):
 
 @pytest.mark.parametrize(("task", "method"), METHODS)
 def test_the_norms_of_neck_and_heads_are_those_chosen(make, task, method):
-    options = {} if method.endswith("_c4") else {"neck.norm": "group", "head_norm": "group"}
-    options |= {} if method.endswith(("_c4", "retinanet")) else {"box_head": "4conv1fc"}
+    known = option_names(tasks.find(task, method).Config)
+    options = {"neck.norm": "group", "head_norm": "group", "box_head": "4conv1fc"}
+    options = {name: value for name, value in options.items() if name in known}
     model = make(task, method, **options)
     heads = [
         module
@@ -443,6 +446,7 @@ def test_the_norms_of_neck_and_heads_are_those_chosen(make, task, method):
         ({"method": "retinanet", "pre_nms_top_n": 0}, r"pre_nms_top_n is 0; it must lie between 1 and 1,000,000"),
         ({"method": "retinanet", "extra_levels.source": "pyramd"}, r"Did you mean 'pyramid'"),
         ({"method": "retinanet", "box_loss.name": "gou"}, r"Did you mean 'giou'"),
+        ({"method": "atss", "topk": 0}, r"topk is 0; it must lie between 1 and 1,000"),
         ({"method": "faster_rcnn_c4", "channels": 0}, r"channels is 0; it must lie between 1 and 65,536"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vertebra import options, tasks
+from vertebra.tasks.dense_detector import DenseDetector
 
 NORMS = ("batch", "group", "frozen")
 CASES = [
@@ -25,8 +26,10 @@ def test_an_image_alone_and_among_others(make, task, method, norm):
     if norm == "group" and method == "retinanet":  # whose heads have norms too
         chosen |= {"neck.norm": "group", "head_norm": "group", "neck.channels": 64}
     model = make(task, method, backbone_options={"depths": (1, 1, 1, 1)}, **chosen)
-    if method == "retinanet":
+    if isinstance(model, DenseDetector):
         torch.nn.init.zeros_(model.dense.classify.bias)  # initial scores are 0.01
+    if method == "sparse_rcnn":
+        torch.nn.init.zeros_(model.dynamic.stages[-1].classify.bias)
     (alone,) = model.predict([IMAGE])
     together, other = model.predict([IMAGE, LARGER])
     (again,) = model.predict(LARGER)

@@ -167,10 +167,14 @@ def identify(state: Mapping[str, Tensor], source: str, **overrides: Any) -> str 
         for name, config in module.VARIANTS.items():
             if depths and depths != getattr(config, "depths", depths)[: len(depths)]:
                 continue  # building it takes a tenth of a second
-            known = {field.name for field in dataclasses.fields(config)}
-            model = _on_meta(name, {key: value for key, value in overrides.items() if key in known})
+            fields = {field.name for field in dataclasses.fields(config)}
+            given = {key: value for key, value in overrides.items() if key in fields}
+            model = _on_meta(name, given)
             try:
-                tensors = fit_model(model, state, source, name).state
+                fitted = fit_model(model, state, source, name)
+                tensors = fitted.state
+                if fitted.options and not tensors.keys() <= model.state_dict().keys():
+                    model = _on_meta(name, {**given, **fitted.options})  # its options may add layers
             except VertebraError:
                 continue
             if model.first_conv not in tensors:

@@ -11,16 +11,20 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from vertebra import weights
-from vertebra.backbones.base import BackboneConfig
 from vertebra.backbones.residual import (
+    MMDET_OFFSET,
     Residual,
+    ResidualConfig,
     ResidualNetwork,
+    dcn_options,
     mmdet_names,
     paddle_names,
     residual_names,
@@ -33,7 +37,7 @@ from vertebra.weights.card import published
 
 
 @dataclass(frozen=True)
-class Config(BackboneConfig):
+class Config(ResidualConfig):
     depths: tuple[int, int, int, int]  # blocks per stage
     group_width: int  # channels of each group in the first stage, per `groups`
     scale: int  # groups, each of which also receives the output of the one before
@@ -164,8 +168,14 @@ _paddle = (
 
 RULES = {"timm": _rules, "official": _rules, "mmdet": _mmdet, "mmseg": _mmdet, "paddle": _paddle}
 
+
+def _mmdet_options(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {"pooled": False, **dcn_options(state)}
+
+
 PRESETS = {
     "paddle": {"apart": False, "count_include_pad": False},
-    "mmdet": {"pooled": False},
-    "mmseg": {"pooled": False},
+    "mmdet": _mmdet_options,
+    "mmseg": _mmdet_options,
 }
+MARKS = {"mmdet": MMDET_OFFSET}

@@ -5,18 +5,40 @@ Shapes: B batch, C channels, H x W feature cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from vertebra import weights
 from vertebra.backbones.base import Backbone, BackboneConfig
+from vertebra.errors import VertebraError, in_range
 from vertebra.nn.conv import ConvNorm
+from vertebra.nn.deform import deform
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.squeeze_excite import SqueezeExcite
 from vertebra.structures import Level
 from vertebra.weights import Fix, Rename
 from vertebra.weights.paddle import STATISTICS, transposed
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualConfig(BackboneConfig):
+    """Options of the residual networks of four stages."""
+
+    dcn_stages: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    """Whether the 3x3 convolutions of each stage are deformable: arXiv:1703.06211."""
+    dcn_modulated: bool = False
+    """Whether their samples are weighted too: Deformable ConvNets v2, arXiv:1811.11168."""
+    dcn_groups: int = 1
+    """Groups of channels that have their own offsets."""
+
+    def __post_init__(self) -> None:
+        in_range("dcn_groups", self.dcn_groups, 1)
+        if not any(self.dcn_stages) and (self.dcn_modulated or self.dcn_groups != 1):
+            raise VertebraError("dcn_modulated and dcn_groups are for deformable convolutions: set dcn_stages too.")
 
 
 class Residual(nn.Module):
@@ -142,7 +164,7 @@ class ResidualNetwork(Backbone):
 
     def __init__(
         self,
-        config: BackboneConfig,
+        config: ResidualConfig,
         depths: Sequence[int],
         deep: bool,
         block: Callable[..., nn.Module],
@@ -172,6 +194,8 @@ class ResidualNetwork(Backbone):
                 blocks.append(block(inputs, width, stride, next(rates), **spaced))
                 inputs = width * expansion
             self.stages.append(nn.ModuleList(blocks))
+            if config.dcn_stages[stage]:
+                deform(self.stages[-1], config.dcn_groups, config.dcn_modulated)
             levels.append(Level(min(4 * 2**stage, output_stride), inputs))
         self.levels, self.width = tuple(levels), inputs
 
@@ -199,10 +223,32 @@ def shortcut_pool(stride: int) -> nn.Module | None:
     return nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else None
 
 
+_LAYER = r"\.(conv2|convs\.\d)(_|\.conv_)offset\."  # the former in MMDetection's first releases, and in Detectron2
+MMDET_OFFSET = rf"layer\d\.\d+{_LAYER}weight$"
+"""The mark of MMDetection's deformable convolutions."""
+
+
+def dcn_options(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The deformable convolutions of a checkpoint with MMDetection's or Detectron2's names."""
+    pattern = rf"(layer|res)(\d)\.\d+{_LAYER}weight$"
+    offsets = {m: tensor for name, tensor in state.items() if (m := re.search(pattern, name))}
+    if not offsets:
+        return {}
+    stages = {int(m[2]) - (1 if m[1] == "layer" else 2) for m in offsets}
+    channels = len(next(iter(offsets.values())))
+    modulated = channels % 27 == 0  # for each group y, x and, if modulated, a factor of the nine places
+    return {
+        "dcn_stages": tuple(stage in stages for stage in range(4)),
+        "dcn_modulated": modulated,
+        "dcn_groups": max(1, channels // (27 if modulated else 18)),
+    }
+
+
 def mmdet_names(deep: bool, pooled: bool) -> weights.Rules:
     """MMDetection's and MMSegmentation's names, which differ in the deep stem: a Sequential to its last ReLU."""
     return (
         Rename(r"^backbone\.", ""),
+        Rename(_LAYER, r".\1.offset."),
         Rename(r"^stem\.7\.", "bn1."),
         Rename(r"(^|\.)gn(\d)\.", r"\1bn\2."),  # GroupNorm
         Rename(r"^stem\.(\d)\.", r"conv1.\1."),

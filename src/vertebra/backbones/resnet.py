@@ -18,11 +18,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from vertebra import weights
-from vertebra.backbones.base import BackboneConfig
 from vertebra.backbones.residual import (
+    MMDET_OFFSET,
     Basic,
     Bottleneck,
+    ResidualConfig,
     ResidualNetwork,
+    dcn_options,
     mmdet_names,
     paddle_names,
     residual_names,
@@ -35,7 +37,7 @@ from vertebra.weights.paddle import STATISTICS, transposed
 
 
 @dataclass(frozen=True)
-class Config(BackboneConfig):
+class Config(ResidualConfig):
     depths: tuple[int, int, int, int]  # blocks per stage
     bottleneck: bool = True  # bottleneck blocks (expansion 4), else basic ones
     groups: int = 1  # of the 3x3 convolution: ResNeXt's cardinality
@@ -47,6 +49,9 @@ class Config(BackboneConfig):
     output_stride: int = 32  # 16 or 8 dilate the last stage, or the last two, instead of striding: arXiv:1706.05587
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.bottleneck and any(self.dcn_stages):
+            raise VertebraError("dcn_stages is for bottleneck blocks; basic blocks have no deformable convolution.")
         if not self.bottleneck and (self.groups, self.group_width) != (1, 64):
             raise VertebraError("groups and group_width are for bottleneck blocks; basic blocks have neither.")
         if not self.bottleneck and self.stride_first:
@@ -242,6 +247,7 @@ _DETECTRON2 = (
     Rename(r"^(stages.*)\.shortcut\.norm\.", r"\1.shortcut.1.norm."),
     Rename(r"^(stages.*)\.shortcut\.(?=weight)", r"\1.shortcut.1.conv."),
     Rename(r"^(stages.*)\.conv(\d)\.(?=weight)", r"\1.conv\2.conv."),
+    Rename(r"^(stages.*)\.conv2_offset\.", r"\1.conv2.conv.offset."),
     Rename(r"^linear\.", "head."),
 )
 
@@ -259,16 +265,25 @@ RULES = {
 }
 
 
-def _caffe_stride(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _options(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Those of the deformable convolutions, which basic blocks do not have."""
+    return dcn_options(state) if config.bottleneck else {}
+
+
+def _caffe_options(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Detectron2's own ResNets come from the original ones, in Caffe; its ResNeXts and those with GroupNorm, which has
     no running statistics, do not."""
     normed = any(re.search(r"(^|[._])(norm|gn\d)\.weight$", name) for name in state)
     grouped = normed and not any(name.endswith("running_mean") for name in state)
-    return {"stride_first": True} if config.bottleneck and config.groups == 1 and not grouped else {}
+    stride = {"stride_first": True} if config.bottleneck and config.groups == 1 and not grouped else {}
+    return stride | _options(config, state)
 
 
 PRESETS: dict[str, Any] = {
-    "detectron2": _caffe_stride,
-    "detectron2/rgb": {},
-    "mmdet/caffe": _caffe_stride,
+    "detectron2": _caffe_options,
+    "detectron2/rgb": _options,
+    "mmdet": _options,
+    "mmdet/caffe": _caffe_options,
+    "mmseg": _options,
 }
+MARKS = {"mmdet": MMDET_OFFSET}

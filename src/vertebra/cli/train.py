@@ -92,7 +92,7 @@ def _arguments(task: str, method: str) -> ArgumentParser:
     arguments.add_class_arguments(Data, "data", choices={"data.resize": ("auto", *kind.resize_modes)})
     arguments.add_class_arguments(kind.augment, "augment")
     usual = resolve(task, method, {})
-    arguments.set_defaults({**plain(usual), "lr": usual.peak_lr, "weight_decay": usual.decay, "task": None})
+    arguments.set_defaults({**plain(usual), "lr": usual.base_lr, "weight_decay": usual.decay, "task": None})
     return arguments
 
 

@@ -68,6 +68,7 @@ def replace_auto(settings: Settings, task: Task, batches: Batches, count: int, f
             settings = _with_batch_size(settings, size)
             echo(f"data.batch_size {size}: {reason}")
         if settings.lr == "auto":
+            settings = replace(settings, base_batch_size=0)  # the rate is that of the batch at hand
             settings = replace(settings, lr=_learning_rate(settings, task, batches(settings), folder))
             echo(f"lr {settings.lr:g}: a tenth of the rate with the lowest loss, see {folder / 'lr.png'}")
     return settings

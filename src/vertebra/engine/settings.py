@@ -86,6 +86,9 @@ class Settings:
     lr: float | Literal["auto"] | None = None
     """Peak learning rate; `auto` finds one in 100 trial steps. With another optimizer than the default one: 0.02 for
     sgd, 0.001 for adamw."""
+    base_batch_size: int = 0
+    """Images per step that `lr` is for: with others in data.batch_size * accumulate, it is scaled in proportion. 0 does
+    not scale it."""
     final_lr_ratio: float = 0.01
     """The cosine schedule ends at lr * final_lr_ratio."""
     momentum: float = 0.9
@@ -138,7 +141,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "accumulate", "val_every"):
             in_range(name, getattr(self, name), 1, MAX_COUNT)
-        for name in ("warmup", "patience", "processes"):
+        for name in ("warmup", "patience", "processes", "base_batch_size"):
             in_range(name, getattr(self, name), 0, MAX_COUNT)
         _check_auto("lr", self.lr, 0)
         for name in ("weight_decay", "clip"):
@@ -152,9 +155,16 @@ class Settings:
             one_of("logger", name, loggers.names())
 
     @property
-    def peak_lr(self) -> float:
+    def base_lr(self) -> float:
         """`lr`, or the default of the optimizer where it is None, or `auto` and not found yet."""
         return {"sgd": 0.02, "adamw": 0.001}[self.optimizer] if self.lr in (None, "auto") else float(self.lr)
+
+    @property
+    def peak_lr(self) -> float:
+        """`base_lr`, scaled to the images per step."""
+        if not self.base_batch_size:
+            return self.base_lr
+        return self.base_lr * self.data.known_batch_size * self.accumulate / self.base_batch_size
 
     @property
     def decay(self) -> float:
@@ -180,7 +190,8 @@ SCALARS = tuple(name for name in Settings.__dataclass_fields__ if name not in ("
 def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Settings:
     """The settings of a run: default < the method's RECIPE < the resumed run's config.yaml < what the user gave.
 
-    With another optimizer than the recipe's, the recipe's learning rate does not apply.
+    With another optimizer than the recipe's, the recipe's learning rate does not apply. A learning rate that the user
+    gave is not scaled by the recipe's base_batch_size.
 
     Args:
         task: its name.
@@ -206,6 +217,8 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     usual = recipe.get("optimizer", Settings.optimizer)
     if chosen.get("optimizer", usual) != usual:
         recipe.pop("lr", None)
+    if "lr" in chosen or "lr" not in recipe:
+        recipe.pop("base_batch_size", None)
     merged: dict[str, Any] = {}
     for layer in (recipe, *layers):
         named = {key: value for key, value in layer.items() if key not in ("task", "method", "model.method")}

@@ -104,6 +104,10 @@ def train(
         settings = replace_auto(settings, task, batches, len(catalogue.split("train")), folder, echo)
         write_config(settings, folder)
     loaders = batches(settings), _validation_batches(settings, task, kind, catalogue)
+    if settings.base_batch_size:
+        images = settings.data.known_batch_size * settings.accumulate
+        base = f"{settings.base_lr:g} is for {settings.base_batch_size} images per step"
+        echo(f"lr {settings.peak_lr:g}: {base}, scaled to {images}")
     history = RunHistory(folder, echo, _origin(settings, data))
     trainer = trainers.create(settings, task, folder, history, [Facts(settings, task, catalogue), *callbacks], loggers)
     trainee = Trainee(task, settings)

@@ -20,6 +20,14 @@ from vertebra.ops.match import BACKGROUND, match
 from vertebra.structures import Level, Target
 from vertebra.weights import Fix, Rename
 
+MMDET_TOWERS = (
+    Rename(r"^bbox_head\.cls_convs\.(\d)\.conv\.", r"dense.cls_tower.\1.conv."),
+    Rename(r"^bbox_head\.reg_convs\.(\d)\.conv\.", r"dense.box_tower.\1.conv."),
+    Rename(r"^bbox_head\.cls_convs\.(\d)\.(?:bn|gn)\.", r"dense.cls_tower.\1.norm."),
+    Rename(r"^bbox_head\.reg_convs\.(\d)\.(?:bn|gn)\.", r"dense.box_tower.\1.norm."),
+)
+"""Towers of convolutions in MMDetection, which names them alike in all its heads."""
+
 
 class DenseHead(nn.Module):
     """Two towers of convolutions: maps [B, C, h, w] -> of each level, logits [B, A num_classes, h, w] and deltas
@@ -47,10 +55,7 @@ class DenseHead(nn.Module):
             Rename(r"^head\.regression_head\.bbox_reg\.", "dense.deltas."),
         ),
         "mmdet": (
-            Rename(r"^bbox_head\.cls_convs\.(\d)\.conv\.", r"dense.cls_tower.\1.conv."),
-            Rename(r"^bbox_head\.reg_convs\.(\d)\.conv\.", r"dense.box_tower.\1.conv."),
-            Rename(r"^bbox_head\.cls_convs\.(\d)\.(?:bn|gn)\.", r"dense.cls_tower.\1.norm."),
-            Rename(r"^bbox_head\.reg_convs\.(\d)\.(?:bn|gn)\.", r"dense.box_tower.\1.norm."),
+            *MMDET_TOWERS,
             Rename(r"^bbox_head\.retina_cls\.", "dense.classify."),
             Rename(r"^bbox_head\.retina_reg\.", "dense.deltas."),
         ),
@@ -114,10 +119,7 @@ class DenseHead(nn.Module):
             gt_boxes, labels = target.boxes[instances], target.labels[instances]
             matches = match(anchors, gt_boxes, crowd_boxes, high=0.5, low=0.4, low_quality_iou=0.0)
             positive = torch.where(matches >= 0)[0]
-            class_targets = torch.zeros_like(logits[i])
-            class_targets[positive, labels[matches[positive]]] = 1.0
-            used = matches >= BACKGROUND
-            focal = sigmoid_focal_loss(logits[i, used], class_targets[used], reduction="sum")
+            focal = classification_loss(logits[i], labels, matches)
             regression = self.box_loss(deltas[i, positive], gt_boxes[matches[positive]], anchors[positive])
             if self.loss_per_image:
                 normalizer = max(1, len(positive)) * len(targets)
@@ -125,6 +127,23 @@ class DenseHead(nn.Module):
             classification, box, count = classification + focal, box + regression, count + len(positive)
         total = 1 if self.loss_per_image else max(1, count)
         return {"classification": classification / total, "box": box / total}
+
+
+def classification_loss(logits: Tensor, labels: Tensor, matches: Tensor) -> Tensor:
+    """Focal loss of the anchors of an image, summed over those that are not ignored.
+
+    Args:
+        logits: [N, num_classes].
+        labels: [M] int64, of the ground-truth boxes.
+        matches: [N], as `ops.match.match` returns them.
+
+    Source: RetinaNet, arXiv:1708.02002, section 3.2.
+    """
+    positive, used = torch.where(matches >= 0)[0], matches >= BACKGROUND
+    targets = torch.zeros_like(logits)
+    targets[positive, labels[matches[positive]]] = 1.0
+    total: Tensor = sigmoid_focal_loss(logits[used], targets[used], reduction="sum")
+    return total
 
 
 def tower(channels: int, count: int = 4, *, norm: bool = False) -> nn.Sequential:

@@ -81,23 +81,32 @@ class RoIAlign:
 
 
 @dataclass(frozen=True)
-class PostprocessConfig:
-    """Which detections are returned."""
+class DetectionsConfig:
+    """Which detections are returned, of predictions that are no duplicates."""
 
     score_threshold: float = 0.05
     """Detections with a lower score are removed."""
-    nms_threshold: float = 0.5
-    """IoU threshold of non-maximum suppression within each class."""
     max_detections: int = 100
     """Maximum number of detections per image."""
     min_box_size: float = 0.01
     """Boxes with a side below this, in input pixels, are removed. The sources of most checkpoints keep empty boxes."""
 
     def __post_init__(self) -> None:
+        in_range("score_threshold", self.score_threshold, 0, 1)
         in_range("max_detections", self.max_detections, 1, 1_000_000)
         in_range("min_box_size", self.min_box_size, 0, 1_000_000)
-        for name in ("score_threshold", "nms_threshold"):
-            in_range(name, getattr(self, name), 0, 1)
+
+
+@dataclass(frozen=True)
+class PostprocessConfig(DetectionsConfig):
+    """Which detections are returned."""
+
+    nms_threshold: float = 0.5
+    """IoU threshold of non-maximum suppression within each class."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        in_range("nms_threshold", self.nms_threshold, 0, 1)
 
     def select(self, boxes: Tensor, scores: Tensor, labels: Tensor, *, class_bound: int | None = None) -> Detections:
         """The top-scoring boxes after removing small boxes and non-maximum suppression in each class.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -85,15 +86,24 @@ class ExtraLevels(nn.Module):
     """
 
     def __init__(
-        self, levels: Sequence[Level], count: int = 1, *, source_channels: int | None = None, relu: bool = True
+        self,
+        levels: Sequence[Level],
+        count: int = 1,
+        *,
+        source_channels: int | None = None,
+        relu: bool = True,
+        norm: bool = False,
     ) -> None:
         """`source_channels`, if levels are made by convolution instead of subsampling, are those of the map that the
-        first one is made from; `relu` then says whether a ReLU precedes the further ones."""
+        first one is made from; `relu` then says whether a ReLU precedes the further ones, and `norm` whether a norm
+        follows the convolutions."""
         super().__init__()
         last = levels[-1]
         self.count, self.relu = count, relu
         inputs = [source_channels or 0] + [last.channels] * (count - 1)
-        self.convs = nn.ModuleList(nn.Conv2d(n, last.channels, 3, 2, 1) for n in inputs) if source_channels else None
+        make: Any = partial(ConvNorm, activation="none") if norm else partial(nn.Conv2d, padding=1)
+        convs = (make(n, last.channels, 3, stride=2) for n in inputs)
+        self.convs = nn.ModuleList(convs) if source_channels else None
         added = tuple(Level(last.stride * 2 ** (i + 1), last.channels) for i in range(count))
         self.levels = (*levels, *added)
         init.fill(self.convs or (), init.uniform)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, SameConv2d
+from vertebra.nn.deform import DeformConv2d
 from vertebra.nn.mlp import LinearGelu
 from vertebra.nn.norm import is_frozen
 
@@ -34,7 +35,8 @@ class FoldedConv(nn.Module):
         self._packed: Packed | None = None  # made on the first call on a CPU
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        if not torch.compiler.is_compiling() and (kind := _onednn_type(x)):
+        plain = not isinstance(self.conv, DeformConv2d)
+        if plain and not torch.compiler.is_compiling() and (kind := _onednn_type(x)):
             return self._onednn(x.to(kind), None if residual is None else residual.to(kind))
         y = self.conv(x)
         if residual is not None:

@@ -38,13 +38,21 @@ def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1
     return deltas * deltas.new_tensor(weights)
 
 
-def decode(deltas: Tensor, references: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """The inverse of `encode`: [N, ..., 4] deltas at [N, 4] references -> [N, ..., 4] boxes, not clipped."""
+def decode(
+    deltas: Tensor,
+    references: Tensor,
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    max_log_ratio: float = MAX_LOG_RATIO,
+) -> Tensor:
+    """The inverse of `encode`: [N, ..., 4] deltas at [N, 4] references -> [N, ..., 4] boxes, not clipped.
+
+    `max_log_ratio` is the largest dw and dh; larger ones are clamped.
+    """
     references = references.view(len(references), *[1] * (deltas.ndim - 2), 4)
     size = references[..., 2:] - references[..., :2]
     deltas = deltas / deltas.new_tensor(weights)
     centre = references[..., :2] + 0.5 * size + deltas[..., :2] * size
-    half = 0.5 * deltas[..., 2:].clamp(max=MAX_LOG_RATIO).exp() * size
+    half = 0.5 * deltas[..., 2:].clamp(max=max_log_ratio).exp() * size
     return torch.cat((centre - half, centre + half), -1)
 
 
@@ -69,6 +77,28 @@ def regression_loss(
         return smooth_l1_loss(deltas, encode(boxes, references, weights), beta=beta, reduction="sum")
     total: Tensor = IOU_LOSSES[name](decode(deltas, references, weights), boxes, reduction="sum")
     return total
+
+
+def centres(boxes: Tensor) -> Tensor:
+    """Centres [..., 2] x, y of [..., 4] boxes."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """How central [N, 2] points lie in their [N, 4] boxes: [N], from 0 at the border to 1 in the centre.
+
+    Source: FCOS, arXiv:1904.01355, equation 3.
+    """
+    before, after = points - boxes[:, :2], boxes[:, 2:] - points
+    return (torch.minimum(before, after) / torch.maximum(before, after)).prod(1).sqrt()
+
+
+def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """IoU of pairs of boxes, [..., 4] and [..., 4], which are broadcast: [...]."""
+    sides = torch.minimum(boxes[..., 2:], others[..., 2:]) - torch.maximum(boxes[..., :2], others[..., :2])
+    overlap = sides.clamp(min=0).prod(-1)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (others[..., 2:] - others[..., :2]).prod(-1)
+    return overlap / (areas - overlap)
 
 
 def split_crowd(target: Target) -> tuple[Tensor, Tensor]:

@@ -60,12 +60,24 @@ def match(
             needed = best_of_box.masked_fill(unreachable, 2.0)[:, None]
             matched |= torch.cat([(overlap == needed).any(0) for overlap in overlaps()])
         matches[matched] = index[matched]
-    if len(crowd_boxes):
-        corner = torch.maximum(anchors[:, None, :2], crowd_boxes[None, :, :2])
-        sides = (torch.minimum(anchors[:, None, 2:], crowd_boxes[None, :, 2:]) - corner).clamp(min=0)
-        covered = sides.prod(2).amax(1) / box_area(anchors).clamp(min=1e-6)
-        matches[(matches == BACKGROUND) & (covered > 0.5)] = IGNORED
+    return ignore_crowd(matches, anchors, crowd_boxes)
+
+
+def ignore_crowd(matches: Tensor, anchors: Tensor, crowd_boxes: Tensor) -> Tensor:
+    """Marks background as IGNORED, in place, where [N, 4] anchors lie in one of [K, 4] crowd regions by more than
+    half of their area; returns `matches` [N]."""
+    matches[(matches == BACKGROUND) & in_crowd(anchors, crowd_boxes)] = IGNORED
     return matches
+
+
+def in_crowd(boxes: Tensor, crowd_boxes: Tensor) -> Tensor:
+    """Which of [N, 4] boxes lie by more than half in one of [K, 4] crowd regions: [N] bool."""
+    if not len(crowd_boxes):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    corner = torch.maximum(boxes[:, None, :2], crowd_boxes[None, :, :2])
+    sides = (torch.minimum(boxes[:, None, 2:], crowd_boxes[None, :, 2:]) - corner).clamp(min=0)
+    covered = sides.prod(2).amax(1) / box_area(boxes).clamp(min=1e-6)
+    return covered > 0.5
 
 
 def sample(matches: Tensor, batch_size: int, positive_fraction: float) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,8 @@ class ExtraLevelOptions:
     single-scale backbones, the pyramid's."""
     relu: bool = True
     """Apply a ReLU between them; MMDetection has none."""
+    norm: bool = False
+    """Put the norm of the pyramid, if any, after their convolutions too, as MMDetection does."""
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -65,7 +67,8 @@ class DenseDetector(Detector):
         same = self.backbone.levels[-1].stride == levels[-1].stride
         self.from_backbone = config.extra_levels.source == "backbone" and same
         channels = (self.backbone.levels if self.from_backbone else levels)[-1].channels
-        self.extra = ExtraLevels(levels, 2, source_channels=channels, relu=config.extra_levels.relu)
+        norm = config.extra_levels.norm and config.neck.norm != "none"
+        self.extra = ExtraLevels(levels, 2, source_channels=channels, relu=config.extra_levels.relu, norm=norm)
         self.dense: Any = self.make_head(self.extra.levels, len(classes))
         self.replace_norms()
 

@@ -93,8 +93,14 @@ class Detector(TrunkTask):
             return dataclasses.replace(usual, size=(800, 1333), crop=1.0, resize="shortest")
         return dataclasses.replace(usual, crop=1.0, resize="fit")
 
-    def make_neck(self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32)) -> Neck:
-        """The pyramid over a backbone's levels; over single-scale backbones its strides may differ."""
+    def make_neck(
+        self, levels: Sequence[Level], strides: Sequence[int] = (4, 8, 16, 32), *, num_levels: int | None = None
+    ) -> Neck:
+        """The pyramid over a backbone's levels; over single-scale backbones its strides may differ.
+
+        `num_levels` are those of HRFPN, which also makes the coarsest maps that other pyramids get from `ExtraLevels`;
+        if None, as many as detectors with anchors use.
+        """
         config, options = self.config, self.config.neck
         if not {4, 8, 16, 32} <= {level.stride for level in levels}:
             if options.name != "auto":
@@ -104,18 +110,17 @@ class Detector(TrunkTask):
                 )
             return SimplePyramid(levels, options.channels, skip=4 - len(strides))
         if options.name == "hrfpn":
-            # It also makes the coarsest maps, which other pyramids get from `ExtraLevels`.
             coarse = [level for level in levels if level.stride >= 4]
-            return HRFPN(coarse, options.channels, 5 if 4 in strides else 4)
+            return HRFPN(coarse, options.channels, num_levels or (5 if 4 in strides else 4))
         return FPN(levels, options.channels, strides, norm=options.norm != "none")
 
     def replace_norms(self) -> None:
         """Puts the chosen norms into neck and heads; called when all parts are built."""
-        necks = [part for name, part in self.named_children() if name == "neck"]
-        heads = [part for name, part in self.named_children() if name not in ("backbone", "neck")]
+        necks = [part for name, part in self.named_children() if name in ("neck", "extra")]
+        heads = [part for name, part in self.named_children() if name not in ("backbone", "neck", "extra")]
         for option, kind, parts in (
             ("neck.norm", self.config.neck.norm, necks),
-            ("head_norm", self.config.head_norm, heads),
+            ("head_norm", getattr(self.config, "head_norm", "none"), heads),  # heads without convolutions have none
         ):
             if kind == "none":
                 continue

@@ -61,7 +61,8 @@ def number_levels(head_state: dict[str, Tensor]) -> dict[str, Tensor]:
         level = int(match[2]) - min(numbers)
         if level < len(numbers):
             return f"neck.{match[1]}.{level}.{match[3]}."
-        return f"extra.convs.{level - len(numbers)}."
+        place = f"extra.convs.{level - len(numbers)}."
+        return f"{place}{match[3]}." if f"neck.{match[1]}.{match[2]}.norm.weight" in head_state else place
 
     pattern = r"^neck\.(lateral|output)\.(\d)\.(conv|norm)\."
     return {re.sub(pattern, renumber, name): tensor for name, tensor in head_state.items()}
@@ -90,6 +91,22 @@ def pyramid_options(tensors: Tensors) -> dict[str, Any]:
         return options | {"neck.name": "hrfpn", "neck.channels": tensors.width("neck.reduction.bias")}
     options["neck.channels"] = tensors.width("neck.output.0.conv.weight")
     return options | {"neck.norm": tensors.norm("neck.")}
+
+
+def dense_options(tensors: Tensors) -> dict[str, Any]:
+    """Options of detectors without proposals: those of the pyramid, and the source and norm of its extra levels."""
+    options = pyramid_options(tensors)
+    for name in ("extra.convs.0.weight", "extra.convs.0.conv.weight"):  # without and with a norm
+        if (first := tensors.head_state.get(name)) is not None:
+            options["extra_levels.source"] = "pyramid" if first.shape[1] == first.shape[0] else "backbone"
+            options["extra_levels.norm"] = name != "extra.convs.0.weight"
+    return options
+
+
+def dense_num_classes(tensors: Tensors) -> int | None:
+    """Number of classes of a head with four deltas for every anchor."""
+    anchors, width = tensors.width("dense.deltas.bias"), tensors.width("dense.classify.bias")
+    return None if anchors is None or width is None else width // (anchors // 4)
 
 
 def frozen_norm_options(tensors: Tensors) -> dict[str, Any]:
@@ -214,6 +231,7 @@ CASCADE_SOURCES = {
     "mmdet": _source(
         "mmdet",
         marks=(_CASCADE["mmdet"],),
+        without=(r"^rpn_head\.init_proposal",),  # Sparse R-CNN's stages are named alike
         preset=_MMDET
         | {
             "rpn_post_nms_top_n_train": 2000,

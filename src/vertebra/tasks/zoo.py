@@ -46,14 +46,19 @@ def detectron2(group: str, *rows: Row) -> dict[str, Weights]:
 
 
 def mmdet(folder: str, *rows: Row) -> dict[str, Weights]:
-    """Rows of a folder of MMDetection 2's model zoo: config without `_coco`, and the end of the file's name, which has
-    the beginning of its SHA-256.
+    """Rows of a folder of MMDetection 2's model zoo: config without `_coco`, and the end of the file's name, or all of
+    it if it does not begin as the config; it ends with the beginning of its SHA-256.
 
     Source: configs/*/metafile.yml of MMDetection 2.
     """
+
+    def url(config: str, end: str) -> str:
+        file = f"{config}_coco{end}" if end[0] in "-_" else end
+        return f"{_MMDET}/{folder}/{config}_coco/{file}.pth".replace("+", "%2B")
+
     return {
         f"{config}.mmdet": _card(
-            f"{_MMDET}/{folder}/{config}_coco/{config}_coco{end}.pth",
+            url(config, end),
             f"sha256:{end.rpartition('-')[2]}",
             "mmdet/caffe" if "_caffe_" in config else "mmdet",
             "apache-2.0",

@@ -47,6 +47,10 @@ class Join:
     to: str
 
 
+_OFFSETS = (".offset.weight", ".offset.bias")
+"""Last parts of the names of what predicts the offsets of a deformable convolution, zero at first: with these it takes
+the weights of a plain one."""
+
 Rule = Rename | Fix | Drop | Join
 Rules = Sequence[Rule]
 
@@ -187,6 +191,10 @@ def load(
         VertebraError: naming every tensor that is missing, unused or misshaped, unless `partial`.
     """
     expected = module.state_dict()
+    # Paddle and PyTorch before 0.4.1 lack this counter, which nothing but a cumulative average reads.
+    optional: tuple[str, ...] = ("num_batches_tracked",)
+    if not any(name.endswith(_OFFSETS) for name in state):
+        optional += _OFFSETS
     problems: list[str] = []
     fitting: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -209,8 +217,7 @@ def load(
     for name in expected:
         if name not in fitting:
             report.new.append(name)
-            # Paddle and PyTorch before 0.4.1 lack this counter, which nothing but a cumulative average reads.
-            if not name.endswith("num_batches_tracked") and name not in report.left_out:
+            if not name.endswith(optional) and name not in report.left_out:
                 problems.append(f"{name}: missing from the checkpoint")
     if problems and not partial:
         shown = "; ".join(problems[:6]) + (f"; and {len(problems) - 6} more" if len(problems) > 6 else "")
@@ -218,7 +225,7 @@ def load(
             f"{report.path} does not fit this model ({report.source} names): {shown}. "
             "Pass partial=True to load what fits and have the rest listed."
         )
-    body = [name for name in expected if not name.startswith(fresh) and not name.endswith("num_batches_tracked")]
+    body = [name for name in expected if not name.startswith(fresh) and not name.endswith(optional)]
     count = sum(name in fitting for name in body)
     if count < 0.9 * len(body):
         raise VertebraError(

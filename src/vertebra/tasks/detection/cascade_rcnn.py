@@ -49,6 +49,11 @@ WEIGHTS = {
         "res2net",
         ("cascade_rcnn_r2_101_fpn_20e", "-f4b7b7db", "res2net101_v1b", 45.7),
     ),
+    **zoo.mmdet(
+        "dcn",
+        ("cascade_rcnn_r50_fpn_dconv_c3-c5_1x", "_20200130-2f1fca44", "resnet50", 43.8),
+        ("cascade_rcnn_r101_fpn_dconv_c3-c5_1x", "_20200203-3b2f0594", "resnet101", 45.0),
+    ),
 }
 
 __all__ = ["MODEL", "RECIPE", "SOURCES", "CascadeRCNN", "Config"]

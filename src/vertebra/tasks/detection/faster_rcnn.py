@@ -67,6 +67,14 @@ WEIGHTS = {
         "res2net",
         ("faster_rcnn_r2_101_fpn_2x", "-175f1da6", "res2net101_v1b", 43.0),
     ),
+    **zoo.mmdet(
+        "dcn",
+        ("faster_rcnn_r50_fpn_dconv_c3-c5_1x", "_20200130-d68aed1e", "resnet50", 41.3),
+        ("faster_rcnn_r50_fpn_mdconv_c3-c5_1x", "_20200130-d099253b", "resnet50", 41.4),
+        ("faster_rcnn_r50_fpn_mdconv_c3-c5_group4_1x", "_20200130-01262257", "resnet50", 41.5),
+        ("faster_rcnn_r101_fpn_dconv_c3-c5_1x", "_20200203-1377f13d", "resnet101", 42.7),
+        ("faster_rcnn_x101_32x4d_fpn_dconv_c3-c5_1x", "_20200203-4f85c69c", "resnext101_32x4d", 44.5),
+    ),
 }
 
 __all__ = ["MODEL", "RECIPE", "SOURCES", "WEIGHTS", "Config", "FasterRCNN"]

@@ -20,11 +20,12 @@ from vertebra.tasks.detector import RECIPE, input_size
 from vertebra.tasks.detector_sources import (
     BACKBONES,
     PREPROCESS,
+    dense_num_classes,
+    dense_options,
     detector_rules,
     detectron2_table,
     frozen_norm_options,
     number_levels,
-    pyramid_options,
 )
 from vertebra.tasks.sources import Source, Tensors
 
@@ -74,18 +75,10 @@ class RetinaNet(DenseDetector):
 
 
 def _options(tensors: Tensors) -> dict[str, Any]:
-    options = pyramid_options(tensors) | frozen_norm_options(tensors)
-    first = tensors.head_state.get("extra.convs.0.weight")
-    if first is not None:
-        options["extra_levels.source"] = "pyramid" if first.shape[1] == first.shape[0] else "backbone"
+    options = dense_options(tensors) | frozen_norm_options(tensors)
     if tensors.library == "torchvision" and options["head_norm"] != "none":  # its second version
         options["box_loss.name"] = "giou"
     return options
-
-
-def _num_classes(tensors: Tensors) -> int | None:
-    anchors, width = tensors.width("dense.deltas.bias"), tensors.width("dense.classify.bias")
-    return None if anchors is None or width is None else width // (anchors // 4)
 
 
 def _source(library: str, mark: str, preset: dict[str, Any]) -> Source:
@@ -97,7 +90,7 @@ def _source(library: str, mark: str, preset: dict[str, Any]) -> Source:
         finish=number_levels,
         preset={"anchors.offset": 0.0, "box_loss.beta": 0.0} | preset,
         options=_options,
-        num_classes=_num_classes,
+        num_classes=dense_num_classes,
         preprocess=PREPROCESS[library],
         table=detectron2_table if library == "detectron2" else lambda _: None,
     )

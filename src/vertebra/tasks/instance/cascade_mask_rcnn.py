@@ -104,6 +104,12 @@ WEIGHTS = {
         "res2net",
         ("cascade_mask_rcnn_r2_101_fpn_20e", "-8a7b41e1", "res2net101_v1b", 46.4, 40.0),
     ),
+    **zoo.mmdet(
+        "dcn",
+        ("cascade_mask_rcnn_r50_fpn_dconv_c3-c5_1x", "_20200202-42e767a2", "resnet50", 44.4, 38.6),
+        ("cascade_mask_rcnn_r101_fpn_dconv_c3-c5_1x", "_20200204-df0c5f10", "resnet101", 45.8, 39.7),
+        ("cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5_1x", "-e75f90c8", "resnext101_32x4d", 47.3, 41.1),
+    ),
 }
 
 __all__ = ["MODEL", "RECIPE", "SOURCES", "CascadeMaskRCNN", "Config"]

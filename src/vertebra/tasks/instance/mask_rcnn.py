@@ -49,6 +49,8 @@ WEIGHTS = {
     ),
     **zoo.detectron2(
         "Misc",
+        ("mask_rcnn_R_50_FPN_1x_dconv_c3-c5", "138602867/model_final_65c703", "resnet50", 41.5, 37.5),
+        ("mask_rcnn_R_50_FPN_3x_dconv_c3-c5", "144998336/model_final_821d0b", "resnet50", 42.7, 38.5),
         ("mask_rcnn_R_50_FPN_3x_gn", "138602888/model_final_dc5d9e", "resnet50", 42.6, 38.6),
         ("mask_rcnn_R_50_FPN_3x_syncbn", "169527823/model_final_3b3c51", "resnet50", 41.9, 37.8),
     ),
@@ -108,6 +110,17 @@ WEIGHTS = {
     **zoo.mmdet(
         "res2net",
         ("mask_rcnn_r2_101_fpn_2x", "-17f061e8", "res2net101_v1b", 43.6, 38.7),
+    ),
+    **zoo.mmdet(
+        "dcn",
+        ("mask_rcnn_r50_fpn_dconv_c3-c5_1x", "_20200203-4d9ad43b", "resnet50", 41.8, 37.4),
+        ("mask_rcnn_r50_fpn_mdconv_c3-c5_1x", "_20200203-ad97591f", "resnet50", 41.5, 37.1),
+        ("mask_rcnn_r101_fpn_dconv_c3-c5_1x", "_20200216-a71f5bce", "resnet101", 43.5, 38.9),
+    ),
+    **zoo.mmdet(
+        "fp16",
+        ("mask_rcnn_r50_fpn_fp16_dconv_c3-c5_1x", "_20210520_180247-c06429d2", "resnet50", 41.9, 37.5),
+        ("mask_rcnn_r50_fpn_fp16_mdconv_c3-c5_1x", "_20210520_180434-cf8fefa5", "resnet50", 42.0, 37.6),
     ),
     **zoo.mmdet(
         "swin",
