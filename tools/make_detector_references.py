@@ -238,7 +238,9 @@ _MASKS = {**_BOXES, "mask_roi_extractor": _EXTRACT, "mask_head": _MASK}
 _R18 = {"backbone": {"depth": 18}, "neck": {"in_channels": [64, 128, 256, 512], "out_channels": 32}}
 _DYNAMIC = {"in_channels": 32, "feat_channels": 8, "out_channels": 32}
 _STAGE = {
-    "num_classes": NUM_CLASSES, "in_channels": 32, "feedforward_channels": 64,
+    "num_classes": NUM_CLASSES,
+    "in_channels": 32,
+    "feedforward_channels": 64,
     "dynamic_conv_cfg": _DYNAMIC,
 }
 _SPARSE = {
