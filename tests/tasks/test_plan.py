@@ -109,6 +109,8 @@ ATSS = [  # names of MMDetection's ATSS, whose towers are named as RetinaNet's
     "bbox_head.scales.0.scale",
 ]
 
+FCOS = [*ATSS[:5], "bbox_head.conv_cls.weight", "bbox_head.conv_reg.weight", "bbox_head.conv_centerness.weight"]
+
 
 def test_atss_is_not_taken_for_retinanet():
     retinanet = tasks.find("detection", "retinanet").SOURCES["mmdet"]
@@ -129,7 +131,7 @@ def test_a_file_of_another_task_names_it(tmp_path):
         tasks.plan("instance", weights=path)
 
 
-@pytest.mark.parametrize("names", [ATSS, ["backbone.conv1.weight", "x"], ["x"]])
+@pytest.mark.parametrize("names", [FCOS, ["backbone.conv1.weight", "x"], ["x"]])
 def test_a_file_of_nobody_is_no_detectors(tmp_path, names):
     with pytest.raises(VertebraError, match="another architecture"):
         tasks.create("detection", weights=file_with(tmp_path, names), classes=2)
