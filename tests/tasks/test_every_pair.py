@@ -89,9 +89,8 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
     options = {"preprocess": Preprocess((SIDE, SIDE), resize="fit")}
     classes = {"semantic": ("background", *shapes.CLASSES), "saliency": 2}.get(task, shapes.CLASSES)
     if task not in MAPS:
-        options |= {"score_threshold": 0.0, "max_detections": 5}
-    if method == "sparse_rcnn":
-        options["min_box_size"] = 0.0  # initial boxes may lie outside the image
+        # Boxes may lie outside the image at first, and are clipped to nothing.
+        options |= {"score_threshold": 0.0, "max_detections": 5, "min_box_size": 0.0}
     if task == "saliency":
         targets = [replace(target, semantic=target.semantic.clamp(max=1)) for target in targets]
     if task == "keypoints":
