@@ -40,12 +40,12 @@ MAPS = ("semantic", "saliency")
 def pairs(every):
     """Task, method and backbone. Classification with every backbone is tested with the backbones. Of the others, unless
     `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so that a
-    backbone has one or two of them; methods beside the default one of a task take every second backbone."""
+    backbone has one or two of them; methods beside the default one of a task take every fourth backbone."""
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             chosen = [] if task == "classification" else list(BACKBONES)
             if number and task not in MAPS and not every:
-                chosen = chosen[number % 2 :: 2]
+                chosen = chosen[number % 4 :: 4]
             if task in MAPS and not every:
                 step = len(tasks.methods(task)) // (2 if task == "semantic" else 1)
                 chosen = chosen[number % step :: step]
