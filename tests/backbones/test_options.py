@@ -429,3 +429,12 @@ def test_the_first_blocks_of_res2net_are_those_of_the_source(source, options):
         conv = backbones.create("res2net50_26w4s", **fitted.options).stages[0][0].conv2
     assert (conv.apart, conv.pooled) == (options.get("apart", True), options.get("pooled", True))
     assert conv.pool.count_include_pad == options.get("count_include_pad", True)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "se_resnet50", "res2net50_26w4s"])
+def test_blocks_start_as_the_identity(name):
+    options = {"depths": (2, 1, 1, 1)}
+    x = torch.rand(1, 64 if name == "resnet18" else 256, 8, 8)
+    block = backbones.create(name, zero_init_residual=True, **options).stages[0][1]
+    assert torch.equal(block(x), x)
+    assert not torch.allclose(backbones.create(name, **options).stages[0][1](x), x)

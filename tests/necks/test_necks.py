@@ -87,3 +87,13 @@ def test_hrfpn_passes_over_finer_maps_than_it_was_made_for():
     neck = HRFPN([Level(4, 2), Level(8, 3)], channels=1, count=2)
     for one, other in zip(neck(maps), neck(maps[1:]), strict=True):
         assert torch.equal(one, other)
+
+
+def test_fpn_without_convolutions_of_its_sums():
+    """Lateral weights of one: the finer map is its input plus the coarser one, repeated."""
+    neck = FPN([Level(4, 1), Level(8, 1)], 1, (4, 8), output=False)
+    for layer in neck.lateral:
+        torch.nn.init.ones_(layer.conv.weight)
+    fine, coarse = neck([torch.tensor([[[[1.0, 2], [3, 4]]]]), torch.tensor([[[[10.0]]]])])
+    assert fine.tolist() == [[[[11, 12], [13, 14]]]]
+    assert coarse.tolist() == [[[[10]]]]

@@ -97,7 +97,7 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
         options["keypoints"] = shapes.KEYPOINTS
     options |= {"backbone": backbone, "backbone_options": BACKBONES[backbone]}
     model = make(task, method, classes=classes, **options).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-4 if task in MAPS else 2e-5)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-4 if task in MAPS else 1e-6)
     if isinstance(model, TwoStage):  # the proposals of the first step are kept, so that the losses compare
         propose, proposals = model.rpn.propose, []
         monkeypatch.setattr(model.rpn, "propose", lambda *x: proposals or proposals.extend(propose(*x)) or proposals)

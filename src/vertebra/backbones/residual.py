@@ -34,6 +34,8 @@ class ResidualConfig(BackboneConfig):
     """Whether their samples are weighted too: Deformable ConvNets v2, arXiv:1811.11168."""
     dcn_groups: int = 1
     """Groups of channels that have their own offsets."""
+    zero_init_residual: bool = False
+    """Whether the last norm of every block starts with a weight of 0: arXiv:1706.02677, section 5.1."""
 
     def __post_init__(self) -> None:
         in_range("dcn_groups", self.dcn_groups, 1)
@@ -76,10 +78,7 @@ class Residual(nn.Module):
 
     def last(self, inputs: int, outputs: int, kernel: int) -> ConvNorm:
         """The last convolution; without a gate it does the sum and the activation too, so they can be fused with it."""
-        conv = ConvNorm(inputs, outputs, kernel, activation="none" if self.gate else self.activation)
-        assert isinstance(conv.norm, nn.BatchNorm2d)
-        nn.init.zeros_(conv.norm.weight)  # each block starts as the identity: arXiv:1706.02677, section 5.1
-        return conv
+        return ConvNorm(inputs, outputs, kernel, activation="none" if self.gate else self.activation)
 
     def join(self, last: nn.Module, y: Tensor, x: Tensor) -> Tensor:
         """activation(gate(last(y)) + shortcut(x))."""
@@ -198,6 +197,12 @@ class ResidualNetwork(Backbone):
                 deform(self.stages[-1], config.dcn_groups, config.dcn_modulated)
             levels.append(Level(min(4 * 2**stage, output_stride), inputs))
         self.levels, self.width = tuple(levels), inputs
+        if config.zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Residual):
+                    *_, last = (child for child in module.children() if isinstance(child, ConvNorm))
+                    assert isinstance(last.norm, nn.BatchNorm2d)
+                    nn.init.zeros_(last.norm.weight)
 
     def forward_features(self, images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
         x = self.stem(images)  # [B, 64, H / 2, W / 2]

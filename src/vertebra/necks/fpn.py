@@ -52,8 +52,10 @@ class FPN(nn.Module):
         strides: Sequence[int] = (4, 8, 16, 32),
         *,
         norm: bool = False,
+        output: bool = True,
     ) -> None:
-        """`levels` are the backbone's, of which those of `strides` are used; `norm` adds one after every convolution.
+        """`levels` are the backbone's, of which those of `strides` are used; `norm` adds one after every convolution;
+        without `output` the sums are the results, without a convolution of each.
 
         Raises:
             VertebraError: if a stride is not among the levels.
@@ -65,8 +67,9 @@ class FPN(nn.Module):
         self.indices = [available.index(stride) for stride in strides]
         plain: Any = {"activation": "none", "norm": norm}
         self.lateral = nn.ModuleList(ConvNorm(levels[i].channels, channels, 1, **plain) for i in self.indices)
-        self.output = nn.ModuleList(ConvNorm(channels, channels, 3, **plain) for _ in self.indices)
-        init.fill([*self.lateral, *self.output], init.uniform)
+        outputs = [ConvNorm(channels, channels, 3, **plain) for _ in self.indices] if output else []
+        init.fill([*self.lateral, *outputs], init.uniform)
+        self.output = nn.ModuleList(outputs or [nn.Identity() for _ in self.indices])
         self.levels = tuple(Level(stride, channels) for stride in strides)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -46,6 +46,8 @@ class SemanticFPNConfig(SegmenterConfig):
     """Channels of the decode head."""
     neck_channels: int = 256
     """Channels of the feature pyramid."""
+    neck_output: bool = True
+    """Whether a 3x3 convolution follows every sum of the feature pyramid."""
     head_norm: Literal["batch", "sync", "group"] = "group"
     """Norm after the convolutions of the head. The paper has group norm, MMSegmentation's models have batch norm."""
     aux: AuxOptions = AuxOptions(weight=0.0)
@@ -62,8 +64,10 @@ class SemanticFPNForm(Segmenter):
     def make_levels(self, levels: Sequence[Level]) -> tuple[Level, ...]:
         levels = super().make_levels(levels)
         if hasattr(self, "neck"):
+            if not self.config.neck_output:
+                raise VertebraError(f"{self.config.backbone} has maps of one scale, and no FPN: leave neck_output out.")
             return tuple(levels)
-        self.fpn = FPN(levels, self.config.neck_channels, self.strides)
+        self.fpn = FPN(levels, self.config.neck_channels, self.strides, output=self.config.neck_output)
         return self.fpn.levels
 
     def features(self, images: Tensor) -> list[Tensor]:
