@@ -160,15 +160,17 @@ def compare(name: str, models: Mapping[str, nn.Module], images: Tensor, repeats:
     return gain
 
 
-def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, after two rounds that do not count."""
+def take_turns(
+    runs: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Median seconds of each by `clock`, after two rounds that do not count."""
     times: dict[str, list[float]] = {key: [] for key in runs}
     for i in range(repeats + 2):
         for key in list(runs)[:: 1 if i % 2 else -1]:  # each goes first as often as last
-            start = time.perf_counter()
+            start = clock()
             runs[key]()
             if i >= 2:
-                times[key].append(time.perf_counter() - start)
+                times[key].append(clock() - start)
     return {key: statistics.median(values) for key, values in times.items()}
 
 

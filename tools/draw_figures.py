@@ -1,12 +1,12 @@
-"""Draws the figures of the backbones' and tasks' pages, docs/backbones/figures/*.svg and docs/tasks/figures/*.svg.
+"""Draws the figures of the backbones', tasks' and attention's pages: docs/backbones/figures/*.svg and so on.
 
     python tools/draw_figures.py                 # all
     python tools/draw_figures.py swin overview   # some
     python tools/draw_figures.py --also FOLDER   # and PNG copies there, to look at
 
 `overview` plots src/vertebra/ledger/facts.json; draw it again when counts change. The others show the architectures of
-families and methods. Coordinates are pixels from the top left; every figure is 820 wide. Drawing twice gives
-the same bytes, as long as matplotlib is the same.
+families and methods, and what attention computes. Coordinates are pixels from the top left; every figure is 820 wide.
+Drawing twice gives the same bytes, as long as matplotlib is the same.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Outline
+from torch import Tensor
 
+from vertebra.attention import Attention, HardAttention, LocalMonotonicAttention, LocalPredictiveAttention
+from vertebra.attention.masks import causal_mask, padding_mask, sliding_mask
+from vertebra.attention.positions import RelativeBias, Rotary, Sinusoidal
+from vertebra.attention.scores import Additive, Cosine, Dot, Gaussian
 from vertebra.ledger import FOLDER as LEDGER
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -60,6 +67,9 @@ FILLS = {
     "leaf": "#c3dec3",
 }
 
+SHADES = ("white", "pale blue", "sky", "steel", "full blue")
+"""Of numbers, from low to high."""
+
 Point = tuple[float, float]
 Span = tuple[float, float]
 
@@ -74,7 +84,7 @@ def main() -> None:
     matplotlib.rcParams.update({"svg.hashsalt": "vertebra", "svg.fonttype": "path", "font.family": "DejaVu Sans"})
     for name in options.names or DRAWINGS:
         figure = DRAWINGS[name]()
-        folder = DOCS / ("tasks" if DRAWINGS[name] in TASKS else "backbones") / "figures"
+        folder = DOCS / next(folder for folder, group in GROUPS.items() if DRAWINGS[name] in group) / "figures"
         folder.mkdir(parents=True, exist_ok=True)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
@@ -1011,6 +1021,299 @@ def keypoints() -> Figure:
     return ax.figure
 
 
+def shaded(ax: Axes, x: float, y: float, cell: float, values: Tensor) -> None:
+    """A grid of `values` [rows, columns] in five shades of blue, a fifth of their range each."""
+    low, high = values.aminmax()
+    shade = ((values - low) / (high - low) * 5).long().clamp(max=4)
+    grid(ax, x, y, cell, [[SHADES[i] for i in row] for row in shade.tolist()])
+
+
+def scores() -> Figure:
+    """What each score gives the keys of a plane, for one query."""
+    ax = sheet(320)
+    query = torch.tensor([[1.2, 0.6]])
+    axis = torch.linspace(-2, 2, 13)
+    keys = torch.stack(torch.meshgrid(-axis, axis, indexing="ij")[::-1], -1).flatten(0, 1)  # rows from the top
+    additive = Additive(2, 2, 2)
+    additive.query.weight.data = additive.key.weight.data = torch.tensor([[1.0, 0.0], [-0.6, 1.2]])
+    additive.sum.weight.data = torch.tensor([[1.0, 0.8]])
+    panels = (("dot", Dot()), ("cosine", Cosine()), ("Gaussian", Gaussian()), ("additive", additive))
+    for i, (name, score) in enumerate(panels):
+        x = 40 + 192 * i
+        title(ax, x + 78, 36, name, 9)
+        with torch.no_grad():
+            shaded(ax, x, 62, 12, score(query, keys).view(13, 13))
+        center = x + 78, 140
+        tip = center[0] + 36 * float(query[0, 0]), center[1] - 36 * float(query[0, 1])
+        line(ax, center, tip, colour=EDGES["orange"], width=1.6, zorder=4)
+        ax.add_patch(Circle(tip, 4, facecolor=EDGES["orange"], edgecolor="white", zorder=5))
+    for i, words in enumerate(
+        (
+            "grows with the length\nof the key",
+            "by the direction alone",
+            "by the distance alone",
+            "a learned network; these\nweights are an example",
+        )
+    ):
+        note(ax, 118 + 192 * i, 244, words)
+    note(ax, 410, 288, "the plane holds all keys of two components; orange: the query; dark: a high score")
+    return ax.figure
+
+
+def multi_head() -> Figure:
+    ax = sheet(280)
+    for y, name, shade in ((70, "query", "blue"), (140, "key", "green"), (210, "value", "orange")):
+        box(ax, 60, y, 66, 32, name, shade, 8)
+        for i in range(3):
+            box(ax, 152 + 4 * i, y - 8 + 8 * i, 56, 22, "linear" if i == 2 else "", shade, 8)
+        rightward(ax, y, (93, 124))
+    for i in range(3):
+        box(ax, 270 + 4 * i, 132 + 8 * i, 104, 52, "attention,\nhead by head" if i == 2 else "", "purple", 8)
+    for y, target in ((70, 132), (140, 140), (210, 152)):
+        points = [(188, y), (206, y), (206, target), (218, target)] if y != 140 else [(188, y), (218, y)]
+        arrow(ax, *points)
+    box(ax, 378, 140, 64, 42, "joined", "gray", 8)
+    rightward(ax, 140, (330, 346), (410, 426))
+    box(ax, 456, 140, 58, 42, "linear", "gray", 8)
+    rightward(ax, 140, (485, 506))
+    note(ax, 274, 226, "every head has its part of\nthe projected channels")
+    n = 8
+    masks = (
+        ("padding", padding_mask(torch.tensor(5), n).expand(n, n)),
+        ("causal", causal_mask(n)),
+        ("both", padding_mask(torch.tensor(5), n) & causal_mask(n)),
+    )
+    for i, (name, mask) in enumerate(masks):
+        x = 532 + 88 * i
+        title(ax, x + 36, 76, name, 8)
+        grid(ax, x, 92, 9, [["steel" if allowed else "white" for allowed in row] for row in mask.tolist()])
+    note(ax, 656, 206, "masks: a row for each query,\na column for each key;\nblue, True: may attend")
+    return ax.figure
+
+
+def positions() -> Figure:
+    ax = sheet(330)
+    encoding = Sinusoidal()(torch.zeros(24, 16)).T
+    title(ax, 150, 36, "Sinusoidal")
+    shaded(ax, 30, 62, 10, encoding)
+    note(ax, 150, 250, "a column for each position, a row for each\nchannel: waves from short to long")
+    title(ax, 410, 36, "Rotary")
+    plot = ax.figure.add_axes((322 / WIDTH, 1 - 214 / 330, 200 / WIDTH, 152 / 330))
+    ones = torch.ones(65, 64)
+    plot.plot(torch.arange(65), Rotary()(ones[:1], ones)[0].flip(0), color=EDGES["blue"], linewidth=1.4)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.tick_params(labelsize=7, labelcolor=INK, color=INK)
+    plot.set_xticks([0, 16, 32, 48, 64])
+    note(ax, 410, 250, "the score of two equal vectors, by their\ndistance in positions")
+    title(ax, 680, 36, "Relative bias")
+    bias = RelativeBias((12,), 1)
+    offset = torch.arange(-11.0, 12.0)
+    bias.bias_table.data = (-offset.abs() + 0.5 * offset)[:, None]
+    with torch.no_grad():
+        shaded(ax, 602, 62, 13, bias(torch.zeros(12, 1), torch.zeros(12, 1))[0])
+    note(ax, 680, 250, "queries by keys: one learned number for\neach diagonal; these are an example")
+    note(ax, 410, 298, "added to the input (left); turning query and key (middle); added to the scores (right)")
+    return ax.figure
+
+
+def windows() -> Figure:
+    ax = sheet(290)
+    n, window = 12, 4
+    place = torch.arange(n)
+    groups = (place // window, (place + window // 2) // window)
+    masks = (
+        ("full", torch.ones(n, n, dtype=torch.bool), "all pairs"),
+        ("windows", groups[0][:, None] == groups[0], "blocks on the diagonal"),
+        ("shifted windows", groups[1][:, None] == groups[1], "blocks between them"),
+        ("sliding", sliding_mask(n, 2), "a band: two positions\nto either side"),
+        ("sliding, causal", sliding_mask(n, 2, causal=True), "to one side"),
+    )
+    for i, (name, mask, words) in enumerate(masks):
+        x = 34 + 154 * i
+        title(ax, x + 66, 38, name, 9)
+        grid(ax, x, 62, 11, [["steel" if allowed else "white" for allowed in row] for row in mask.tolist()])
+        note(ax, x + 66, 216, words)
+    note(ax, 410, 258, "12 positions; a row for each query, a column for each key; blue: may attend")
+    return ax.figure
+
+
+def kernel() -> Figure:
+    height = 360
+    card = sheet(height)
+    generator = torch.Generator().manual_seed(1)
+    keys = torch.rand(40, 1, generator=generator).sort(0).values * 5
+    values = 2 * keys.sin() + keys**0.8 + 0.5 * torch.randn(40, 1, generator=generator)
+    queries = torch.linspace(0, 5, 201)[:, None]
+    axes = card.figure.add_axes((60 / WIDTH, 56 / height, 500 / WIDTH, 270 / height))
+    axes.plot(keys, values, "o", color=EDGES["gray"], markersize=4, label="samples")
+    for sigma, colour in ((0.05, "orange"), (0.25, "blue"), (1.0, "green")):
+        estimate = Attention(Gaussian(sigma))(queries, keys, values)
+        axes.plot(queries, estimate, color=EDGES[colour], linewidth=1.5, label=f"width {sigma:g}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8, labelcolor=INK, color=INK)
+    axes.set_xlabel("query, key", size=9, color=INK)
+    axes.set_ylabel("value", size=9, color=INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    note(
+        card,
+        690,
+        180,
+        "narrow: follows the noise\nof the nearest sample\n\nwide: levels the curve",
+    )
+    return card.figure
+
+
+def local() -> Figure:
+    """Weights of eight queries over a source of twelve positions, two of whose parts have changed places."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.linspace(0, 11, 12)[:, None]
+    order = torch.tensor([5.0, 6.0, 7.0, 0.0, 1.5, 3.0, 9.0, 10.5])[:, None]
+    key = torch.cat([place, torch.rand(12, 1, generator=generator) * 3], 1)
+    query = torch.cat([order, torch.rand(8, 1, generator=generator) * 3], 1)
+    predictive = LocalPredictiveAttention(Gaussian(2.5), 2, 2)
+    predictive.position[0].weight.data = torch.tensor([[0.1, 0.0], [0.0, 0.0]])
+    predictive.position[2].weight.data = torch.tensor([[3.0, 0.0]])
+    # The sigmoid starts at the middle of the source, so the place is counted from there.
+    shifted = [x - torch.tensor([6.0, 0.0]) for x in (query, key)]
+    panels = (
+        ("global", "all positions", Attention(Gaussian(2.5))),
+        ("local-m", "within 2 of the query's position", LocalMonotonicAttention(Gaussian(2.5), 2)),
+        ("local-p", "within 2 of a predicted position", predictive),
+    )
+    ax = sheet(262)
+    for i, (name, words, mechanism) in enumerate(panels):
+        x = 40 + 256 * i
+        title(ax, x + 114, 34, name)
+        note(ax, x + 114, 54, words)
+        with torch.no_grad():
+            shaded(ax, x, 70, 19, mechanism.weights(*shifted))
+            if mechanism is predictive:
+                for row, center in enumerate(predictive.centers(*shifted).tolist()):
+                    mark = x + 19 * (center + 0.5)
+                    line(ax, (mark, 75 + 19 * row), (mark, 84 + 19 * row), colour=EDGES["orange"], width=2, zorder=4)
+    note(ax, 410, 238, "a row for each query, a column for each source position; orange: the predicted positions")
+    return ax.figure
+
+
+def embeddings() -> Figure:
+    ax = sheet(300)
+    title(ax, 148, 36, "structured")
+    note(ax, 148, 56, "learned hops instead of a query")
+    hops = torch.tensor([[0.1, 0.9, 0.4, 0, 0, 0, 0], [0, 0, 0, 0.3, 0.9, 0.6, 0], [0.6, 0, 0, 0, 0, 0.2, 0.9]])
+    for i, row in enumerate(hops):
+        y = 92 + 34 * i
+        text(ax, 50, y + 11, f"hop {i + 1}", 8)
+        shaded(ax, 74, y, 20, row[None])
+        arrow(ax, (214, y + 10), (234, y + 10))
+        box(ax, 252, y + 10, 34, 22, f"m{i + 1}")
+    grid(ax, 74, 214, 20, [["silver"] * 7])
+    text(ax, 50, 224, "words", 8)
+    arrow(ax, (144, 214), (144, 184))
+    note(ax, 148, 268, "weights of three hops over seven words")
+
+    title(ax, 412, 36, "hierarchical")
+    note(ax, 412, 56, "words, then sentences")
+    sentences = ([1, 4, 1, 0], [3, 1, 0, 3], [0, 1, 4, 0])
+    box(ax, 412, 88, 60, 24, "document", "purple", 8)
+    for i, (words, shade) in enumerate(zip(sentences, (1, 4, 2), strict=True)):
+        x = 330 + 82 * i
+        grid(ax, x - 10, 126, 20, [[SHADES[shade]]])
+        arrow(ax, (x, 181), (x, 146))
+        box(ax, x, 193, 50, 24, f"s{i + 1}", "orange")
+        arrow(ax, (x, 236), (x, 205))
+        grid(ax, x - 34, 236, 17, [[SHADES[w] for w in words]])
+    arrow(ax, (412, 126), (412, 100))
+    arrow(ax, (330, 126), (330, 88), (382, 88))
+    arrow(ax, (494, 126), (494, 88), (442, 88))
+    note(ax, 412, 268, "weights of words and of sentences")
+
+    title(ax, 678, 36, "nested")
+    note(ax, 678, 56, "words, then the characters of one")
+    letters, words = (
+        ((SHADES[0], "a"), (SHADES[0], "p"), (SHADES[1], "p"), (SHADES[1], "e"), (SHADES[4], "l")),
+        (
+            (SHADES[0], "he"),
+            (SHADES[1], "ate"),
+            (SHADES[1], "an"),
+            (SHADES[4], "appel"),
+        ),
+    )
+    for y, cells, step in ((130, letters, 24), (216, words, 44)):
+        left = 678 - len(cells) * step / 2 + (28 if cells is letters else 0)
+        for i, (shade, word) in enumerate(cells):
+            grid(ax, left + i * step + step / 2 - 10, y, 20, [[shade]])
+            text(ax, left + i * step + step / 2, y + 32, word, 8, colour=MUTED)
+    arrow(ax, (744, 216), (744, 174))
+    box(ax, 706, 93, 108, 24, "context of letters", "purple", 8)
+    arrow(ax, (706, 130), (706, 105))
+    box(ax, 598, 146, 80, 38, "context of\nwords", "orange", 8)
+    line(ax, (612, 206), (700, 206))
+    for x in (656, 700):
+        line(ax, (x, 216), (x, 206))
+    arrow(ax, (612, 216), (612, 165))
+    note(ax, 678, 268, "weights, at the l of apple")
+    return ax.figure
+
+
+def memory() -> Figure:
+    """What the network attends to that docs/attention/memory.md trains."""
+    page = (DOCS / "attention/memory.md").read_text(encoding="utf-8")
+    scope: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], scope)
+    words, network = scope["WORDS"], scope["network"]
+    ax = sheet(300)
+    for i, (index, facts) in enumerate(((0, "one fact"), (32, "two facts"))):
+        story, question = scope["story"][index], scope["question"][index]
+        x, asked = 50 + 390 * i, words[int(question)]
+        asked = asked.capitalize() if i == 0 else f"the {asked}"
+        answer = words[int(scope["answer"][index])]
+        title(ax, x + 165, 36, f"Where is {asked}?  {answer.capitalize()}.")
+        note(ax, x + 165, 56, facts)
+        for hop in range(2):
+            note(ax, x + 240 + 60 * hop, 80, f"hop {hop + 1}")
+        with torch.no_grad():
+            weights = network.weights(story, question)
+        for row, (person, thing) in enumerate(story.tolist()):
+            y = 92 + 21 * row
+            verb = "is in the" if thing > 8 else "has the"
+            text(ax, x, y + 10, f"{words[person].capitalize()} {verb} {words[thing]}.", 9, align="left")
+            for hop in range(2):
+                shade = SHADES[min(int(5 * weights[hop, row]), 4)]
+                style = {"facecolor": FILLS[shade], "edgecolor": LINES, "linewidth": 0.6, "zorder": 2}
+                ax.add_patch(Rectangle((x + 222 + 60 * hop, y), 36, 21, **style))
+                colour = "white" if weights[hop, row] > 0.8 else INK
+                text(ax, x + 240 + 60 * hop, y + 10, f"{weights[hop, row]:.2f}", 8, colour=colour)
+    note(ax, 410, 280, "weights of a trained network; every row is a sentence of the story")
+    return ax.figure
+
+
+def hard() -> Figure:
+    ax = sheet(278)
+    axis = torch.arange(7.0)
+    cells = torch.cartesian_prod(axis, axis)
+    query = torch.tensor([[2.2, 3.8]])
+    attention = HardAttention(Gaussian(1.1), soft=0)
+    weights = attention.weights(query, cells).view(7, 7)
+    torch.manual_seed(2)
+    row, column = attention.sample(query, cells, cells).output[0].tolist()
+    drawn = attention.sample(query.expand(100, 1, 2), cells, cells).output[:, 0]
+    counts = (drawn[:, None] == cells).all(-1).sum(0).view(7, 7)
+    for i, (name, words, values) in enumerate(
+        (
+            ("soft", "the mean of all cells, by their weights", weights),
+            ("hard", "one cell, drawn by the weights", weights),
+            ("100 draws", "how often a cell was drawn", counts.float()),
+        )
+    ):
+        x = 62 + 256 * i
+        title(ax, x + 91, 34, name)
+        note(ax, x + 91, 54, words)
+        shaded(ax, x, 68, 26, values)
+        if name == "hard":
+            outlined(ax, x + 26 * column, 68 + 26 * row, 26, 26, EDGES["orange"], 2.4)
+    return ax.figure
+
+
 BACKBONES = (
     asmlp,
     biglittle,
@@ -1030,7 +1333,11 @@ BACKBONES = (
     vit,
 )
 TASKS = (two_stage, cascade, retinanet, one_map, pyramids, masks, keypoints)
-DRAWINGS: dict[str, Callable[[], Figure]] = {drawing.__name__: drawing for drawing in (*BACKBONES, *TASKS)}
+ATTENTION = (scores, multi_head, positions, windows, kernel, local, embeddings, memory, hard)
+GROUPS = {"backbones": BACKBONES, "tasks": TASKS, "attention": ATTENTION}
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    drawing.__name__: drawing for group in GROUPS.values() for drawing in group
+}
 
 
 if __name__ == "__main__":

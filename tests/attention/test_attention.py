@@ -6,6 +6,7 @@ from torch import nn
 
 from vertebra import backbones
 from vertebra.attention import SelfAttention, WindowAttention, maps
+from vertebra.attention.multi_head import split_qkv
 from vertebra.backbones.swin import shift_mask
 from vertebra.errors import VertebraError
 
@@ -37,7 +38,7 @@ def test_both_ways_of_window_attention_agree():
     torch.manual_seed(0)
     attention = WindowAttention(12, 3, 4)
     x, mask = torch.randn(8, 16, 12), shift_mask(8, 8, 4, torch.empty(0))
-    query, key, value = attention._split(x)
+    query, key, value = split_qkv(attention.qkv(x), 3)
     bias = attention._bias(mask).repeat(2, 1, 1, 1)
     fused = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     expected = attention.project(fused.transpose(1, 2).flatten(2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from vertebra.errors import VertebraError
 
 def maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """The attention weights of every attention inside `model`, in order, by the module's name.
+
+    Of a mechanism inside another, as the one of the heads, the outer one alone is listed.
 
     Args:
         model: a backbone or a task's model; its mode and weights stay as they are.
@@ -24,14 +27,18 @@ def maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         VertebraError: if the model has no attention.
     """
     result: dict[str, Tensor] = {}
-    hooks = []
+    hooks, outer = [], None
     for name, module in model.named_modules():
-        if hasattr(module, "weights") and callable(module.weights):
+        inside = outer is not None and name.startswith(f"{outer}.")
+        if not inside and callable(getattr(module, "weights", None)):
+            outer = name
 
-            def record(module: nn.Module, arguments: Any, name: str = name) -> None:
-                result[name] = module.weights(*arguments)  # type: ignore[operator]
+            def record(module: nn.Module, arguments: Any, keywords: Any, name: str = name) -> None:
+                weights: Any = module.weights
+                given = signature(module.forward).bind(*arguments, **keywords).arguments
+                result[name] = weights(**{key: given[key] for key in signature(weights).parameters if key in given})
 
-            hooks.append(module.register_forward_pre_hook(record))
+            hooks.append(module.register_forward_pre_hook(record, with_kwargs=True))
     if not hooks:
         raise VertebraError(f"{type(model).__name__} has no attention maps; ViT, DeiT and Swin have.")
     try:

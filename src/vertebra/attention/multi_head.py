@@ -1,7 +1,17 @@
-"""Multi-head self-attention."""
+"""Which values does a query need, for several reasons at once? Every head attends in its projection of the input.
+
+    head_h = attention(q W^Q_h, k W^K_h, v W^V_h)        output = [head_1; ...; head_H] W^O
+
+q, k, v: query, keys and values; W^Q_h, W^K_h, W^V_h: [width, width / H], W^O: [width, width], learned, with biases.
+
+Source: Attention Is All You Need, arXiv:1706.03762, section 3.2.2.
+"""
+
+from __future__ import annotations
 
 from torch import Tensor, nn
 
+from vertebra.attention.attention import Attention
 from vertebra.errors import VertebraError
 
 
@@ -11,30 +21,99 @@ def check_heads(width: int, heads: int) -> None:
         raise VertebraError(f"heads is {heads}; it must be a divisor of the width {width}.")
 
 
-class SelfAttention(nn.Module):
-    """Scaled dot-product attention of a sequence to itself: [B, N, C] -> same.
+class MultiHeadAttention(nn.Module):
+    """Query [..., Q, width], key [..., K, key_width] and value [..., K, value_width] -> [..., Q, width].
 
-    Source: Attention Is All You Need, arXiv:1706.03762, section 3.2.
+    `mask` is bool, broadcastable to [..., Q, K], True = may attend, the same for all heads; a query without any True
+    sees no value, and its output is the bias of the last projection.
+
+    Source: arXiv:1706.03762, section 3.2.2.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        attention: nn.Module | None = None,
+        key_width: int | None = None,
+        value_width: int | None = None,
+    ) -> None:
+        """`attention` is the mechanism of the heads, by default scaled dot-product attention. They share its
+        parameters and are a leading dimension for it: query [..., heads, Q, width / heads]. The other widths are
+        `width` by default."""
+        super().__init__()
+        check_heads(width, heads)
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(key_width or width, width)
+        self.value = nn.Linear(value_width or width, width)
+        self.attention = Attention() if attention is None else attention
+        self.project = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.attend(query, *self.project_keys(key, value), mask)
+
+    def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Weights of the values, rows summing to 1: [..., heads, Q, K]."""
+        queries, keys = split_heads(self.query(query), self.heads), split_heads(self.key(key), self.heads)
+        weights: Tensor = self.attention.weights(queries, keys, for_heads(mask))  # type: ignore[operator]
+        return weights
+
+    def project_keys(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the heads, [..., heads, K, width / heads] each, which a decoder keeps between steps."""
+        return split_heads(self.key(key), self.heads), split_heads(self.value(value), self.heads)
+
+    def attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As `forward`, with the result of `project_keys`."""
+        y = self.attention(split_heads(self.query(query), self.heads), keys, values, for_heads(mask))
+        projected: Tensor = self.project(join_heads(y))
+        return projected
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself: [..., N, C] -> same.
+
+    `mask` is as in MultiHeadAttention. Query, key and value are one projection, hence one matrix product.
+
+    Source: arXiv:1706.03762, section 3.2.
+    """
+
+    def __init__(self, width: int, heads: int, attention: nn.Module | None = None) -> None:
+        """`attention` is as in MultiHeadAttention."""
         super().__init__()
         check_heads(width, heads)
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
+        self.attention = Attention() if attention is None else attention
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self._split(x)
-        y = nn.functional.scaled_dot_product_attention(query, key, value)  # [B, heads, N, C / heads]
-        projected: Tensor = self.project(y.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y = self.attention(*split_qkv(self.qkv(x), self.heads), for_heads(mask))
+        projected: Tensor = self.project(join_heads(y))
         return projected
 
-    def weights(self, x: Tensor) -> Tensor:
-        """Attention weights, rows summing to 1: [B, N, C] -> [B, heads, N, N]."""
-        query, key, _ = self._split(x)
-        return (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+    def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attention weights, rows summing to 1: [..., N, C] -> [..., heads, N, N]."""
+        query, key, _ = split_qkv(self.qkv(x), self.heads)
+        weights: Tensor = self.attention.weights(query, key, for_heads(mask))  # type: ignore[operator]
+        return weights
 
-    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Query, key and value, each [B, heads, N, C / heads]."""
-        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[..., N, C] -> [..., heads, N, C / heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def split_qkv(x: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """[..., N, 3C] -> query, key and value, each [..., heads, N, C / heads]."""
+    return x.unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """[..., heads, N, C / heads] -> [..., N, C]."""
+    return x.transpose(-3, -2).flatten(-2)
+
+
+def for_heads(mask: Tensor | None) -> Tensor | None:
+    """The same mask for all heads: [..., Q, K] -> [..., 1, Q, K]."""
+    return mask if mask is None or mask.ndim < 3 else mask.unsqueeze(-3)

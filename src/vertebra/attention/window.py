@@ -1,11 +1,25 @@
-"""Self-attention inside windows, with a bias for each relative position."""
+"""Which values does a query need near by, at a cost that grows with the area? Those in its window; windows shift.
+
+    softmax(Q K^T / sqrt(D) + B) V in every window of M x M cells
+
+Q, K, V: [M * M, D], the cells of a window; B: a learned bias for each offset between two cells, see
+`positions/relative_bias`. In every second layer the windows are shifted by M // 2 cells. The map is rolled for it, so
+that windows at the border hold cells from two sides, between which a mask forbids attention.
+
+Source: Swin Transformer, arXiv:2103.14030, section 3.2 and equation 4.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from vertebra.attention.multi_head import check_heads
+from vertebra.attention.attention import Attention
+from vertebra.attention.multi_head import check_heads, join_heads, split_qkv
+from vertebra.attention.positions.relative_bias import bias_table, relative_bias, relative_index
+from vertebra.errors import VertebraError
 
 
 class WindowAttention(nn.Module):
@@ -23,13 +37,12 @@ class WindowAttention(nn.Module):
         self.heads, self.window = heads, window
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
-        self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        nn.init.trunc_normal_(self.bias_table, std=0.02)
-        self.register_buffer("index", _relative_index(window), persistent=False)
+        self.bias_table = bias_table((window, window), heads)
+        self.register_buffer("index", relative_index((window, window)), persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """`mask` [windows, M * M, M * M] is added to the scores; the windows of one image are consecutive in B."""
-        query, key, value = self._split(x)
+        query, key, value = split_qkv(self.qkv(x), self.heads)
         if x.device.type == "cpu":
             # Windows are so small that plain products are faster there, and the fused kernel has no gradient for the
             # bias.
@@ -38,17 +51,13 @@ class WindowAttention(nn.Module):
             bias = self._bias(mask)
             bias = bias.repeat(len(x) // len(bias), 1, 1, 1) if mask is not None else bias
             y = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        projected: Tensor = self.project(y.transpose(1, 2).flatten(2))
+        projected: Tensor = self.project(join_heads(y))
         return projected
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention weights, rows summing to 1: -> [B, heads, M * M, M * M]."""
-        query, key, _ = self._split(x)
+        query, key, _ = split_qkv(self.qkv(x), self.heads)
         return self._scores(query, key, mask).softmax(-1)
-
-    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Query, key and value, each [B, heads, M * M, C / heads]."""
-        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _scores(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
         """Scaled products with the bias, before the softmax: [B, heads, M * M, M * M]."""
@@ -59,15 +68,107 @@ class WindowAttention(nn.Module):
 
     def _bias(self, mask: Tensor | None) -> Tensor:
         """Relative position bias and mask together, [1 or windows, heads, M * M, M * M]."""
-        area = self.window**2
-        bias = self.bias_table[self.index].view(area, area, self.heads).permute(2, 0, 1)
+        bias = relative_bias(self.bias_table, self.index)
         return bias[None].contiguous() if mask is None else bias + mask[:, None]
 
 
-def _relative_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of cells, [M ** 4]: (dy + M - 1) * (2M - 1) + dx + M - 1."""
-    cells = torch.arange(window)
-    y, x = torch.meshgrid(cells, cells, indexing="ij")
-    dy = y.flatten()[:, None] - y.flatten()[None]
-    dx = x.flatten()[:, None] - x.flatten()[None]
-    return ((dy + window - 1) * (2 * window - 1) + dx + window - 1).flatten()
+class Windowed(nn.Module):
+    """Any mechanism inside the windows of a sequence or a map: [..., *size, C] each -> [..., *size, V].
+
+    Query, key and value have one size, (N,) for windows of one side, or (H, W) for windows of two; any is allowed,
+    padding is masked. `mask` is bool, broadcastable to [..., 1, *size], True = the key may be attended by every query
+    of its window; a query without any True has an output of 0, as far as the mechanism does so.
+
+    Source: arXiv:2103.14030, section 3.2.
+    """
+
+    def __init__(self, window: Sequence[int], attention: nn.Module | None = None, shifted: bool = False) -> None:
+        """`window` has the sides of a window in cells, `attention` is by default scaled dot-product attention. Where
+        they are `shifted`, by half a side, there must be more than one window along the axis."""
+        super().__init__()
+        self.window, self.shifted = tuple(window), shifted
+        self.attention = Attention() if attention is None else attention
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        size, shift = self._size(query)
+        windows = [to_windows(x, self.window, shift) for x in (query, key, value)]
+        y = self.attention(*windows, self._mask(size, shift, query, mask))
+        return from_windows(y, self.window, shift, size)
+
+    def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Those of the mechanism in each window, as it has them: [..., windows, area, area], cells row-major."""
+        size, shift = self._size(query)
+        windows = [to_windows(x, self.window, shift) for x in (query, key)]
+        weights: Tensor = self.attention.weights(  # type: ignore[operator]
+            *windows, self._mask(size, shift, query, mask)
+        )
+        return weights
+
+    def _size(self, x: Tensor) -> tuple[tuple[int, ...], list[int]]:
+        """Size of the sequence or map, and the shift along each axis."""
+        size = tuple(x.shape[-1 - len(self.window) : -1])
+        return size, [m // 2 if self.shifted and side > m else 0 for side, m in zip(size, self.window, strict=True)]
+
+    def _mask(self, size: tuple[int, ...], shift: Sequence[int], like: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Whether cells of a window may attend to each other, [..., windows, area, area], or None if all may."""
+        if mask is None and not any(shift) and not any(n % m for n, m in zip(size, self.window, strict=True)):
+            return None
+        keys = torch.ones((1, *size), dtype=torch.bool, device=like.device)
+        keys = keys if mask is None else keys & mask
+        if keys.shape[-1 - len(size)] != 1:
+            raise VertebraError(
+                f"the mask has the shape {list(keys.shape)}; windows take one of keys, {['...', 1, *size]}."
+            )
+        keys = to_windows(keys.squeeze(-1 - len(size))[..., None], self.window, shift)  # [..., windows, area, 1]
+        return keys.transpose(-2, -1) & window_mask(size, self.window, shift, like.device)
+
+
+def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+    """A sequence or map by windows: [..., *size, C] -> [..., windows, area, C], windows and cells row-major.
+
+    It is rolled back by `shift` cells along each axis, after zeros at the end make the sizes multiples of the window.
+    """
+    axes = len(window)
+    first = x.ndim - axes - 1
+    sizes = x.shape[first:-1]
+    padding = [-n % m for n, m in zip(sizes, window, strict=True)]
+    if any(padding):
+        x = nn.functional.pad(x, [0, 0] + [n for after in reversed(padding) for n in (0, after)])
+    if any(shift):
+        x = x.roll([-n for n in shift], list(range(first, first + axes)))
+    for i in reversed(range(axes)):
+        x = x.unflatten(first + i, (-1, window[i]))
+    inside = range(first + 1, first + 2 * axes, 2)
+    x = x.permute(*range(first), *range(first, first + 2 * axes, 2), *inside, -1)
+    return x.flatten(first, first + axes - 1).flatten(first + 1, first + axes)
+
+
+def from_windows(x: Tensor, window: Sequence[int], shift: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The reverse of `to_windows`: [..., windows, area, C] -> [..., *size, C]."""
+    axes = len(window)
+    first = x.ndim - 3
+    counts = [-(-n // m) for n, m in zip(size, window, strict=True)]
+    x = x.unflatten(-2, list(window)).unflatten(first, counts)
+    x = x.permute(*range(first), *(first + i + j for i in range(axes) for j in (0, axes)), -1)
+    for i in range(axes):
+        x = x.flatten(first + i, first + i + 1)
+    if any(shift):
+        x = x.roll(list(shift), list(range(first, first + axes)))
+    for i in range(axes):
+        x = x.narrow(first + i, 0, size[i])
+    return x
+
+
+def window_mask(
+    size: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device | None = None
+) -> Tensor:
+    """False between cells that share a window only because the map was rolled by `shift`: [windows, area, area].
+
+    Source: arXiv:2103.14030, section 3.2 and figure 4.
+    """
+    regions = torch.zeros((), dtype=torch.long, device=device)
+    for side, m, n in zip(size, window, shift, strict=True):
+        place = torch.arange(-(-side // m) * m, device=device)
+        regions = regions[..., None] * 2 + (place >= len(place) - n)  # those that came from the other side
+    cells = to_windows(regions[..., None], window, [0] * len(window))[..., 0]
+    return cells[:, :, None] == cells[:, None]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.attention import WindowAttention
+from vertebra.attention.window import from_windows, to_windows, window_mask
 from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.errors import one_of
 from vertebra.nn.drop import DropPath, drop_path_rates
@@ -87,22 +88,12 @@ class Block(nn.Module):
         return y
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
-        batch, height, width, channels = x.shape
-        side = self.window
-        shifts = [self.shift * moved for moved in shifted_axes(height, width, side, self.shifts)]
-        down, right = -height % side, -width % side
-        if down or right:
-            x = nn.functional.pad(x, (0, 0, 0, right, 0, down))
-        if any(shifts):
-            x = x.roll([-shift for shift in shifts], (1, 2))
-        rows, columns = (height + down) // side, (width + right) // side
-        x = x.view(batch, rows, side, columns, side, channels).transpose(2, 3)
-        x = self.attention(x.reshape(-1, side**2, channels), mask if any(shifts) else None)
-        x = x.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-        x = x.reshape(batch, rows * side, columns * side, channels)
-        if any(shifts):
-            x = x.roll(shifts, (1, 2))
-        return x[:, :height, :width]
+        size = (x.shape[1], x.shape[2])
+        window = (self.window, self.window)
+        shifts = [self.shift * moved for moved in shifted_axes(*size, self.window, self.shifts)]
+        windows = to_windows(x, window, shifts)  # [B, windows, M * M, C]
+        y = self.attention(windows.flatten(0, 1), mask if any(shifts) else None)
+        return from_windows(y.unflatten(0, windows.shape[:2]), window, shifts, size)
 
 
 class PatchMerging(nn.Module):
@@ -138,17 +129,9 @@ def shift_mask(height: int, width: int, window: int, like: Tensor, axes: tuple[b
 
     Source: arXiv:2103.14030, section 3.2 and figure 4.
     """
-    shift = window // 2
-
-    def labels(size: int, shifted: bool) -> Tensor:
-        place = torch.arange(-(-size // window) * window, device=like.device)
-        if not shifted:
-            return place * 0
-        return (place >= len(place) - window).long() + (place >= len(place) - shift)
-
-    regions = labels(height, axes[0])[:, None] * 3 + labels(width, axes[1])  # [H', W']
-    windows = regions.unflatten(1, (-1, window)).unflatten(0, (-1, window)).transpose(1, 2).flatten(2).flatten(0, 1)
-    return torch.where(windows[:, :, None] == windows[:, None], 0.0, -100.0).to(like.dtype)
+    shift = [window // 2 if shifted else 0 for shifted in axes]
+    same = window_mask((height, width), (window, window), shift, like.device)
+    return torch.where(same, 0.0, -100.0).to(like.dtype)
 
 
 class Swin(Backbone):

@@ -1,0 +1,73 @@
+"""How far is the key from the query, along each axis? A learned bias per offset tells, one for every head.
+
+    score(q_m, k_n) = q_m . k_n / sqrt(D) + B[m - n]
+
+q, k: [D]; m, n: their positions, on a map (row, column); B: a table with a row for each of the 2M - 1 offsets that M
+positions have, on a map (2M - 1)^2.
+
+Sources: Swin Transformer, arXiv:2103.14030, equation 4; on sequences, Exploring the Limits of Transfer Learning (T5),
+arXiv:1910.10683, section 2.1, there with a row for a range of offsets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vertebra.attention.scores.product import Factors
+from vertebra.attention.scores.scaled_dot import ScaledDot
+from vertebra.errors import VertebraError
+
+
+class RelativeBias(ScaledDot):
+    """The scaled dot product with a bias: [..., heads, Q, D] and [..., heads, K, D] -> [..., heads, Q, K].
+
+    Positions are row-major. Keys are at the first K of them, and the queries are the last Q of the keys. More keys than
+    positions raise VertebraError.
+
+    Source: arXiv:2103.14030, equation 4.
+    """
+
+    index: Tensor
+
+    def __init__(self, size: Sequence[int], heads: int) -> None:
+        """`size` is (N,) of the longest sequence, or (rows, columns) of a map or window."""
+        super().__init__()
+        self.size = tuple(size)
+        self.bias_table = bias_table(size, heads)
+        self.register_buffer("index", relative_index(size), persistent=False)
+
+    def factors(self, query: Tensor, key: Tensor) -> Factors:
+        keys, positions = key.shape[-2], math.prod(self.size)
+        if keys > positions:
+            raise VertebraError(f"there are {keys} keys, and biases for the first {positions} positions only.")
+        bias = relative_bias(self.bias_table, self.index)
+        return Factors(query, key, None, bias[:, keys - query.shape[-2] : keys, :keys].to(query.dtype))
+
+
+def bias_table(size: Sequence[int], heads: int) -> nn.Parameter:
+    """A bias for each offset and head, [offsets, heads], of deviation 0.02."""
+    offsets = math.prod(2 * side - 1 for side in size)
+    return nn.Parameter(nn.init.trunc_normal_(torch.zeros(offsets, heads), std=0.02))
+
+
+def relative_bias(table: Tensor, index: Tensor) -> Tensor:
+    """The table [offsets, heads] for each pair of positions, by `relative_index`: [heads, positions, positions]."""
+    positions = math.isqrt(len(index))
+    return table[index].view(positions, positions, -1).permute(2, 0, 1)
+
+
+def relative_index(size: Sequence[int]) -> Tensor:
+    """Row of the table for each pair of positions, [positions ** 2].
+
+    For a map of M x M, (dy + M - 1) * (2M - 1) + dx + M - 1, the offset being that of the first from the second.
+    """
+    cells = torch.cartesian_prod(*(torch.arange(side) for side in size)).view(-1, len(size))  # row-major
+    index = torch.zeros((), dtype=torch.long)
+    for axis, side in enumerate(size):
+        place = cells[:, axis]
+        index = index * (2 * side - 1) + place[:, None] - place + side - 1
+    return index.flatten()
