@@ -87,6 +87,7 @@ def train(passes: int) -> list[float]:
         return [c.float().mean().item() for c in (reader(story, question)[0].argmax(-1) == answer).split(500)]
 
 
+@pytest.mark.slow
 def test_two_passes_answer_what_one_cannot():
     assert min(train(2)) > 0.95
     assert train(1)[1] < 0.4  # of four places

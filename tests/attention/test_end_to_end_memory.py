@@ -86,6 +86,7 @@ def train(hops: int, tying: str = "adjacent", steps: int = 800) -> list[float]:
         return [c.float().mean().item() for c in (network(story, question).argmax(-1) == answer).split(500)]
 
 
+@pytest.mark.slow
 def test_two_hops_answer_what_one_cannot():
     one, two = train(1, steps=400), train(2)
     assert min(two) > 0.98
