@@ -148,7 +148,8 @@ def semantic_fpn(folder: Path, size: int) -> Pair:
         backbone="resnet50",
         classes=CLASSES,
         preprocess=preprocess(size),
-        aux={"weight": 0.0},  # which the peer has not
+        aux={"weight": 0.0},
+        neck_output=False,  # the peer has neither
     )
     theirs = smp.FPN("resnet50", encoder_weights=None, classes=CLASSES)
     return Pair(

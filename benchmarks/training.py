@@ -180,7 +180,7 @@ def main() -> None:
         results[name], predictions[name] = run(name, catalogue, kind, options)
         (folder / "results.json").write_text(json.dumps({"options": vars(options), "results": results}, indent=1))
     curves(results, options).savefig(folder / "curves.png", dpi=120)
-    side_by_side(predictions, catalogue, kind).save(folder / "predictions.png")
+    side_by_side(predictions, results, catalogue, kind).save(folder / "predictions.png")
 
 
 def curves(results: Mapping[str, Sequence[Mapping[str, float]]], options: argparse.Namespace) -> Figure:
@@ -198,9 +198,14 @@ def curves(results: Mapping[str, Sequence[Mapping[str, float]]], options: argpar
 
 
 def side_by_side(
-    predictions: Mapping[str, Sequence[Prediction]], catalogue: Catalogue, kind: Kind, count: int = 3
+    predictions: Mapping[str, Sequence[Prediction]],
+    results: Mapping[str, Sequence[Mapping[str, float]]],
+    catalogue: Catalogue,
+    kind: Kind,
+    count: int = 3,
 ) -> Image.Image:
-    """A row for each of `count` images of the val split: its ground truth, and the prediction of each model."""
+    """A row for each of `count` images of the val split: its ground truth, and the prediction of each model, objects
+    from the score at which their F1 is best."""
     side, letters = 320, ImageFont.load_default(size=15)
     samples = catalogue.split("val")[: min(map(len, predictions.values()))]  # --overfit takes the first
     chosen = [round((i + 0.5) * len(samples) / count) for i in range(count)]
@@ -211,8 +216,10 @@ def side_by_side(
         columns = [
             kind.draw_target(image, target, catalogue.classes),
             *(
-                kind.draw(image, detections[index], catalogue.classes, threshold=0.5)
-                for detections in predictions.values()
+                kind.draw(
+                    image, detections[index], catalogue.classes, threshold=results[name][-1].get("threshold", 0.0)
+                )
+                for name, detections in predictions.items()
             ),
         ]
         rows.append([drawn.resize((side, round(drawn.height * side / drawn.width))) for drawn in columns])
