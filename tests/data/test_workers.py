@@ -67,9 +67,13 @@ def test_a_worker_that_fails(monkeypatch, training, fail, sentence):
     failing(monkeypatch, fail)
     read = batches(training=training)
     iterator = getattr(read, "loader", read)
+    known: set[int] = set()  # to torch
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_set_worker_pids", lambda key, _: known.add(key))
+    monkeypatch.setattr("vertebra.data.workers._remove_worker_pids", known.remove)
     began = time.monotonic()
     with pytest.raises(VertebraError) as error:
         list(read)
+    assert not known
     assert sentence in str(error.value)
     assert "Traceback" not in str(error.value)
     assert time.monotonic() - began < 4  # torch looks every five seconds

@@ -161,8 +161,7 @@ def _table(backbones: Sequence[Entry], width: int) -> Table:
 
 
 def _weights_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
-    """A line for each; in less than WIDE columns, what it is of stands below the name, and the licence below the
-    metrics."""
+    """A line for each; in less than WIDE columns, all else stands below the name."""
     wide = width >= WIDE
     table = Table(
         title=f"{len(rows)} known checkpoints, for --weights=NAME",
@@ -171,7 +170,7 @@ def _weights_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
         collapse_padding=True,
     )
     headings = ("name", "task, method, backbone", "from", "metrics", "licence", "size")
-    for column in headings if wide else ("name\ntask, method, backbone", "metrics\nlicence, size"):
+    for column in headings if wide else ("name\n  task, method, backbone; metrics; licence; size",):
         table.add_column(column, overflow="fold")
     for row in rows:
         metrics = ", ".join(
@@ -184,7 +183,7 @@ def _weights_table(rows: Sequence[Mapping[str, Any]], width: int) -> Table:
         if wide:
             table.add_row(row["name"], model, row["source"], metrics, row["licence"], size)
         else:
-            table.add_row(f"{row['name']}\n{model}", f"{metrics}\n{', '.join(filter(None, (row['licence'], size)))}")
+            table.add_row(f"{row['name']}\n  {'; '.join(filter(None, (model, metrics, row['licence'], size)))}")
     return table
 
 

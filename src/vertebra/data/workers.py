@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from vertebra.errors import VertebraError, first_line, is_out_of_memory
 
@@ -58,6 +59,9 @@ class WorkerLoader(DataLoader):
             worker.join()
         if iterator is not None:
             iterator._shutdown = True
+            if iterator._worker_pids_set:  # else torch refuses an iterator that gets the same id
+                _remove_worker_pids(id(iterator))
+                iterator._worker_pids_set = False
         self._iterator = None
         if ended:
             return VertebraError(_end(max(ended, key=abs)))
