@@ -315,6 +315,8 @@ def test_every_option_of_training_is_explained() -> None:
     for task in tasks.names():
         for method in tasks.methods(task):
             names = {f"model.{name}" for name in options.names(tasks.find(task, method).Config)}
+            data = kinds.find(tasks.find(task, method).MODEL.kind).data
+            names |= {f"data.{field.name}" for field in dataclasses.fields(data)} if data else set()
             for page in pages.get(task, [f"tasks/{task}", "tasks/detection"]):
                 explained = set(re.findall(r"`--([\w.]+)`", (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
                 names -= explained

@@ -1,6 +1,7 @@
 """A bar on a terminal, nothing in a pipe."""
 
 import io
+import re
 from contextlib import redirect_stdout
 
 import pytest
@@ -35,6 +36,15 @@ def test_a_terminal_shows_how_many_are_done(terminal):
     assert "5/5" in shown  # the sizes of the items, not their number
     assert "left" in shown
     assert shown.count("line ab\n") == 1
+
+
+def test_the_rate_of_what_is_counted(terminal):
+    patches = [0]
+    with redirect_stdout(terminal):
+        for _ in track([1, 2], "refining", counted=(lambda: patches[0], "patches")):
+            patches[0] += 5
+    assert re.search(r"\d patches/s", terminal.getvalue())
+    assert "2/2" in terminal.getvalue()
 
 
 def test_of_items_without_a_length_the_elapsed_time_is_shown(terminal):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vertebra.engine.train import Run
     from vertebra.metrics.evaluation import Evaluation
     from vertebra.predict import Predictor
+    from vertebra.refine import Refiner
     from vertebra.structures import Prediction
     from vertebra.tasks import Task
 
@@ -185,6 +186,7 @@ def evaluate(
     tta: bool = False,
     tile: int = 0,
     overlap: float = 0.2,
+    refine: str | Path | Refiner | None = None,
     strict: bool = False,
     device: str | None = None,
 ) -> Evaluation:
@@ -200,6 +202,7 @@ def evaluate(
             the model was not trained on is then evaluated whole.
         seed: of that split; as in training if None.
         tta, tile, overlap: as in `Predictor.predict`; not for a task's model.
+        refine: as in `load`; only for a model from a file. A Predictor that has a refiner is measured with it.
         strict: whether the first unreadable image or wrong annotation is an error instead of being listed.
         device: where a model from a file runs, as in `load`.
 
@@ -220,10 +223,12 @@ def evaluate(
     if isinstance(model, Run):
         model = model.best
     predict = None
-    if tta or tile:
+    if isinstance(model, tasks.Task | Predictor) and refine is not None:
+        raise VertebraError("refine needs the model's checkpoint: give its path, or `vertebra.load(..., refine=...)`.")
+    if tta or tile or refine is not None or (isinstance(model, Predictor) and model.refiner is not None):
         if isinstance(model, tasks.Task):
             raise VertebraError("tta and tile need a checkpoint or what `vertebra.load` returned, not a model.")
-        model = model if isinstance(model, Predictor) else Predictor(model, device=device)
+        model = model if isinstance(model, Predictor) else Predictor(model, device=device, refine=refine)
         predict = model.merged(tile=tile, overlap=overlap, tta=tta)
     if isinstance(model, tasks.Task):
         task = model
@@ -244,7 +249,13 @@ def evaluate(
     )
 
 
-def load(path: str | Path, *, device: str | None = None, precision: str = "32-true") -> Predictor:
+def load(
+    path: str | Path,
+    *,
+    device: str | None = None,
+    precision: str = "32-true",
+    refine: str | Path | Refiner | None = None,
+) -> Predictor:
     """A trained model from the one file that `vertebra train` wrote, made fast for prediction.
 
     Args:
@@ -253,10 +264,13 @@ def load(path: str | Path, *, device: str | None = None, precision: str = "32-tr
             None.
         precision: of convolutions and matrix products: `32-true`, `bf16-mixed` (twice as fast on CPUs and GPUs that
             have such instructions, with predictions that differ in the third digit) or `16-mixed` (GPUs).
+        refine: a checkpoint of `vertebra train refinement`, by which the masks of all predictions are refined, or a
+            `vertebra.refine.Refiner` with options of its own.
 
     Raises:
-        VertebraError: if the file is damaged or was not written by Vertebra, or the precision does not exist.
+        VertebraError: if the file is damaged or was not written by Vertebra, the precision does not exist, or `refine`
+            is given for a model that predicts no masks.
     """
     from vertebra.predict import Predictor
 
-    return Predictor(path, device=device, precision=precision)
+    return Predictor(path, device=device, precision=precision, refine=refine)

@@ -20,7 +20,12 @@ def on_terminal() -> bool:
 
 
 def track(
-    items: Iterable[T], description: str, total: int | None = None, *, size: Callable[[T], int] = lambda _: 1
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    *,
+    size: Callable[[T], int] = lambda _: 1,
+    counted: tuple[Callable[[], int], str] | None = None,
 ) -> Generator[T, None, None]:
     """The items, with a bar on a terminal that shows how many are done, their number per second and the time left.
 
@@ -28,13 +33,14 @@ def track(
         description: what is done with them, such as `evaluating`.
         total: their number; `len(items)`, where items have a length, if None. Without either, no time left is shown.
         size: what an item adds to the number, such as the images of a batch.
+        counted: what is shown per second in place of the items: how many there were so far, and their name.
     """
     if not on_terminal():
         yield from items
         return
     if total is None and isinstance(items, Sized):
         total = len(items)
-    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), _Rate(), _TimeLeft())
+    columns = (TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(), _Rate(counted), _TimeLeft())
     with Progress(*columns, console=Console(), transient=True, expand=True) as bar:
         task = bar.add_task(description, total=total)
         for item in items:
@@ -59,7 +65,14 @@ def clock(seconds: float | None) -> str:
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, counted: tuple[Callable[[], int], str] | None) -> None:
+        super().__init__()
+        self.counted = counted
+
     def render(self, task: Task) -> Text:
+        if self.counted:
+            count, name = self.counted
+            return Text(f"{count() / task.elapsed:.3g} {name}/s" if task.elapsed else "")
         return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
 

@@ -12,6 +12,7 @@ VERBS = {
     "evaluate": "val validate validation test eval benchmark score metrics",
     "train": "fit finetune fine_tune training learn run",
     "predict": "infer inference detect classify segment track demo pred",
+    "refine": "bpr refinement postprocess sharpen refine_masks",
     "models": "list list_models ls model backbones zoo timm weights",
     "methods": "tasks heads algorithms detectors",
     "data": "datasets dataset inspect browse_dataset analyze convert",
@@ -25,6 +26,7 @@ TASKS = {
     "keypoints": "pose keypoint kpt landmarks pose_estimation skeleton",
     "semantic": "segmentation semseg semantic_segmentation",
     "saliency": "salient sod salient_object_detection",
+    "refinement": "refine refiner bpr boundary_refinement mask_refinement patch_refinement",
 }
 """Tasks."""
 MISSING_TASKS = {
@@ -117,6 +119,17 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "top": "topk top_k",
         "embeddings": "features embed embedding",
     },
+    "refine": {
+        "device": "gpu gpus gpu_id gpu_ids accelerator cuda local_rank",
+        "data.path": "data dataset data_dir data_path dataset_dir img_dir images root",
+        "data.split": "split",
+        "model": "weights checkpoint ckpt refiner refine",
+        "save": "project output output_dir out_dir work_dir save_dir name out o",
+        "batch_size": "batch b bs",
+        "nms_threshold": "iou_thresh iou_thres iou nms_thr nms",
+        "patch_size": "patch size",
+        "max_detections": "max_det max_per_img maxdets",
+    },
     "models": {
         "weights": "pretrained checkpoints",
         "sort": "order sort_by",
@@ -142,6 +155,9 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     },
     "evaluate": {
         "first: vertebra evaluate RUN": "weights model checkpoint ckpt model.weights",
+    },
+    "refine": {
+        "first: vertebra refine RESULTS": "results predictions coarse input json",
     },
     "data": {
         "first: vertebra data PATH": "path data source dataset",

@@ -181,7 +181,7 @@ def test_images_that_went_missing_since(data, tmp_path, run_vertebra):
         ([hit(7), hit(8)], "entry 1 (counted from 0): no image of the val split of"),
         ([hit(8)], "has image_id 8; there are 7, 12, 30."),
         ([hit(4)], "has image_id 4; it is in the train split."),
-        ([hit("7")], "has image_id '7'"),
+        ([hit("8")], "has image_id '8'"),
         ([hit([7])], "has image_id [7]"),
         ([hit(7, 1, bbox=[0, 0, 1, 1])], "has no category_id 1; there are 3, 8."),
         ([hit(7, bbox=[0, 0, 1])], "entry 0 (counted from 0): bbox is [0, 0, 1], not a list of 4 numbers"),

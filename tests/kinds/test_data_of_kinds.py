@@ -51,7 +51,9 @@ def test_masks_and_boxes(tmp_path):
     coco(tmp_path, segmentation=[[1, 1, 5, 1, 5, 5, 1, 5]])
     for kind in ("boxes", "masks"):
         assert kinds.find(kind).read(tmp_path).has == {"boxes", "masks"}
-    with pytest.raises(VertebraError, match="has boxes and masks but no keypoints: train detection or instance on it"):
+    with pytest.raises(
+        VertebraError, match="has boxes and masks but no keypoints: train detection or refinement or instance on it"
+    ):
         kinds.find("keypoints").read(tmp_path)
 
 

@@ -29,7 +29,7 @@ from vertebra.viz import report
 SIZE = (48, 64)
 CLASSES = ("cat", "dog", "emu")
 SCHEMA = KeypointSchema(("nose", "left", "right"), ((0, 1), (0, 2)), (0, 2, 1), (0.1, 0.1, 0.1))
-OPTIONS = {"top", "embeddings", "threshold", "tile", "overlap", "annotations", "crops", "scores"}
+OPTIONS = {"top", "embeddings", "threshold", "tile", "overlap", "annotations", "crops", "scores", "refine"}
 BOXES = torch.tensor([[4.0, 6.0, 20.0, 30.0], [30.0, 10.0, 60.0, 40.0]])
 KEYPOINTS = torch.tensor(
     [
@@ -130,7 +130,7 @@ def kind(request, number_kind) -> Kind:
 
 
 def test_every_kind_is_swept(number_kind):
-    assert set(kinds.names()) == {*METRICS, *MAPS}
+    assert set(kinds.names()) == {*METRICS, *MAPS, "patches"}  # see test_patch_samples.py
 
 
 def test_every_task_has_a_kind():

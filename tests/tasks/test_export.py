@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vertebra import tasks
+from vertebra import kinds, tasks
 from vertebra.structures import Frame
 
 METHODS = [(task, method) for task in tasks.names() for method in tasks.methods(task)]
@@ -27,14 +27,14 @@ def equal(one, other):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "method"), METHODS)
 def test_the_exported_program_computes_what_the_model_does(make, task, method):
-    has_boxes = task not in ("classification", "semantic", "saliency")
+    has_boxes = kinds.find(tasks.find(task, method).MODEL.kind).objects
     options = {"score_threshold": 0.2, "max_detections": 24} if has_boxes else {}  # more than there are
-    classes = 2 if task == "saliency" else 7
+    classes = len(tasks.find(task, method).MODEL.fixed_classes) or 7
     model = make(task, method, classes=classes, backbone_options=BACKBONE, **options).eval()
     for name, parameter in model.named_parameters():
         if "classify" in name:  # scores on both sides of the threshold
             torch.nn.init.normal_(parameter) if parameter.ndim > 1 else torch.nn.init.zeros_(parameter)
-    images = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, model.preprocess.channels, 64, 64)
     with torch.no_grad():
         raw = model(images)
         program = torch.export.export(model, (images,)).module()
@@ -48,7 +48,7 @@ def test_the_exported_program_computes_what_the_model_does(make, task, method):
         for prediction, other in zip(predictions, model.decode(exported, FRAMES), strict=True):
             assert equal(prediction, other)
         # Of other images, so that nothing that depends on the data is a constant of the program.
-        images = torch.randn(2, 3, 64, 64)
+        images = torch.randn_like(images)
         for x, y in zip(model(images), program(images), strict=True):
             torch.testing.assert_close(y, x, atol=1e-5, rtol=1e-5)
     if has_boxes:

@@ -27,17 +27,21 @@ def test_every_method(make, number):
     drawn = [shapes.draw(0, i, SIDE, *counts) for i in range(2)]
     images = torch.stack([image for image, _ in drawn]).float() / 255
     options = {"keypoints": shapes.KEYPOINTS} if task == "keypoints" else {}
-    classes = {"semantic": ("background", *shapes.CLASSES), "saliency": 2}.get(task, shapes.CLASSES)
+    classes = tasks.find(task, method).MODEL.fixed_classes or ("background", *shapes.CLASSES)
     targets = [target for _, target in drawn]
-    if task == "saliency":
+    if len(classes) == 2:
         targets = [replace(target, semantic=target.semantic.clamp(max=1)) for target in targets]
+    extra = tasks.find(task, method).MODEL.extra_channels
+    images = torch.cat((images, torch.randn(2, extra, SIDE, SIDE).sign()), 1)
+    preprocess = Preprocess((SIDE, SIDE), resize="crop" if task == "classification" else "fit")
+    mean, std = (*preprocess.mean, *(0.5,) * extra), (*preprocess.std, *(0.5,) * extra)
     made = make(
         task,
         method,
         classes=classes,
         backbone=f"timm:{model}",
         backbone_options={"arguments": BACKBONES[model]},
-        preprocess=Preprocess((SIDE, SIDE), resize="crop" if task == "classification" else "fit"),
+        preprocess=replace(preprocess, mean=mean, std=std),
         **options,
     ).train()
     total = sum(made.loss(images, targets).values())

@@ -150,7 +150,7 @@ def fit_state(name: str, state: Mapping[str, Tensor], *, source: str | None, pat
 
 
 def identify(state: Mapping[str, Tensor], source: str, **overrides: Any) -> str | None:
-    """The first public name of a backbone that has exactly these tensors.
+    """The first public name of a backbone that has exactly these tensors, for any number of input channels.
 
     Args:
         state: tensors by name, those of the backbone alone.
@@ -180,10 +180,16 @@ def identify(state: Mapping[str, Tensor], source: str, **overrides: Any) -> str 
             if model.first_conv not in tensors:
                 break  # another family's
             depths = _depths(tensors)
-            expected = {key: tensor.shape for key, tensor in model.state_dict().items() if not _counts(key)}
-            if {key: tensor.shape for key, tensor in tensors.items() if not _counts(key)} == expected:
+            if _shapes(tensors, model.first_conv) == _shapes(model.state_dict(), model.first_conv):
                 return name
     return None
+
+
+def _shapes(state: Mapping[str, Tensor], first_conv: str) -> dict[str, tuple[int, ...]]:
+    """The shapes of a backbone's tensors, but for the number of input channels."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items() if not _counts(name)}
+    outputs, _, *kernel = shapes[first_conv]
+    return shapes | {first_conv: (outputs, *kernel)}
 
 
 def _depths(names: Iterable[str]) -> tuple[int, ...]:

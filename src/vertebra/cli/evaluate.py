@@ -24,7 +24,17 @@ from vertebra.kinds import Kind
 from vertebra.kinds.coco_results import read_results
 from vertebra.metrics.evaluation import Evaluation, written
 
-MODEL_OPTIONS = ("device", "tta", "tile", "overlap", "data.val_share", "data.seed", "data.batch_size", "data.workers")
+MODEL_OPTIONS = (
+    "device",
+    "tta",
+    "tile",
+    "overlap",
+    "refine",
+    "data.val_share",
+    "data.seed",
+    "data.batch_size",
+    "data.workers",
+)
 """Options that have no effect on a file of results."""
 
 
@@ -61,6 +71,8 @@ class Options:
     """Cut images with a longer side into tiles of this side in pixels, as in `vertebra predict`."""
     overlap: float | None = None
     """Smallest share of a tile's side that neighbouring tiles have in common, up to 0.5; default: 0.2."""
+    refine: str | None = None
+    """Checkpoint of `vertebra train refinement`, by which the masks are refined before they are evaluated."""
     max_detections: int | None = None
     """Of COCO results, the top-scoring detections evaluated per image and class; default: 100, as in COCO. A model has
     its own limit."""
@@ -113,15 +125,17 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         raise VertebraError("--max_detections is for files of COCO results; a model has its own limit.")
     if options.overlap is not None and not options.tile:
         raise VertebraError("--overlap is for tiles: it needs --tile=PIXELS.")
-    if (options.tta or options.tile) and (options.data.batch_size or options.data.workers):
+    one_by_one = options.tta or options.tile or options.refine
+    if one_by_one and (options.data.batch_size or options.data.workers):
         raise VertebraError(
-            "with --tta or --tile, images are predicted on one by one: leave data.batch_size and data.workers out."
+            "with --tta, --tile or --refine, images are predicted on one by one: leave data.batch_size and "
+            "data.workers out."
         )
     predict = None
-    if options.tta or options.tile:
+    if one_by_one:
         from vertebra.predict.predictor import Predictor  # with readers of videos, which nothing else here needs
 
-        predictor = Predictor(options.checkpoint, device=options.device)
+        predictor = Predictor(options.checkpoint, device=options.device, refine=options.refine)
         overlap = 0.2 if options.overlap is None else options.overlap
         task, about = predictor.task, predictor.about
         predict = predictor.merged(tile=options.tile or 0, overlap=overlap, tta=options.tta)

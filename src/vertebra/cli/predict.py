@@ -44,6 +44,8 @@ class Options:
     tta: bool = False
     """Test-time augmentation: merge the predictions on the image, the mirrored image and, for objects, smaller and
     larger images."""
+    refine: str | None = None
+    """Checkpoint of `vertebra train refinement`, by which the masks are refined."""
     every: int | None = None
     """Of videos, predict on every N-th frame; default: 1."""
     top: int | None = None
@@ -82,7 +84,9 @@ def run(argv: Sequence[str]) -> None:
     sources = list({source.name: source for word in options.sources for source in expand(word)}.values())
     videos = [source for source in sources if isinstance(source, VideoSource)]
     _check(options, videos)
-    predictor = vertebra.load(options.checkpoint, device=options.device, precision=options.precision)
+    predictor = vertebra.load(
+        options.checkpoint, device=options.device, precision=options.precision, refine=options.refine
+    )
     _check_kind(options, predictor)
     ids = predictor.kind.dataset_ids(options.annotations, predictor.classes) if options.annotations else None
     image_ids = ids.of_all([Path(source.name) for source in sources]) if ids else [None] * len(sources)

@@ -90,6 +90,8 @@ def _arguments(task: str, method: str) -> ArgumentParser:
     arguments.add_class_arguments(Settings, skip=("task", "method", *GROUPS, *unused(task, method)))
     arguments.add_class_arguments(module.Config, "model")
     arguments.add_class_arguments(Data, "data", choices={"data.resize": ("auto", *kind.resize_modes)})
+    if kind.data is not None:
+        arguments.add_class_arguments(kind.data, "data")
     arguments.add_class_arguments(kind.augment, "augment")
     usual = resolve(task, method, {})
     arguments.set_defaults({**plain(usual), "lr": usual.base_lr, "weight_decay": usual.decay, "task": None})

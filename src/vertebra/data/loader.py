@@ -170,12 +170,6 @@ class ImageDataset(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> Item:
         index, seed = key
         unreadable: list[str] = []
-        example = self._first_readable(index, unreadable)
-        if example is None:
-            return Item(index, None, Target(), Frame((0, 0), (0, 0)), unreadable, seed)
-        if self.transform is None:
-            image, frame = prepare(example.image, self.preprocess), frame_of(example.size, self.preprocess)
-            return Item(index, image, example.target, frame, unreadable, seed)
 
         def another() -> Example:
             drawn = self._first_readable(int(torch.randint(len(self.samples), ())), unreadable)
@@ -184,6 +178,12 @@ class ImageDataset(Dataset):
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
+            example = self._first_readable(index, unreadable)
+            if example is None:
+                return Item(index, None, Target(), Frame((0, 0), (0, 0)), unreadable, seed)
+            if self.transform is None:
+                image, frame = prepare(example.image, self.preprocess), frame_of(example.size, self.preprocess)
+                return Item(index, image, example.target, frame, unreadable, seed)
             image, target = self.transform(example, another)
         size = (image.shape[-2], image.shape[-1])
         return Item(index, image, target, Frame(size, size), unreadable, seed)

@@ -20,7 +20,7 @@ from vertebra.data.datasets import catalogue_of
 from vertebra.data.formats import ReadOptions, formats
 from vertebra.errors import VertebraError, one_of, shown
 from vertebra.files import expanded
-from vertebra.images import SUFFIXES, UnreadableImage
+from vertebra.images import SUFFIXES, UnreadableImage, find_images
 from vertebra.structures import Target
 
 NEARBY = 20
@@ -112,6 +112,23 @@ def read(path: Source, *, fields: Collection[str] | None = None, seed: int = 0, 
             raise VertebraError(f"{path} is a file of no known format.{_guess([path.name])}{_known()}")
         return _read(module, path, options)
     return _read_folder(path, options)
+
+
+def read_images(path: str | Path) -> Catalogue:
+    """A dataset with its boxes and masks if it has any, or a folder of images alone, whose split is `val`.
+
+    Arguments and errors as for `read`.
+    """
+    folder, fields = expanded(path), frozenset({"boxes", "masks"})
+    if not folder.is_dir() or _recognise(folder, fields):
+        return read(path, fields=fields)
+    images = find_images(folder)
+    files = sum(file.is_file() and not file.name.startswith(".") for file in folder.rglob("*"))
+    if not images or len(images) < files:
+        return read(path, fields=fields)
+    samples = [Sample(image, Target(path=str(image))) for image in images]
+    notes = [f"{path} is a folder of {len(images)} images without ground truth"]
+    return Catalogue(str(path), "images", (), {"val": samples}, notes, has=frozenset())
 
 
 def _read(module: ModuleType, path: Path, options: ReadOptions) -> Catalogue:

@@ -66,7 +66,7 @@ def encode(segment: Segment, size: tuple[int, int], where: str) -> rle.RunLength
 
 def _whole(segment: Path | Tensor, size: tuple[int, int], where: str) -> Tensor:
     if isinstance(segment, Path):
-        where, values = str(segment), _pixels(segment)
+        where, values = str(segment), pixels_of(segment)
         segment = torch.from_numpy((values if values.ndim == 2 else values.any(-1)) != 0)
     _check(segment.shape, size, where)
     return segment
@@ -160,7 +160,7 @@ def read_instance_map(path: Path) -> tuple[tuple[int, int], list[MapInstance]]:
     Raises:
         VertebraError: if the file cannot be read, or has colours instead of numbers.
     """
-    values = _pixels(path)
+    values = pixels_of(path)
     if values.ndim != 2:
         raise VertebraError(f"{path}: its pixels are colours; the number of an instance is one grey value.")
     height, width = values.shape
@@ -264,7 +264,7 @@ def _loops(mask: np.ndarray) -> list[list[tuple[int, int]]]:
     return loops
 
 
-def _pixels(path: Path) -> np.ndarray:
+def pixels_of(path: Path) -> np.ndarray:
     """A mask file's values as they are, numbers of a palette's colours included: [H, W], or [H, W, C] colours."""
     with open_image(path) as image:
         decode_image(image)

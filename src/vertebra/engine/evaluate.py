@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from vertebra import kinds
+from vertebra import kinds, options
 from vertebra.data.catalogue import Catalogue, Sample, map_classes
 from vertebra.data.formats import formats
 from vertebra.data.geometry import read_example
 from vertebra.data.loader import loader
 from vertebra.data.reading import Source, with_val_split
+from vertebra.engine import checkpoint
 from vertebra.engine.settings import check_workers
 from vertebra.errors import VertebraError, in_range
 from vertebra.files import expanded
 from vertebra.images import UnreadableImage
+from vertebra.kinds import Kind
 from vertebra.metrics.evaluation import Evaluation, Worst
 from vertebra.progress import busy, track
 from vertebra.structures import Prediction, Target
@@ -81,7 +83,24 @@ def select(
         catalogue = with_val_split(catalogue, share, seed)
     split = choose_split(catalogue, split)
     kind.check_compatible(catalogue, task)
-    return Selection(catalogue, split, map_classes(catalogue.split(split), catalogue.classes, task.classes))
+    device = next(task.parameters()).device
+    samples = kind.samples(
+        catalogue,
+        split,
+        task,
+        seed=seed,
+        data=_data_options(kind, training if same else {}),
+        load=lambda path: checkpoint.load(path, device=device)[0],
+    )
+    return Selection(catalogue, split, map_classes(samples, catalogue.classes, task.classes))
+
+
+def _data_options(kind: Kind, training: Mapping[str, Any]) -> Any:
+    """The further options of the kind's data, as in training."""
+    if kind.data is None:
+        return None
+    names = {field.name for field in fields(kind.data)}
+    return options.build(kind.data, {name: value for name, value in training.items() if name in names})
 
 
 def choose_split(catalogue: Catalogue, split: str) -> str:

@@ -65,6 +65,11 @@ class Data:
         return self.batch_size
 
 
+def data_options(kind: kinds.Kind) -> type[Data]:
+    """Data, with the further options of a kind that has any."""
+    return Data if kind.data is None else dataclasses.make_dataclass("Data", (), bases=(Data, kind.data))
+
+
 @dataclass
 class Settings:
     """A training run."""
@@ -204,16 +209,17 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
         VertebraError: for a task, method, setting or option that does not exist (with the nearest that does), and a
             value of another type.
     """
-    layers = [_flat(overrides)]
+    data = data_options(kinds.find(tasks.find(task).MODEL.kind))
+    layers = [_flat(overrides, data)]
     if resume := layers[0].get("resume"):
-        layers.insert(0, _flat(run_config(resume)))
+        layers.insert(0, _flat(run_config(resume), data))
         check_resumed_method(resume, task, method or layers[1].get("model.method"))
     chosen = {key: value for layer in layers for key, value in layer.items()}
     method = method or chosen.get("model.method")
     module = tasks.find(task, method)
     kind = kinds.find(module.MODEL.kind)
     augment = kind.augment
-    recipe = _flat(module.RECIPE)
+    recipe = _flat(module.RECIPE, data)
     usual = recipe.get("optimizer", Settings.optimizer)
     if chosen.get("optimizer", usual) != usual:
         recipe.pop("lr", None)
@@ -222,7 +228,7 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     merged: dict[str, Any] = {}
     for layer in (recipe, *layers):
         named = {key: value for key, value in layer.items() if key not in ("task", "method", "model.method")}
-        _check_names(named, task, method or tasks.default_method(task), augment)
+        _check_names(named, task, method or tasks.default_method(task), data, augment)
         model = options.flatten(module.Config, _part(named, "model"))
         merged |= {key: value for key, value in named.items() if not key.startswith("model.")}
         merged |= {f"model.{name}": value for name, value in model.items()}
@@ -233,7 +239,7 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
         task,
         method or (None if merged.get("weights") else tasks.default_method(task)),
         model=_part(merged, "model"),
-        data=_built(Data, "data", merged),
+        data=_built(data, "data", merged),
         augment=_built(augment, "augment", merged),
         **scalars,
     )
@@ -258,7 +264,7 @@ def unused(task: str, method: str | None = None) -> list[str]:
 
 def check_resumed_method(resume: str, task: str, method: str | None) -> None:
     """Raises VertebraError if the run to resume is of another task, or of another method where one is chosen."""
-    before = _flat(run_config(resume))
+    before = _flat(run_config(resume), Data)
     for name, value in (("task", task), ("model.method", method)):
         if value not in (None, before.get(name)):
             raise VertebraError(cannot_change(name, value, before.get(name), run_folder(resume)))
@@ -307,9 +313,9 @@ def plain(settings: Settings) -> dict[str, Any]:
     return plain_content
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(settings: Mapping[str, Any], data_type: type[Data]) -> dict[str, Any]:
     """Settings by dotted name; paths as strings."""
-    data = {option.name for option in dataclasses.fields(Data)}
+    data = {option.name for option in dataclasses.fields(data_type)}
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if key in GROUPS and dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -328,10 +334,10 @@ def _part(flat: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {key.removeprefix(f"{name}."): value for key, value in flat.items() if key.startswith(f"{name}.")}
 
 
-def _check_names(flat: Mapping[str, Any], task: str, method: str, augment: type) -> None:
+def _check_names(flat: Mapping[str, Any], task: str, method: str, data: type, augment: type) -> None:
     config = tasks.find(task, method).Config
     model = options.names(config)
-    parts = {"data": Data, "augment": augment}
+    parts = {"data": data, "augment": augment}
     known = [
         *SCALARS,
         *(f"{part}.{option.name}" for part, kind in parts.items() for option in dataclasses.fields(kind)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 import vertebra
 from vertebra import kinds, options, tasks
 from vertebra.data.augment.custom import Transforms
-from vertebra.data.catalogue import Catalogue
+from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.loader import EndlessLoader, loader
 from vertebra.data.reading import Source
 from vertebra.engine import checkpoint
@@ -97,25 +97,28 @@ def train(
     if stopped:
         stopped.check_settings(settings, plan)
     task = _build(settings, plan, kind, echo)
+    samples = _samples(settings, kind, catalogue, task)
     folder = stopped.folder if stopped else _new_folder(settings, plan)
     _announce(settings, catalogue, task, folder, echo)
-    batches = partial(_training_batches, task=task, kind=kind, catalogue=catalogue, transforms=transforms)
+    batches = partial(
+        _training_batches, samples=samples["train"], task=task, kind=kind, catalogue=catalogue, transforms=transforms
+    )
     if "auto" in (settings.lr, settings.data.batch_size):
-        settings = replace_auto(settings, task, batches, len(catalogue.split("train")), folder, echo)
+        settings = replace_auto(settings, task, batches, len(samples["train"]), folder, echo)
         write_config(settings, folder)
-    loaders = batches(settings), _validation_batches(settings, task, kind, catalogue)
+    loaders = batches(settings), _validation_batches(settings, samples["val"], task, kind, catalogue)
     if settings.base_batch_size:
         images = settings.data.known_batch_size * settings.accumulate
         base = f"{settings.base_lr:g} is for {settings.base_batch_size} images per step"
         echo(f"lr {settings.peak_lr:g}: {base}, scaled to {images}")
-    history = RunHistory(folder, echo, _origin(settings, data))
+    history = RunHistory(folder, echo, _origin(settings, data, kind))
     trainer = trainers.create(settings, task, folder, history, [Facts(settings, task, catalogue), *callbacks], loggers)
     trainee = Trainee(task, settings)
     trainers.fit(trainer, trainee, loaders, folder, stopped, echo)
     assert history.best is not None, "the last epoch is always validated"
     metrics = history.best["metrics"]
     if trainer.is_global_zero:
-        metrics = _finish(settings, kind, catalogue, folder, history, trainee, echo).metrics
+        metrics = _finish(settings, kind, catalogue, samples["val"], folder, history, trainee, echo).metrics
     return Run(folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history, history.stopped)
 
 
@@ -133,11 +136,33 @@ def _open(settings: Settings, data: Source | None, kind: Kind) -> Catalogue:
     return catalogue
 
 
-def _origin(settings: Settings, data: Source | None) -> dict[str, Any]:
+def _samples(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task) -> dict[str, list[Sample]]:
+    """What is learned and what is validated on."""
+    devices = run_devices(settings)
+    device = devices[int(os.environ.get("LOCAL_RANK", 0)) % len(devices)]
+    samples = {
+        split: kind.samples(
+            catalogue,
+            split,
+            task,
+            training=split == "train",
+            seed=settings.seed,
+            data=settings.data,
+            load=lambda path: checkpoint.load(path, device=device)[0],
+        )
+        for split in ("train", "val")
+    }
+    catalogue.skipped(strict=settings.strict)
+    return samples
+
+
+def _origin(settings: Settings, data: Source | None, kind: Kind) -> dict[str, Any]:
     """The data of the run for the checkpoint's description; empty for Datasets, which no later process can open."""
     if data is not None:
         return {}
-    return {"data": {"path": settings.data.path, "val_share": settings.data.val_share, "seed": settings.seed}}
+    further = () if kind.data is None else [field.name for field in fields(kind.data)]
+    described = {name: options.plain(getattr(settings.data, name)) for name in ("path", "val_share", *further)}
+    return {"data": {**described, "seed": settings.seed}}
 
 
 def _plan(settings: Settings, kind: Kind, catalogue: Catalogue) -> Plan:
@@ -181,9 +206,10 @@ def _preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preproc
     data, known = settings.data, plan.preprocess
     # The size that a checkpoint was trained with is not taken over: the model's default is.
     usual = plan.module.MODEL.default_preprocess(None, plan.config)
-    if known.channels != data.channels:
+    extra = plan.module.MODEL.extra_channels
+    if known.channels != data.channels + extra:
         mean, std = ((0.449,), (0.226,)) if data.channels == 1 else (Preprocess.mean, Preprocess.std)
-        known = replace(known, mean=mean, std=std)
+        known = replace(known, mean=(*mean, *(0.5,) * extra), std=(*std, *(0.5,) * extra))
     resize: str = data.resize
     if resize == "auto":
         resize = usual.resize if usual.resize in modes else modes[0]
@@ -193,10 +219,16 @@ def _preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preproc
 
 
 def _training_batches(
-    settings: Settings, *, task: Task, kind: Kind, catalogue: Catalogue, transforms: Transforms | None
+    settings: Settings,
+    *,
+    samples: Sequence[Sample],
+    task: Task,
+    kind: Kind,
+    catalogue: Catalogue,
+    transforms: Transforms | None,
 ) -> EndlessLoader:
     batches = loader(
-        catalogue.split("train"),
+        samples,
         task.preprocess,
         kind,
         num_classes=len(catalogue.classes),
@@ -211,9 +243,11 @@ def _training_batches(
     return batches
 
 
-def _validation_batches(settings: Settings, task: Task, kind: Kind, catalogue: Catalogue) -> Iterable:
+def _validation_batches(
+    settings: Settings, samples: Sequence[Sample], task: Task, kind: Kind, catalogue: Catalogue
+) -> Iterable:
     return loader(
-        catalogue.split("val"),
+        samples,
         task.preprocess,
         kind,
         num_classes=len(catalogue.classes),
@@ -289,6 +323,7 @@ def _finish(
     settings: Settings,
     kind: Kind,
     catalogue: Catalogue,
+    samples: Sequence[Sample],
     folder: Path,
     history: RunHistory,
     trainee: Trainee,
@@ -296,7 +331,6 @@ def _finish(
 ) -> Evaluation:
     """Evaluates the best model and writes the report."""
     task, about = checkpoint.load(folder / "best.safetensors", device=trainee.trainer.strategy.root_device)
-    samples = catalogue.split("val")
     evaluation = evaluate(
         task,
         samples,
@@ -323,5 +357,5 @@ def _finish(
     best = evaluation.metrics.get(task.monitor, 0.0)
     echo(f"best: {task.monitor} {best:.4f} on {len(evaluation.rows)} val images, from epoch {about['epoch']}")
     echo(f"look at {folder / 'report.html'}")
-    echo(f"next: vertebra predict {folder / 'best.safetensors'} IMAGE --save=out/")
+    echo(f"next: {kind.next_command.format(folder / 'best.safetensors')}")
     return evaluation

@@ -64,7 +64,13 @@ class Kind:
     """Whether objects are predicted, each with a class, a score and a box, as formats such as COCO's hold them."""
     options: ClassVar[frozenset[str]] = frozenset()
     """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
-    `annotations`, `crops`, `scores`."""
+    `annotations`, `crops`, `scores`, `refine`."""
+    data: ClassVar[type | None] = None
+    """Dataclass of further `--data` flags of `vertebra train`, which `samples` is given; None if there are none."""
+    next_command: ClassVar[str] = "vertebra predict {} IMAGE --save=out/"
+    """What uses a model once it is trained, with `{}` for its file."""
+    instead: ClassVar[str] = ""
+    """Of models that cannot predict on images alone: the end of the sentence that says what to do instead."""
     eval_batch_size: ClassVar[int] = 32
     """Default number of images per forward pass in evaluation."""
     tta_scales: ClassVar[tuple[float, ...]] = (1.0,)
@@ -108,6 +114,33 @@ class Kind:
 
     def check(self, preprocess: Preprocess, augment: Any = None) -> None:
         """Raises VertebraError if the preprocessing or the augmentation, None in evaluation, does not suit the kind."""
+
+    def samples(
+        self,
+        catalogue: Catalogue,
+        split: str,
+        task: Task,
+        *,
+        training: bool = False,
+        seed: int = 0,
+        data: Any = None,
+        load: Callable[[str], Task] | None = None,
+    ) -> list[Sample]:
+        """The samples of a split that the task learns or is evaluated on: by default its images.
+
+        Args:
+            catalogue: as `open` or `read` returned it; gets notes, and problems of samples that are left out.
+            split: its name.
+            task: the model.
+            training: whether they are to be learned.
+            seed: of random choices.
+            data: an instance of `self.data`, or a dataclass with its fields; its defaults if None.
+            load: makes a model of a checkpoint of ours, in eval mode on the device of the run.
+
+        Raises:
+            VertebraError: if there are none.
+        """
+        return catalogue.split(split)
 
     def transform(self, augment: Any, preprocess: Preprocess, keypoints: KeypointSchema | None = None) -> Transform:
         """The augmentation of training examples, with torch's random numbers.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.box import SIMPLE_HEAD
@@ -28,6 +29,7 @@ from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.ops.resample import bands, resampled
 from vertebra.structures import IGNORED, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.viz import maps
 
 EDGE = 0.05
 """Least weight of a tile's pixel, at its border, where tiles overlap."""
@@ -39,12 +41,12 @@ class PixelMaps(Kind):
     """A value for every pixel; subclasses say what the logits mean."""
 
     target_field = "semantic"
-    augment = PixelsAugment
-    no_augment = PixelsAugment(scales=(0.0, 0.0), flip=0.0, colour=0.0)
-    resize_modes = ("shortest", "fit", "squash")
+    augment: ClassVar[type] = PixelsAugment
+    no_augment: ClassVar[Any] = PixelsAugment(scales=(0.0, 0.0), flip=0.0, colour=0.0)
+    resize_modes: ClassVar[tuple[str, ...]] = ("shortest", "fit", "squash")
     options = frozenset({"tile", "overlap"})
     eval_batch_size = 4
-    tta_scales = (0.75, 1.0, 1.25)
+    tta_scales: ClassVar[tuple[float, ...]] = (0.75, 1.0, 1.25)
 
     row_key: ClassVar[str]
     """An entry that the rows of the kind's own metrics have."""
@@ -75,16 +77,14 @@ class PixelMaps(Kind):
 
     # -- data
 
-    def check(self, preprocess: Preprocess, augment: PixelsAugment | None = None) -> None:
+    def check(self, preprocess: Preprocess, augment: Any = None) -> None:
         if preprocess.resize == "crop":
             raise VertebraError(
                 "resize is 'crop', which would cut pixels off that are to be labelled; choose 'shortest', 'fit' or "
                 "'squash'."
             )
 
-    def transform(
-        self, augment: PixelsAugment, preprocess: Preprocess, keypoints: KeypointSchema | None = None
-    ) -> Transform:
+    def transform(self, augment: Any, preprocess: Preprocess, keypoints: KeypointSchema | None = None) -> Transform:
         return PixelsTransform(augment, preprocess)
 
     def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
@@ -215,6 +215,32 @@ class PixelMaps(Kind):
         totals = [text for samples in catalogue.splits.values() for text in ("", str(len(samples)))]
         table.add_row("all", *totals)
         return [table]
+
+
+class ClassMaps(PixelMaps):
+    """A class for every pixel: logits [num_classes, ...], and a label map."""
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(0)
+
+    def to_logits(self, probabilities: Tensor) -> Tensor:
+        return probabilities.clamp(min=1e-9).log()
+
+    def decided(self, probabilities: Tensor) -> Tensor:
+        return probabilities.argmax(-1).to(torch.uint8)
+
+    def with_map(self, prediction: Prediction, values: Tensor) -> Prediction:
+        return replace(prediction, semantic=values)
+
+    def hard_labels(self, prediction: Prediction) -> Tensor:
+        assert prediction.semantic is not None
+        return prediction.semantic
+
+    def to_image(self, prediction: Prediction, num_classes: int) -> Image.Image:
+        """The label map as an indexed image in the colours of the classes."""
+        image = Image.fromarray(np.ascontiguousarray(self.hard_labels(prediction).numpy()))
+        image.putpalette(maps.palette(num_classes).tobytes())
+        return image
 
 
 def _ramp(side: int) -> Tensor:

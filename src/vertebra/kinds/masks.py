@@ -9,6 +9,7 @@ class InstanceMasks(Objects):
     target_field = "masks"
     description = "masks"
     priority = 3
+    options = Objects.options | {"refine"}
 
 
 KIND = InstanceMasks()

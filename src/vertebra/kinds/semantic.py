@@ -4,53 +4,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.errors import VertebraError
-from vertebra.kinds.maps import PixelMaps, target_map
+from vertebra.kinds.maps import ClassMaps, target_map
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import IGNORED, KeypointSchema, Prediction, Target
 from vertebra.viz import draw, maps
 from vertebra.viz.draw import Colour
 
 
-class LabelMaps(PixelMaps):
+class LabelMaps(ClassMaps):
     """A class per pixel."""
 
     description = "label maps"
     priority = 5
     row_key = "pixel_accuracy"
     balancing = frozenset({"class_weights"})
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        return logits.float().softmax(0)
-
-    def to_logits(self, probabilities: Tensor) -> Tensor:
-        return probabilities.clamp(min=1e-9).log()
-
-    def decided(self, probabilities: Tensor) -> Tensor:
-        return probabilities.argmax(-1).to(torch.uint8)
-
-    def with_map(self, prediction: Prediction, values: Tensor) -> Prediction:
-        return replace(prediction, semantic=values)
-
-    def hard_labels(self, prediction: Prediction) -> Tensor:
-        assert prediction.semantic is not None
-        return prediction.semantic
-
-    def to_image(self, prediction: Prediction, num_classes: int) -> Image.Image:
-        """The label map as an indexed image in the colours of the classes."""
-        image = Image.fromarray(np.ascontiguousarray(self.hard_labels(prediction).numpy()))
-        image.putpalette(maps.palette(num_classes).tobytes())
-        return image
 
     # -- data
 

@@ -88,7 +88,7 @@ class SegmentationMetrics(Metric):
         )
 
 
-def boundary_counts(predicted: NDArray[Any], labels: NDArray[Any], num_classes: int) -> Tensor:
+def boundary_counts(predicted: NDArray[Any], labels: NDArray[Any], num_classes: int, *, outside: bool = True) -> Tensor:
     """Pixels of the intersection and the union of both boundaries of every class: [2, num_classes] int64.
 
     The boundary of a class is the pixels of it that are at most d = 0.02 of the image's diagonal away, in the maximum
@@ -97,15 +97,17 @@ def boundary_counts(predicted: NDArray[Any], labels: NDArray[Any], num_classes: 
     Args:
         predicted: [H, W] uint8.
         labels: [H, W] uint8; 255 is ignored.
+        outside: whether classes have a boundary to the outside of the image, which is none where the image is a part of
+            another.
 
     Source: Boundary IoU, arXiv:2103.16562, section 4.
     """
     predicted = np.where(labels == IGNORED, IGNORED, predicted).astype(np.uint8)
-    bands = []
+    bands, mode = [], "constant" if outside else "nearest"
     for classes in (predicted, labels.astype(np.uint8)):
         side = 2 * max(1, round(BAND * math.hypot(*classes.shape))) + 1
-        highest = maximum_filter(classes, side, mode="constant", cval=IGNORED)
-        lowest = minimum_filter(classes, side, mode="constant", cval=IGNORED)
+        highest = maximum_filter(classes, side, mode=mode, cval=IGNORED)
+        lowest = minimum_filter(classes, side, mode=mode, cval=IGNORED)
         bands.append(np.where(highest != lowest, classes, IGNORED))
 
     def count(pixels: NDArray[Any]) -> NDArray[Any]:

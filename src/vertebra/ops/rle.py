@@ -7,6 +7,7 @@ covers are processed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,15 @@ def decode(segment: RunLengths | list[list[float]], size: tuple[int, int]) -> tu
     values = np.zeros(len(inside), bool)
     values[1::2] = True
     return crop_to_pixels(first, 0, np.repeat(values, inside).reshape(last - first, height).T)
+
+
+def iou(masks: Sequence[RunLengths], others: Sequence[RunLengths]) -> np.ndarray:
+    """IoU of every mask with every other one, all of images of one size: [M, N] float64 in 0..1."""
+    if not masks or not others:
+        return np.zeros((len(masks), len(others)))
+    from faster_coco_eval.core import mask as coco_mask
+
+    return np.asarray(coco_mask.iou(list(masks), list(others), [0] * len(others)))
 
 
 def unpack(counts: str | bytes) -> np.ndarray:

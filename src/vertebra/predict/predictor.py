@@ -21,6 +21,7 @@ from vertebra.kinds import Kind
 from vertebra.nn.fold import fold
 from vertebra.predict import sources
 from vertebra.predict.result import ImageResult
+from vertebra.refine import Refiner
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess
 from vertebra.tasks import Task
 
@@ -75,7 +76,14 @@ class Predictor:
     with `vertebra.create(..., weights=path)`.
     """
 
-    def __init__(self, path: str | Path, *, device: str | None = None, precision: str = "32-true") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str | None = None,
+        precision: str = "32-true",
+        refine: str | Path | Refiner | None = None,
+    ) -> None:
         """See `vertebra.load`."""
         one_of("precision", precision, PRECISIONS)
         self.precision = precision
@@ -86,6 +94,19 @@ class Predictor:
         if precision == "16-mixed" and self.device.type == "cpu":
             raise VertebraError("precision 16-mixed is for GPUs; on a CPU choose bf16-mixed.")
         self._counter = _Counter()
+        self.refiner = None if refine is None else self._refiner(refine)
+        """Refines the masks of predictions, if there is one."""
+
+    def _refiner(self, refine: str | Path | Refiner) -> Refiner:
+        check_option("refine", self.task)
+        if not isinstance(refine, Refiner):
+            refine = Refiner(Predictor(refine, device=str(self.device), precision=self.precision).task)
+        if refine.channels != self.task.preprocess.channels:
+            raise VertebraError(
+                f"the refinement network takes images of {refine.channels} channels, the model "
+                f"{self.task.preprocess.channels}."
+            )
+        return refine
 
     @property
     def kind(self) -> Kind:
@@ -164,6 +185,7 @@ class Predictor:
             VertebraError: if an image cannot be read (`stream` yields the error instead), one of the sources has no
                 end, or an argument is out of its range or does not apply to the task.
         """
+        self._check_kind()
         options = self._checked(batch_size, threshold, tile, overlap, tta, every, endless=False)
         predictions = []
         for prediction in self._stream(images, options):
@@ -190,6 +212,7 @@ class Predictor:
         than they are processed, the newest is used. Other arguments and errors as in `predict`; `images` may be any
         iterable.
         """
+        self._check_kind()
         return self._stream(images, self._checked(batch_size, threshold, tile, overlap, tta, every, endless=True))
 
     def merged(self, *, tile: int = 0, overlap: float = 0.2, tta: bool = False) -> Callable[[Tensor], Prediction]:
@@ -199,11 +222,18 @@ class Predictor:
 
         def predict(image: Tensor) -> Prediction:
             if tile and max(image.shape[1:]) > tile:
-                return self._tiled(image, options)[0]
+                return self._refined(image, self._tiled(image, options)[0])
             ((prediction, _),) = self._augmented([image], options, merging=tta)
-            return self.kind.finish(prediction)
+            return self._refined(image, self.kind.finish(prediction))
 
         return predict
+
+    def _refined(self, image: Tensor, prediction: Prediction) -> Prediction:
+        """The final prediction for an image [C, H, W] uint8."""
+        if self.refiner is None:
+            return prediction
+        with self._autocast():
+            return self.refiner(image, prediction)
 
     def _checked(
         self,
@@ -230,6 +260,11 @@ class Predictor:
         threshold = self.threshold if threshold is None else threshold
         self._counter = _Counter()
         return _Options(batch_size, threshold, tile, overlap, tta, every, endless, self._counter)
+
+    def _check_kind(self) -> None:
+        """Raises if the model cannot predict on images alone."""
+        if self.kind.instead:
+            raise VertebraError(f"a model for {self.task.task_name} {self.kind.instead}.")
 
     def _stream(self, images: Any, options: _Options) -> Iterator[ImageResult | UnreadableImage]:
         ahead = options.batch_size
@@ -283,7 +318,7 @@ class Predictor:
                 continue
             prediction, below = results.pop(i) if i in results else self._tiled(item.image, options)
             options.counter.below += below
-            yield ImageResult.of(prediction, self.task, item.source, item.image)
+            yield ImageResult.of(self._refined(item.image, prediction), self.task, item.source, item.image)
 
     def _tiled(self, image: Tensor, options: _Options) -> tuple[Prediction, int]:
         size = (image.shape[1], image.shape[2])

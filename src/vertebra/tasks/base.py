@@ -54,6 +54,9 @@ class Task(nn.Module):
     target_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of Target that `loss` needs; it raises VertebraError where one is missing or malformed. Without any, those
     that are given are checked."""
+    extra_channels: ClassVar[int] = 0
+    """Channels of the input after those of the image, such as a coarse mask: values in 0..1, of which 0.5 is the mean
+    and the deviation."""
     unused_parameters: ClassVar[bool] = False
     """Whether a training step may leave parameters without a gradient; training on several processes must know."""
     no_weight_decay: tuple[str, ...] = ()

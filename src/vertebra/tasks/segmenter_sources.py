@@ -1,4 +1,4 @@
-"""Segmenter checkpoints of torchvision, MMSegmentation, Hugging Face and HRNet's authors: names and options."""
+"""Segmenter checkpoints of torchvision, MMSegmentation, Hugging Face, HRNet's and BPR's authors: names and options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vertebra.necks import FPN
 from vertebra.tasks.sources import Source, Tensors
-from vertebra.weights import Drop, Rename, Rules
+from vertebra.weights import Drop, Join, Rename, Rules
 
 
 def _modules(prefix: str, to: str, norm: str = "bn") -> Rules:
@@ -79,6 +79,8 @@ _TRUNK = Rename(rf"^(?:model\.)?(?!{_HEADS}|model\.)", "backbone.")
 """The authors keep the backbone's tensors at the top."""
 
 
+_MASK_STEM = r"^backbone\.conv_mask\."
+"""The convolution of the coarse mask, whose output is added to that of the image's, as if the two were one."""
 ALIGNED = (150, 171)
 """Numbers of classes of ADE20K and COCO-Stuff: for these, the authors trained HRNetV2 with `align_corners`, which the
 tensors do not show."""
@@ -195,7 +197,20 @@ HRNETV2_SOURCES = {
         options=_official_hrnet,
         table=_official_table,
     ),
-    "mmseg": replace(_MMSEG, marks=(r"^backbone\.transition1\.", r"^decode_head\.convs\.0\."), options=_hrnet),
+    "mmseg": replace(
+        _MMSEG,
+        marks=(r"^backbone\.transition1\.", r"^decode_head\.convs\.0\."),
+        without=(_MASK_STEM,),
+        options=_hrnet,
+    ),
+}
+BPR_SOURCES = {
+    "mmseg": replace(
+        _MMSEG,
+        marks=(_MASK_STEM, r"^decode_head\.convs\.0\."),
+        backbone_rules=(Join(r"^(conv1|conv_mask)\.weight$", ("conv1", "conv_mask"), "conv1", dim=1),),
+        options=_hrnet,
+    )
 }
 OCR_SOURCES = {
     "official": replace(

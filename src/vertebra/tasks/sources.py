@@ -62,6 +62,8 @@ class Source:
     """... and none of these in any."""
     backbone: tuple[str, ...] = ("backbone.",)
     """Prefixes of the backbone's tensors, of which the first that occurs is the file's."""
+    backbone_rules: Rules = ()
+    """Applied to the backbone's tensors, without that prefix, before the backbone's table."""
     rules: Rules | Callable[[Iterable[str]], Rules] = ()
     """From the names of all other tensors to ours; or a function of the names in the file."""
     stage: Rename | None = None
@@ -114,6 +116,7 @@ def read_model(library: str, source: Source, state: Mapping[str, Tensor], table:
         names = {name: re.sub(source.stage.pattern, source.stage.to, name) for name in state}
     prefix = next((p for p in source.backbone if any(name.startswith(p) for name in names.values())), "backbone.")
     backbone_state = {new.removeprefix(prefix): state[old] for old, new in names.items() if new.startswith(prefix)}
+    backbone_state, unused = weights.convert(backbone_state, source.backbone_rules)
     others = {old: state[old] for old, new in names.items() if not new.startswith(prefix)}
     rules = source.rules(others) if callable(source.rules) else source.rules
     head_state, left_out = weights.convert(others, rules)
@@ -124,7 +127,7 @@ def read_model(library: str, source: Source, state: Mapping[str, Tensor], table:
         table or source.table(state) or library,
         backbone_state,
         head_state,
-        left_out,
+        unused | left_out,
         dict(source.preset),
         shapes,
         source.num_classes(tensors),

@@ -53,7 +53,7 @@ class TrunkTask(BackboneTask):
             "level_norms": True,
             **options,
         }
-        if self.preprocess.resize == "fit":
+        if self.preprocess.resize in ("fit", "squash"):
             common["image_size"] = self.preprocess.size
         elif backbone is None and not backbones.takes_any_size(config.backbone):
             raise VertebraError(
@@ -86,10 +86,13 @@ class TrunkTask(BackboneTask):
         tensors = self.rearranged(state)
         used = {k: t for k, t in tensors.items() if k in expected or not k.endswith("num_batches_tracked")}
 
-        def adapt(name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
-            return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
+        return weights.load(
+            self, used, report, adapt=self.adapt, unwanted=self.unwanted, partial=partial, fresh=self.fresh
+        )
 
-        return weights.load(self, used, report, adapt=adapt, unwanted=self.unwanted, partial=partial, fresh=self.fresh)
+    def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
+        """As `Backbone.adapt`, by the names of this model."""
+        return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
 
     def place(self, backbone_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         names = (name if name.startswith("head.") else f"backbone.{name}" for name in backbone_state)

@@ -100,10 +100,15 @@ def write(
         parts += ["<h2>Timings</h2>", _timings(history)]
     if config:
         parts += ["<h2>Config</h2>", f"<pre>{escape(config)}</pre>"]
-    parts.append(f"<p><small>vertebra {vertebra.__version__}</small></p>")
+    write_page(path, title, parts)
+
+
+def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
+    """Writes a page of HTML `parts`."""
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
+        f"<style>{STYLE}</style></head><body>{''.join(parts)}"
+        f"<p><small>vertebra {vertebra.__version__}</small></p></body></html>"
     )
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")

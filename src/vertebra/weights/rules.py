@@ -39,12 +39,13 @@ class Drop:
 
 @dataclass(frozen=True)
 class Join:
-    """Concatenates, along dimension 0 and in the order of `parts`, the tensors whose names differ only in which of
+    """Concatenates, along dimension `dim` and in the order of `parts`, the tensors whose names differ only in which of
     them stands where `pattern`'s group is; `to` takes its place."""
 
     pattern: str
     parts: tuple[str, ...]
     to: str
+    dim: int = 0
 
 
 _OFFSETS = (".offset.weight", ".offset.bias")
@@ -120,7 +121,11 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor
     for name, (join, parts) in joins.items():
         if missing := [part for part in join.parts if part not in parts]:
             raise VertebraError(f"{name} is joined from {', '.join(join.parts)}; the checkpoint lacks {missing[0]}.")
-        converted[name] = torch.cat([parts[part] for part in join.parts])
+        try:
+            converted[name] = torch.cat([parts[part] for part in join.parts], join.dim)
+        except (IndexError, RuntimeError) as error:
+            shapes = " and ".join(str(list(parts[part].shape)) for part in join.parts)
+            raise VertebraError(f"{name} is joined from tensors of the shapes {shapes}, which do not fit.") from error
     return converted, dropped
 
 

@@ -1,0 +1,1 @@
+"""Refinement: the foreground of patches along the boundary of a coarse mask."""
