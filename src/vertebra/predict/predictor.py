@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from vertebra.kinds import Kind
 from vertebra.nn.fold import fold
 from vertebra.predict import sources
 from vertebra.predict.result import ImageResult
-from vertebra.refine import Refiner
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess
 from vertebra.tasks import Task
+
+if TYPE_CHECKING:
+    from vertebra.refine import Refiner
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Number format of convolutions and matrix products, by the names that training has for it."""
@@ -98,6 +100,8 @@ class Predictor:
         """Refines the masks of predictions, if there is one."""
 
     def _refiner(self, refine: str | Path | Refiner) -> Refiner:
+        from vertebra.refine import Refiner  # which needs torchvision
+
         check_option("refine", self.task)
         if not isinstance(refine, Refiner):
             refine = Refiner(Predictor(refine, device=str(self.device), precision=self.precision).task)
