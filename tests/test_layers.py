@@ -39,7 +39,7 @@ SHARED = {
     "backbones": {"__init__", "base", "facts", "fitting", "residual", "isotropic"},
     "tasks": {
         *("__init__", "base", "inputs", "methods", "loading", "sources"),
-        *("detector", "dense_detector", "detector_sources", "two_stage", "zoo", "trunk"),
+        *("detector", "dense_detector", "points_detector", "detector_sources", "two_stage", "zoo", "trunk"),
         *("segmenter", "segmenter_sources", "decoders"),
     },
 }

@@ -4,59 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from vertebra.errors import check_choices
-from vertebra.heads.box import BoxLoss
-from vertebra.heads.dense import DenseLevel
-from vertebra.heads.reppoints import RepPointsHead, box_levels
-from vertebra.structures import Level
+from vertebra.heads.reppoints import RepPointsHead
 from vertebra.tasks import zoo
 from vertebra.tasks.base import Size
-from vertebra.tasks.dense_detector import DenseConfig, DenseDetector, ExtraLevelOptions
-from vertebra.tasks.detector import RECIPE, NeckOptions
+from vertebra.tasks.detector import RECIPE
 from vertebra.tasks.detector_sources import BACKBONES, PREPROCESS, dense_options, detector_rules, number_levels
+from vertebra.tasks.points_detector import PointsConfig, PointsDetector
 from vertebra.tasks.sources import Source, Tensors
 
 
 @dataclass(frozen=True)
-class Config(DenseConfig):
+class Config(PointsConfig):
     """The detector and its training loss. Defaults are those of the paper."""
 
-    neck: NeckOptions = NeckOptions(norm="group")
-    """The feature pyramid."""
-    extra_levels: ExtraLevelOptions = ExtraLevelOptions(norm=True)
-    """The two coarsest levels."""
-    head_norm: Literal["none", "batch", "sync", "group"] = "group"
-    """Norm after the convolutions of the heads."""
-    conversion: Literal["moment", "partial_minmax", "minmax", "corners"] = "moment"
-    """Box of a set of points: by their mean and standard deviation; around the first four; around all; or with the
-    first two as its corners, as RepPoints v2 has it."""
-    box_loss: BoxLoss = BoxLoss()
-    """Loss of box regression, of boxes from the initial and from the refined points."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choices(self)
-
-
-class RepPoints(DenseDetector):
+class RepPoints(PointsDetector):
     """[B, C, H, W] -> boxes of each image, from sets of points at all cells of a pyramid at once.
 
     Source: arXiv:1904.11490.
     """
 
-    def make_head(self, levels: Sequence[Level], num_classes: int) -> RepPointsHead:
-        config = self.config
-        return RepPointsHead(
-            levels,
-            num_classes,
-            conversion=config.conversion,
-            box_loss=config.box_loss,
-            norm=config.head_norm != "none",
-        )
+    head = RepPointsHead
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Of each of the five levels, logits [B, num_classes, h, w] and boxes [B, 4, h, w] in input pixels: ten
@@ -64,9 +36,6 @@ class RepPoints(DenseDetector):
         raw = self.dense(self.features(images))
         boxes = [self.dense.boxes(points, s) for (_, _, points), s in zip(raw, self.dense.strides, strict=True)]
         return tuple(x for (logits, *_), box in zip(raw, boxes, strict=True) for x in (logits, box))
-
-    def dense_levels(self, raw: tuple[Tensor, ...], index: int) -> list[DenseLevel]:
-        return box_levels(raw, index)
 
 
 def _options(tensors: Tensors) -> dict[str, Any]:

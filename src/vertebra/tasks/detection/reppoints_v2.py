@@ -8,57 +8,32 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from vertebra.errors import check_choices
-from vertebra.heads.box import BoxLoss
-from vertebra.heads.dense import DenseLevel
-from vertebra.heads.reppoints import box_levels
 from vertebra.heads.reppoints_v2 import RepPointsV2Head
-from vertebra.structures import Level
 from vertebra.tasks.base import Size
-from vertebra.tasks.dense_detector import DenseConfig, DenseDetector, ExtraLevelOptions
-from vertebra.tasks.detector import RECIPE, NeckOptions, input_size
+from vertebra.tasks.detector import RECIPE, input_size
 from vertebra.tasks.detector_sources import BACKBONES, PREPROCESS, dense_options, detector_rules, number_levels
+from vertebra.tasks.points_detector import PointsConfig, PointsDetector
 from vertebra.tasks.sources import Source, Tensors
 
 
 @dataclass(frozen=True)
-class Config(DenseConfig):
+class Config(PointsConfig):
     """The detector and its training loss. Defaults are those of the paper."""
 
-    neck: NeckOptions = NeckOptions(norm="group")
-    """The feature pyramid."""
-    extra_levels: ExtraLevelOptions = ExtraLevelOptions(norm=True)
-    """The two coarsest levels."""
-    head_norm: Literal["none", "batch", "sync", "group"] = "group"
-    """Norm after the convolutions of the heads."""
     nms_threshold: float = 0.6
     """IoU threshold of non-maximum suppression within each class."""
     conversion: Literal["moment", "partial_minmax", "minmax", "corners"] = "corners"
     """Box of a set of points: by their mean and standard deviation; around the first four; around all; or with the
     first two as its corners."""
-    box_loss: BoxLoss = BoxLoss()
-    """Loss of box regression, of boxes from the initial and from the refined points; the authors' best is `giou`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choices(self)
 
 
-class RepPointsV2(DenseDetector):
+class RepPointsV2(PointsDetector):
     """[B, C, H, W] -> boxes of each image, from sets of points and from heatmaps of the boxes' corners.
 
     Source: arXiv:2007.08508.
     """
 
-    def make_head(self, levels: Sequence[Level], num_classes: int) -> RepPointsV2Head:
-        config = self.config
-        return RepPointsV2Head(
-            levels,
-            num_classes,
-            conversion=config.conversion,
-            box_loss=config.box_loss,
-            norm=config.head_norm != "none",
-        )
+    head = RepPointsV2Head
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Of each of the five levels, logits [B, num_classes, h, w] and boxes [B, 4, h, w] in input pixels, clipped to
@@ -67,9 +42,6 @@ class RepPointsV2(DenseDetector):
         limits = [(width, height) * 2 for height, width in sizes or [input_size(images)]]
         boxes = self.dense.verified_boxes(raw, images.new_tensor(limits).float())
         return tuple(x for (logits, *_), box in zip(raw, boxes, strict=True) for x in (logits, box))
-
-    def dense_levels(self, raw: tuple[Tensor, ...], index: int) -> list[DenseLevel]:
-        return box_levels(raw, index)
 
 
 def _options(tensors: Tensors) -> dict[str, Any]:
