@@ -12,7 +12,7 @@ from vertebra.options import build, plain
 
 EDGES = (".nan", ".inf", "-1", "1e300", "-1e300", str(10**12), str(2**70), "[]", "[.nan, 1]", "[.inf, 1e300]")
 OTHERS = ("maybe", "\0", "{a: 1}", "[1", "&a [*a]", "!!python/name:os.system", "[" * 200, "2026-13-45", "1" * 400)
-NAMES = ("config", "task", "resume", "model.method")
+NAMES = ("config", "task", "resume", "model.method", "data.coarse")
 """Options whose values are looked up."""
 
 

@@ -12,6 +12,7 @@ from vertebra.data.augment.patches import PatchesAugment
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.geometry import read_example
 from vertebra.data.loader import loader
+from vertebra.engine.settings import resolve
 from vertebra.errors import VertebraError
 from vertebra.kinds.patches import MAX_PATCHES, CoarseData
 from vertebra.metrics.evaluation import Evaluation
@@ -234,3 +235,8 @@ def test_the_report_has_the_worst_patches():
     sections = dict(KIND.sections(evaluation, samples))
     assert sections["Most wrong"].count("<img") == 4
     assert "of the coarse mask" in sections["Most wrong"]
+
+
+def test_coarse_masks_come_from_somewhere():
+    with pytest.raises(VertebraError, match="data.coarse is empty; give degraded"):
+        resolve("refinement", None, {"data.coarse": ()})

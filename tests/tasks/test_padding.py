@@ -34,9 +34,10 @@ def test_an_image_alone_and_among_others(make, task, method, norm):
             torch.nn.init.normal_(model.dense.refine_points.weight, std=0.5)  # initial boxes are hardly a pixel large
     if method == "sparse_rcnn":
         torch.nn.init.zeros_(model.dynamic.stages[-1].classify.bias)
-    (alone,) = model.predict([IMAGE])
-    together, other = model.predict([IMAGE, LARGER])
-    (again,) = model.predict(LARGER)
+    image, larger = (np.concatenate((x, x[..., : model.extra_channels]), -1) for x in (IMAGE, LARGER))
+    (alone,) = model.predict([image])
+    together, other = model.predict([image, larger])
+    (again,) = model.predict(larger)
     for one, two in ((alone, together), (again, other)):
         for name, value in vars(one).items():
             if isinstance(value, torch.Tensor):

@@ -67,7 +67,14 @@ class Data:
 
 def data_options(kind: kinds.Kind) -> type[Data]:
     """Data, with the further options of a kind that has any."""
-    return Data if kind.data is None else dataclasses.make_dataclass("Data", (), bases=(Data, kind.data))
+    if kind.data is None:
+        return Data
+
+    def check(self: Any) -> None:
+        Data.__post_init__(self)
+        kind.data.__post_init__(self)  # type: ignore[union-attr]
+
+    return dataclasses.make_dataclass("Data", (), bases=(Data, kind.data), namespace={"__post_init__": check})
 
 
 @dataclass

@@ -66,7 +66,8 @@ class Kind:
     """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
     `annotations`, `crops`, `scores`, `refine`."""
     data: ClassVar[type | None] = None
-    """Dataclass of further `--data` flags of `vertebra train`, which `samples` is given; None if there are none."""
+    """Dataclass of further `--data` flags of `vertebra train`, which `samples` is given and `__post_init__` checks.
+    None if there are none."""
     next_command: ClassVar[str] = "vertebra predict {} IMAGE --save=out/"
     """What uses a model once it is trained, with `{}` for its file."""
     instead: ClassVar[str] = ""

@@ -47,6 +47,10 @@ class CoarseData:
     """Coarse masks: `degraded` (ground truth masks, degraded at random), a model for instance masks, which predicts on
     the images, or results with masks in any form that `vertebra refine` reads; of several, all are used."""
 
+    def __post_init__(self) -> None:
+        if not self.coarse:
+            raise VertebraError(f"data.coarse is empty; give {DEGRADED}, a model or results with masks.")
+
 
 class BoundaryPatches(ClassMaps):
     """Foreground or background per pixel of a patch."""
