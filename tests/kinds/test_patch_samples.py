@@ -238,5 +238,5 @@ def test_the_report_has_the_worst_patches():
 
 
 def test_coarse_masks_come_from_somewhere():
-    with pytest.raises(VertebraError, match="data.coarse is empty; give degraded"):
+    with pytest.raises(VertebraError, match="coarse is empty; give degraded"):
         resolve("refinement", None, {"data.coarse": ()})
