@@ -29,5 +29,9 @@ def sliding_mask(size: int, radius: int, causal: bool = False, device: torch.dev
     Source: Longformer, arXiv:2004.05150, section 3.1.
     """
     place = torch.arange(size, device=device)
-    distance = place[:, None] - place
+    return is_near(place[:, None] - place, radius, causal)
+
+
+def is_near(distance: Tensor, radius: int, causal: bool = False) -> Tensor:
+    """Whether sliding attention reaches a key; `distance` [...] is the query's position minus the key's: [...] bool."""
     return (distance >= (0 if causal else -radius)) & (distance <= radius)

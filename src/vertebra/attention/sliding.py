@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.attention.attention import fused
-from vertebra.attention.masks import sliding_mask
+from vertebra.attention.masks import is_near, sliding_mask
 from vertebra.attention.positions.relative_bias import RelativeBias
 from vertebra.attention.scores.location import Location
 from vertebra.attention.scores.product import Factors, Product
@@ -99,8 +99,7 @@ class SlidingAttention(nn.Module):
             )
         keys = self._keys(keys.transpose(-2, -1)).transpose(-2, -1)  # [..., blocks, 1, keys of a block]
         distance = torch.arange(block, device=query.device)[:, None] - torch.arange(keys.shape[-1], device=query.device)
-        distance = distance + self.radius
-        return keys & (distance >= (0 if self.causal else -self.radius)) & (distance <= self.radius)
+        return keys & is_near(distance + self.radius, self.radius, self.causal)
 
 
 def flex(factors: Factors, value: Tensor, radius: int, causal: bool) -> Tensor:
@@ -124,7 +123,6 @@ def _block_mask(length: int, radius: int, causal: bool, device: torch.device) ->
     from torch.nn.attention.flex_attention import create_block_mask
 
     def near(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        distance = query - key
-        return (distance >= (0 if causal else -radius)) & (distance <= radius)
+        return is_near(query - key, radius, causal)
 
     return create_block_mask(near, None, None, length, length, device=str(device))

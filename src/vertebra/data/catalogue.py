@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,6 +117,72 @@ class Sample:
                 crowd=None if target.crowd is None else target.crowd[kept],
             )
         return replace(target, masks=masks)
+
+
+class Reader:
+    """Reads the image and the target of a sample together, by its number."""
+
+    last: tuple[int, Tensor, Target] | None = None
+    """The number, image and target that were read last."""
+
+    def read(self, index: int) -> tuple[Tensor, Target]:
+        """Image [C, H, W] uint8 and target."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """Names the sample where it is shown."""
+        raise NotImplementedError
+
+    def size(self, index: int) -> tuple[int, int] | None:
+        """(height, width) in pixels; None where only reading tells it."""
+        return None
+
+    def image(self, index: int) -> Tensor:
+        """The image, which is read anew, because it may differ each time."""
+        self.last = (index, *self.read(index))
+        return self.last[1]
+
+    def target(self, index: int) -> Target:
+        """The target: if the sample was read last, the one that belongs to that image."""
+        if self.last is None or self.last[0] != index:
+            self.last = (index, *self.read(index))
+        return self.last[2]
+
+
+class ReadSample(Sample):
+    """A sample of a Reader. Each access to `image` reads it anew; `target` is the one read with it."""
+
+    _reader: Reader
+    _index: int
+
+    def __new__(cls, *fields: Any, **named: Any) -> Sample:  # type: ignore[misc]
+        """An ordinary Sample, so that `dataclasses.replace` works; `of` makes those of readers."""
+        return Sample(*fields, **named)
+
+    @classmethod
+    def of(cls, reader: Reader, index: int) -> ReadSample:
+        """The sample of that number."""
+        sample: ReadSample = object.__new__(cls)
+        sample.__dict__.update(_reader=reader, _index=index, segments=(), annotation_ids=())
+        return sample
+
+    @property
+    def image(self) -> Tensor:
+        return self._reader.image(self._index)
+
+    @property
+    def target(self) -> Target:
+        return self._reader.target(self._index)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        return self._reader.size(self._index)
+
+    def __repr__(self) -> str:
+        return f"Sample({self._reader.name(self._index)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ReadSample.of, (self._reader, self._index)
 
 
 @dataclass(repr=False)

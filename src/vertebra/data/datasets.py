@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vertebra.data.annotations import check_class_names
-from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.catalogue import SPLITS, Catalogue, Reader, ReadSample, Sample
 from vertebra.data.geometry import ROWS, Example
 from vertebra.errors import VertebraError, first_line, one_of
 from vertebra.images import UnreadableImage, read_image
@@ -46,7 +46,7 @@ def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] 
         raise VertebraError("data is an empty mapping; it needs a Dataset for each split, such as train and val.")
     readers = [Items(split, dataset, fields) for split, dataset in datasets.items()]
     splits: dict[str, list[Sample]] = {
-        reader.split: [ItemSample.of(reader, i) for i in range(len(reader))] for reader in readers
+        reader.split: [ReadSample.of(reader, i) for i in range(len(reader))] for reader in readers
     }
     first = next(_targets(readers))
     has = {name for name in ("label", "boxes", "masks", "keypoints", "semantic") if getattr(first, name) is not None}
@@ -72,7 +72,7 @@ def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] 
     return catalogue
 
 
-class Items:
+class Items(Reader):
     """Reads and checks the items of one split."""
 
     def __init__(self, split: str, dataset: Dataset, fields: Collection[str] | None) -> None:
@@ -88,21 +88,12 @@ class Items:
         self.dataset = dataset
         self.fields = fields
         self.classes: tuple[str, ...] = ()  # those that labels are checked against, once they are known
-        self.last: tuple[int, Tensor, Target] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def image(self, index: int) -> Tensor:
-        """The image of an item, which is read anew, because a Dataset may augment at random."""
-        self.last = (index, *self.read(index))
-        return self.last[1]
-
-    def target(self, index: int) -> Target:
-        """The target of an item: if it is the item read last, the one that belongs to that image."""
-        if self.last is None or self.last[0] != index:
-            self.last = (index, *self.read(index))
-        return self.last[2]
+    def name(self, index: int) -> str:
+        return f"item {index} of {self.split}"
 
     def read(self, index: int) -> tuple[Tensor, Target]:
         """Image [C, H, W] uint8 and target of an item.
@@ -131,43 +122,6 @@ class Items:
             raise UnreadableImage(f"{where}: {error}") from error
         except VertebraError as error:
             raise VertebraError(f"{where}: {error}") from error
-
-
-class ItemSample(Sample):
-    """An item of a user's Dataset. Each access to `image` reads the item anew; `target` is the one read with it."""
-
-    _items: Items
-    _index: int
-
-    def __new__(cls, *fields: Any, **named: Any) -> Sample:  # type: ignore[misc]
-        """An ordinary Sample, so that `dataclasses.replace` works; `of` makes those of items."""
-        return Sample(*fields, **named)
-
-    @classmethod
-    def of(cls, items: Items, index: int) -> ItemSample:
-        """The sample of item `index`."""
-        sample: ItemSample = object.__new__(cls)
-        sample.__dict__.update(_items=items, _index=index, segments=(), annotation_ids=())
-        return sample
-
-    @property
-    def image(self) -> Tensor:
-        return self._items.image(self._index)
-
-    @property
-    def target(self) -> Target:
-        return self._items.target(self._index)
-
-    @property
-    def size(self) -> None:
-        """Not known without reading the item."""
-        return None
-
-    def __repr__(self) -> str:
-        return f"Sample(item {self._index} of {self._items.split})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ItemSample.of, (self._items, self._index)
 
 
 def checked_target(

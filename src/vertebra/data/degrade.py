@@ -47,9 +47,9 @@ def degrade(x: int, y: int, mask: Tensor, size: tuple[int, int]) -> Cropped:
         coarse = _simplified(coarse, max(2.0, scale * uniform(*CORNERS)))
     coarse = _resampled(coarse, int(torch.randint(CELLS[0], CELLS[1] + 1, ())))
     left, top = x - reach, y - reach  # of `margin` in the image
-    inside = coarse[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
+    inside = slice(max(0, -top), max(0, size[0] - top)), slice(max(0, -left), max(0, size[1] - left))
     visible = torch.zeros_like(coarse)
-    visible[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)] = inside
+    visible[inside] = coarse[inside]
     if int((visible & margin).sum()) <= MIN_IOU * int((visible | margin).sum()):
         return x, y, mask
     return rle.crop_to_pixels(left, top, visible.numpy())

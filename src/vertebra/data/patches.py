@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vertebra.data.catalogue import Sample
+from vertebra.data.catalogue import Reader, Sample
 from vertebra.data.degrade import Cropped, degrade
 from vertebra.data.segments import crop
 from vertebra.errors import VertebraError
@@ -37,41 +35,42 @@ class CoarseObject:
 
 
 @dataclass
-class Patches:
+class Patches(Reader):
     """Cuts patches of objects out of their images."""
 
-    objects: Sequence[CoarseObject]
+    entries: list[tuple[CoarseObject, tuple[int, ...] | None]]
+    """An object and the box of a patch; without a box one is drawn each time, with torch's random numbers."""
     channels: int
     """Of the images."""
-    size: int
-    """Side of a patch in pixels."""
+    side: int
+    """Of a patch in pixels."""
     padding: int
     """Pixels of context on each side."""
     nms_threshold: float
-    last: tuple[int, Tensor, Target] | None = None
-    """The sample that was read last, by its number."""
 
-    @property
-    def side(self) -> int:
-        """Of a patch with its context, in pixels."""
-        return self.size + 2 * self.padding
+    def name(self, index: int) -> str:
+        return f"patch of {self.entries[index][0].where}"
+
+    def size(self, index: int) -> tuple[int, int]:
+        """That of a patch with its context."""
+        return self.side + 2 * self.padding, self.side + 2 * self.padding
 
     def boxes(self, coarse: Cropped, size: tuple[int, int]) -> Tensor:
         """The boxes [N, 4] int64 of all patches along a coarse mask of an image of (height, width) `size`."""
         x, y, mask = coarse
-        return boundary_patches(mask, self.size, self.nms_threshold, corner=(x, y), image_size=size)
+        return boundary_patches(mask, self.side, self.nms_threshold, corner=(x, y), image_size=size)
 
-    def read(self, index: int, box: tuple[int, ...] | None) -> tuple[Tensor, Target]:
-        """A patch of object `index`, at `box` or, if it is None, at one drawn with torch's random numbers.
+    def read(self, index: int) -> tuple[Tensor, Target]:
+        """A patch.
 
         Returns:
-            The image with the coarse mask as last channel, 0 and 255: [C + 1, side, side] uint8; and a target whose
-            `semantic` is 1 in the ground truth mask, and whose only mask is the coarse one.
+            The image with the coarse mask as last channel, 0 and 255: [C + 1, side, side] uint8 with the context; and a
+            target whose `semantic` is 1 in the ground truth mask, and whose only mask is the coarse one.
 
         Raises:
             UnreadableImage: if the image cannot be read or is of another size than its masks.
         """
-        item = self.objects[index]
+        item, box = self.entries[index]
         image = read_image(item.image.image, self.channels)
         size = (image.shape[1], image.shape[2])
         try:
@@ -92,49 +91,7 @@ class Patches:
         return torch.cat((pixels, 255 * coarse_map)), Target(
             semantic=true_map[0],
             masks=Masks.from_dense(coarse_map > 0),
-            size=(self.side, self.side),
+            size=self.size(index),
             id=target.id,
             path=target.path,
         )
-
-
-class PatchSample(Sample):
-    """A patch of an object. Each access to `image` reads it anew; `target` is the one read with it."""
-
-    _patches: Patches
-    _index: int
-    _box: tuple[int, ...] | None
-
-    def __new__(cls, *fields: Any, **named: Any) -> Sample:  # type: ignore[misc]
-        """An ordinary Sample, so that `dataclasses.replace` works; `of` makes those of patches."""
-        return Sample(*fields, **named)
-
-    @classmethod
-    def of(cls, patches: Patches, index: int, box: tuple[int, ...] | None = None) -> PatchSample:
-        """A sample of object `index`: the patch at `box`, or at random another one each time it is read."""
-        sample: PatchSample = object.__new__(cls)
-        sample.__dict__.update(_patches=patches, _index=index, _box=box, segments=(), annotation_ids=())
-        return sample
-
-    @property
-    def image(self) -> Tensor:
-        return self._read()[0]
-
-    @property
-    def target(self) -> Target:
-        last = self._patches.last
-        return last[2] if last is not None and last[0] == id(self) else self._read()[1]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self._patches.side, self._patches.side
-
-    def _read(self) -> tuple[Tensor, Target]:
-        self._patches.last = (id(self), *self._patches.read(self._index, self._box))
-        return self._patches.last[1:]
-
-    def __repr__(self) -> str:
-        return f"Sample(patch of {self._patches.objects[self._index].where})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PatchSample.of, (self._patches, self._index, self._box)

@@ -12,10 +12,10 @@ import torch
 from vertebra.data import reading
 from vertebra.data.augment import Transform
 from vertebra.data.augment.patches import PatchesAugment, PatchesTransform
-from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.data.catalogue import Catalogue, ReadSample, Sample
 from vertebra.data.degrade import MIN_IOU
 from vertebra.data.loader import counted_seed
-from vertebra.data.patches import CoarseObject, Patches, PatchSample
+from vertebra.data.patches import CoarseObject, Patches
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError
 from vertebra.files import expanded
@@ -105,8 +105,7 @@ class BoundaryPatches(ClassMaps):
         sources = [] if given == (DEGRADED,) else [_source(name, catalogue, load) for name in given]
         config, channels = task.config, task.preprocess.channels - 1
         patches = Patches([], channels, config.patch_size, config.padding, config.nms_threshold)
-        objects: list[CoarseObject] = []
-        samples: list[Sample] = []
+        count = 0  # of coarse masks
         left_out: list[str] = []
         first = sum(len(part) for part in list(catalogue.splits.values())[: list(catalogue.splits).index(split)])
         for number, image in enumerate(track(catalogue.split(split), f"coarse masks, {split}"), first):
@@ -121,26 +120,25 @@ class BoundaryPatches(ClassMaps):
             kept, rejected = _pairs(image, target, coarse)
             left_out += rejected
             for item in kept:
-                objects.append(item)
+                count += 1
                 if training:
-                    samples.append(PatchSample.of(patches, len(objects) - 1))
+                    patches.entries.append((item, None))
                     continue
                 with torch.random.fork_rng(devices=[]):
-                    torch.default_generator.manual_seed(counted_seed(seed, number, len(objects)))
+                    torch.default_generator.manual_seed(counted_seed(seed, number, count))
                     x, y, mask = item.masks(size)[1]
                     boxes = patches.boxes((x, y, mask), size)
                     chosen = boxes[torch.randperm(len(boxes))[:MAX_PATCHES].sort().values]
-                objects[-1] = replace(item, coarse=rle.encode_mask(mask, (x, y), size))
-                samples += [PatchSample.of(patches, len(objects) - 1, tuple(box)) for box in chosen.tolist()]
-        patches.objects = objects
-        if not samples:
+                fixed = replace(item, coarse=rle.encode_mask(mask, (x, y), size))
+                patches.entries += [(fixed, tuple(box)) for box in chosen.tolist()]
+        if not patches.entries:
             raise VertebraError(
                 f"no object in the {split} split of {catalogue.path} has a coarse mask ({', '.join(given)}) with an "
                 f"IoU above {MIN_IOU}."
             )
         catalogue.notes.append(
-            f"{split}: {len(objects)} coarse masks ({', '.join(given)}), "
-            + ("a boundary patch of each per epoch" if training else f"{len(samples)} boundary patches")
+            f"{split}: {count} coarse masks ({', '.join(given)}), "
+            + ("a boundary patch of each per epoch" if training else f"{len(patches.entries)} boundary patches")
         )
         if left_out:
             names = ", ".join(left_out[:NAMED]) + ", ..." * (len(left_out) > NAMED)
@@ -148,7 +146,7 @@ class BoundaryPatches(ClassMaps):
                 f"{split}: {len(left_out)} coarse masks are left out, whose IoU with every ground truth mask is "
                 f"{MIN_IOU} or less: {names}"
             )
-        return samples
+        return [ReadSample.of(patches, i) for i in range(len(patches.entries))]
 
     def error_images(self, evaluation: Evaluation, sample: Sample, row: Mapping[str, Any]) -> str:
         """The patch, and over it the coarse mask, the ground truth and the prediction."""

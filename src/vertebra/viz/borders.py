@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
@@ -81,7 +81,7 @@ def panels(image: Tensor, masks: Mapping[str, tuple[Masks, int]]) -> Image.Image
     pen = ImageDraw.Draw(canvas)
     for number, ((name, (chosen, index)), colour) in enumerate(zip(masks.items(), COLOURS, strict=False)):
         x = number * (enlarged.width + GAP)
-        inside = _part(chosen, index, (left, top, right, bottom))
+        inside = chosen[index][top:bottom, left:right].numpy()
         pixels = np.array(enlarged)
         pixels[_border(np.kron(inside, np.ones((scale, scale), bool)))] = ImageColor.getrgb(colour)
         canvas.paste(Image.fromarray(pixels), (x, HEADER))
@@ -100,25 +100,13 @@ def _window(first: Masks, i: int, second: Masks, j: int) -> tuple[int, int, int,
         if (crop := masks.crops[index]).numel()
         for x, y in [masks.corners[index]]
     ]
-    around = tuple(int(v) for v in (*np.min(boxes, 0)[:2], *np.max(boxes, 0)[2:])) if boxes else (0, 0, width, height)
-    differs = _part(first, i, around) ^ _part(second, j, around)
+    x1, y1, x2, y2 = map(int, (*np.min(boxes, 0)[:2], *np.max(boxes, 0)[2:])) if boxes else (0, 0, width, height)
+    differs = (first[i] ^ second[j])[y1:y2, x1:x2].numpy()
     density = ndimage.uniform_filter(differs.astype(np.float32), WINDOW // 2, mode="constant")
     y, x = np.unravel_index(int(density.argmax()), density.shape)
-    left = max(0, min(around[0] + int(x) - WINDOW // 2, width - WINDOW))
-    top = max(0, min(around[1] + int(y) - WINDOW // 2, height - WINDOW))
+    left = max(0, min(x1 + int(x) - WINDOW // 2, width - WINDOW))
+    top = max(0, min(y1 + int(y) - WINDOW // 2, height - WINDOW))
     return left, top, min(width, left + WINDOW), min(height, top + WINDOW)
-
-
-def _part(masks: Masks, index: int, box: Sequence[int]) -> NDArray[np.bool_]:
-    """A mask inside a box x1, y1, x2, y2 of the image: [y2 - y1, x2 - x1] bool."""
-    (x, y), crop = masks.corners[index], masks.crops[index].numpy()
-    left, top, right, bottom = box
-    part = np.zeros((bottom - top, right - left), bool)
-    x1, y1 = max(left, x), max(top, y)
-    x2, y2 = min(right, x + crop.shape[1]), min(bottom, y + crop.shape[0])
-    if x1 < x2 and y1 < y2:
-        part[y1 - top : y2 - top, x1 - left : x2 - left] = crop[y1 - y : y2 - y, x1 - x : x2 - x]
-    return part
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
