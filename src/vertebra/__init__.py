@@ -187,6 +187,8 @@ def evaluate(
     tile: int = 0,
     overlap: float = 0.2,
     refine: str | Path | Refiner | None = None,
+    detector: str | Path | Predictor | None = None,
+    boxes: str | None = None,
     strict: bool = False,
     device: str | None = None,
 ) -> Evaluation:
@@ -202,7 +204,10 @@ def evaluate(
             the model was not trained on is then evaluated whole.
         seed: of that split; as in training if None.
         tta, tile, overlap: as in `Predictor.predict`; not for a task's model.
-        refine: as in `load`; only for a model from a file. A Predictor that has a refiner is measured with it.
+        refine, detector: as in `load`; only for a model from a file. A Predictor that has a refiner or a detector is
+            measured with it.
+        boxes: of the objects whose keypoints are predicted: `annotations`, `image` (every image shows one object), or a
+            file of COCO results; as in training if None.
         strict: whether the first unreadable image or wrong annotation is an error instead of being listed.
         device: where a model from a file runs, as in `load`.
 
@@ -223,12 +228,18 @@ def evaluate(
     if isinstance(model, Run):
         model = model.best
     predict = None
-    if isinstance(model, tasks.Task | Predictor) and refine is not None:
-        raise VertebraError("refine needs the model's checkpoint: give its path, or `vertebra.load(..., refine=...)`.")
-    if tta or tile or refine is not None or (isinstance(model, Predictor) and model.refiner is not None):
+    for name, part in (("refine", refine), ("detector", detector)):
+        if isinstance(model, tasks.Task | Predictor) and part is not None:
+            raise VertebraError(
+                f"{name} needs the model's checkpoint: give its path, or `vertebra.load(..., {name}=...)`."
+            )
+    parts = (model.refiner, model.detector) if isinstance(model, Predictor) else (refine, detector)
+    if tta or tile or any(part is not None for part in parts):
         if isinstance(model, tasks.Task):
             raise VertebraError("tta and tile need a checkpoint or what `vertebra.load` returned, not a model.")
-        model = model if isinstance(model, Predictor) else Predictor(model, device=device, refine=refine)
+        model = (
+            model if isinstance(model, Predictor) else Predictor(model, device=device, refine=refine, detector=detector)
+        )
         predict = model.merged(tile=tile, overlap=overlap, tta=tta)
     if isinstance(model, tasks.Task):
         task = model
@@ -236,7 +247,9 @@ def evaluate(
         task, about = model.task, model.about
     else:
         task, about = checkpoint.load(model, device=device)
-    selection = engine.select(task, about, data, split=split, val_share=val_share, seed=seed)
+    selection = engine.select(
+        task, about, data, split=split, val_share=val_share, seed=seed, boxes=boxes, detector=parts[1] is not None
+    )
     selection.catalogue.skipped(strict=strict)
     return engine.evaluate(
         task,
@@ -255,6 +268,7 @@ def load(
     device: str | None = None,
     precision: str = "32-true",
     refine: str | Path | Refiner | None = None,
+    detector: str | Path | Predictor | None = None,
 ) -> Predictor:
     """A trained model from the one file that `vertebra train` wrote, made fast for prediction.
 
@@ -266,11 +280,13 @@ def load(
             have such instructions, with predictions that differ in the third digit) or `16-mixed` (GPUs).
         refine: a checkpoint of `vertebra train refinement`, by which the masks of all predictions are refined, or a
             `vertebra.refine.Refiner` with options of its own.
+        detector: of models for pose: a checkpoint or Predictor of a model that predicts boxes, which finds the objects
+            whose keypoints are predicted. Without one, every image is taken for one object.
 
     Raises:
         VertebraError: if the file is damaged or was not written by Vertebra, the precision does not exist, or `refine`
-            is given for a model that predicts no masks.
+            or `detector` is given for a model that has no use for it, or does not fit it.
     """
     from vertebra.predict import Predictor
 
-    return Predictor(path, device=device, precision=precision, refine=refine)
+    return Predictor(path, device=device, precision=precision, refine=refine, detector=detector)

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vertebra.errors import VertebraError, first_line
-from vertebra.structures import Frame, Preprocess
+from vertebra.ops.crops import crop_matrix, surroundings, warp
+from vertebra.structures import Frame, Preprocess, Region
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -178,21 +179,37 @@ def as_list(images: Any) -> list[Any]:
     return [images]
 
 
-def prepare(image: Tensor, preprocess: Preprocess) -> Tensor:
+def prepare(image: Tensor, preprocess: Preprocess, region: Region | None = None) -> Tensor:
     """A network's input from an image: [C, H, W] uint8, or floats in 0..1 -> [C, h, w] float32, normalised.
 
-    h and w are those of `frame_of`: the padding is left to `pad_batch`.
+    h and w are those of `frame_of`: the padding is left to `pad_batch`. With `box`, the input shows `region`, or the
+    whole image if None.
     """
+    if preprocess.resize == "box":
+        frame = frame_of((image.shape[-2], image.shape[-1]), preprocess, region)
+        return normalise(warp(image, input_matrix(frame, preprocess), preprocess.size), preprocess)
     return normalise(resize_image(image, preprocess), preprocess)
 
 
-def frame_of(image: tuple[int, int], preprocess: Preprocess) -> Frame:
-    """How an image of (height, width) `image` will lie in the input.
+def input_matrix(frame: Frame, preprocess: Preprocess) -> Tensor:
+    """With `box`: the affine map [2, 3] from pixels of the image to those of the input."""
+    part = surroundings(shown_box(frame), preprocess.size, preprocess.margin)
+    return crop_matrix(part, preprocess.size, udp=preprocess.udp)
+
+
+def shown_box(frame: Frame) -> tuple[float, float, float, float]:
+    """The box x1, y1, x2, y2 of the frame's region; that of the image if there is none."""
+    height, width = frame.original
+    return (0.0, 0.0, float(width), float(height)) if frame.region is None else frame.region.box
+
+
+def frame_of(image: tuple[int, int], preprocess: Preprocess, region: Region | None = None) -> Frame:
+    """How an image of (height, width) `image` will lie in the input, or its `region`.
 
     With `shortest` and `fit`, the sides are rounded as `rounding` says, and are one pixel at least.
     """
     if preprocess.resize not in ("shortest", "fit"):
-        return Frame(image, preprocess.size)
+        return Frame(image, preprocess.size, region)
     height, width = image
     if preprocess.resize == "fit":
         scale = min(preprocess.size[0] / height, preprocess.size[1] / width)

@@ -1,4 +1,4 @@
-"""The nouns that cross folder borders: Level, Target, Prediction, Masks, KeypointSchema, Frame, Preprocess."""
+"""The nouns that cross folder borders: Level, Target, Prediction, Masks, KeypointSchema, Region, Frame, Preprocess."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def check_classes(names: Sequence[str]) -> None:
         raise VertebraError(f"classes has {shown(twice)} more than once; names must be different.")
 
 
+DEFAULT_SIGMA = 0.05
+"""Deviation of keypoint annotations where the data has none: between COCO's 0.025 and 0.107."""
 IGNORED = 255
 """Value in label maps of pixels without a class."""
 
@@ -257,6 +259,18 @@ class Prediction:
         }
         return replace(self, masks=self.masks.take(chosen) if self.masks is not None else None, **picked)
 
+    def regions(self) -> list[Region]:
+        """The region of each detection whose box has an area."""
+        assert self.boxes is not None, "this prediction has no boxes"
+        assert self.scores is not None, "this prediction has no scores"
+        labels = [0] * len(self) if self.labels is None else self.labels.tolist()
+        rows = zip(self.boxes.tolist(), self.scores.tolist(), labels, strict=True)
+        return [
+            Region((x1, y1, x2, y2), score, label)
+            for (x1, y1, x2, y2), score, label in rows
+            if x2 > x1 and y2 > y1 and all(map(math.isfinite, (x1, y1, x2, y2)))
+        ]
+
     def top(self, k: int = 5) -> list[tuple[int, float]]:
         """The top-k classes of the whole image as (class index, probability), descending."""
         assert self.probabilities is not None, "this prediction has no class probabilities"
@@ -355,6 +369,13 @@ class KeypointSchema:
                 "keypoints."
             )
 
+    @property
+    def deviations(self) -> tuple[float, ...]:
+        """`sigmas`; without, COCO's if there are 17 keypoints, else DEFAULT_SIGMA for each."""
+        if self.sigmas or len(self.names) == len(COCO_PERSON.names):
+            return self.sigmas or COCO_PERSON.sigmas
+        return (DEFAULT_SIGMA,) * len(self.names)
+
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> KeypointSchema:
         """The inverse of `dataclasses.asdict`, also after a trip through JSON; all but `names` may be missing.
@@ -388,13 +409,29 @@ COCO_PERSON = KeypointSchema(
 
 
 @dataclass(frozen=True)
+class Region:
+    """The object of an image that a network's input shows."""
+
+    box: tuple[float, float, float, float]
+    """x1, y1, x2, y2 in pixels of the image, end exclusive."""
+    score: float = 1.0
+    """That of its detection, in 0..1; 1 if it is annotated."""
+    label: int = 0
+    """Class index."""
+    index: int | None = None
+    """Its place among the annotated objects of the image; None if it is detected."""
+
+
+@dataclass(frozen=True)
 class Frame:
-    """How an image lies in a network's input: resized, its top left corner in the input's."""
+    """How an image lies in a network's input: resized, its top left corner in the input's; or the region of it."""
 
     original: tuple[int, int]
     """(height, width) of the image in its own pixels."""
     resized: tuple[int, int]
     """(height, width) of the image in the input, in pixels; the rest of the input is padding."""
+    region: Region | None = None
+    """With Preprocess.resize `box`: what the input shows; None for the whole image."""
 
 
 @dataclass(frozen=True)
@@ -409,7 +446,8 @@ class Preprocess:
     """`crop` keeps the aspect ratio and takes the centre; `squash` resizes to the size whatever the aspect ratio.
     `shortest` and `fit` keep the aspect ratio and the whole image: with `shortest`, `size` is (length of the shorter
     side, maximum of the longer side), and the batch is padded to a multiple of `divisor`; with `fit` the image is
-    resized into `size` and padded to it."""
+    resized into `size` and padded to it. `box` takes the surroundings of a box: extended to the aspect ratio of `size`,
+    then by `margin`, with black beyond the image."""
     interpolation: str = "bilinear"
     """`bilinear`, `bicubic`, `nearest` or `nearest-exact`."""
     antialias: bool = True
@@ -419,6 +457,11 @@ class Preprocess:
     pixel (as Detectron2 and MMDetection)."""
     divisor: int = 32
     """With `shortest`: height and width of a batch are multiples of it."""
+    margin: float = 1.25
+    """With `box`: factor on its sides."""
+    udp: bool = False
+    """With `box`: whether the centres of the corner pixels coincide, not the corners of the image (unbiased data
+    processing, arXiv:1911.07524)."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Subtracted per channel, on a 0..1 scale."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -434,10 +477,11 @@ class Preprocess:
             in_range("preprocess.size", side, 1, MAX_SIDE)
         if not 0 < self.crop <= 1:
             raise VertebraError(f"preprocess.crop is {self.crop:g}; it must lie above 0 and be at most 1.")
-        one_of("preprocess.resize", self.resize, ("crop", "squash", "shortest", "fit"))
+        one_of("preprocess.resize", self.resize, ("crop", "squash", "shortest", "fit", "box"))
         one_of("preprocess.interpolation", self.interpolation, ("bilinear", "bicubic", "nearest", "nearest-exact"))
         one_of("preprocess.rounding", self.rounding, ("down", "nearest"))
         in_range("preprocess.divisor", self.divisor, 1, MAX_SIDE)
+        in_range("preprocess.margin", self.margin, 0.1, 10)
         if not 1 <= len(self.mean) == len(self.std):
             raise VertebraError(
                 f"preprocess.mean has {len(self.mean)} numbers and preprocess.std {len(self.std)}; each has one per "

@@ -180,8 +180,13 @@ def identify(state: Mapping[str, Tensor], source: str, **overrides: Any) -> str 
             if model.first_conv not in tensors:
                 break  # another family's
             depths = _depths(tensors)
-            if _shapes(tensors, model.first_conv) == _shapes(model.state_dict(), model.first_conv):
+            shapes = _shapes(tensors, model.first_conv)
+            if shapes == _shapes(model.state_dict(), model.first_conv):
                 return name
+            if model.finest_only and shapes.keys() < model.state_dict().keys():
+                model = _on_meta(name, {**given, **model.finest_only})
+                if shapes == _shapes(model.state_dict(), model.first_conv):
+                    return name
     return None
 
 

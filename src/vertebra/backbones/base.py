@@ -54,6 +54,8 @@ class Backbone(nn.Module):
     """Prefixes of the parameters that exist only with `config.embedding`."""
     no_weight_decay: ClassVar[tuple[str, ...]] = ()
     """Last parts of the names of tables and tokens that are excluded from weight decay, as biases are."""
+    finest_only: ClassVar[Mapping[str, Any]] = {}
+    """Options with which it returns its finest map alone, in families in which that one has passed all stages."""
     any_size: ClassVar[bool] = True
     """Whether it takes images of other sizes than `config.image_size`."""
     num_classifiers: int = 1

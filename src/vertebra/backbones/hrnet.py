@@ -139,6 +139,7 @@ class HRNet(Backbone):
 
     first_conv = "stem.0.conv.weight"
     embedding_only = ("increase.", "down.", "final.")
+    finest_only = {"view": "v1"}  # noqa: RUF012
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

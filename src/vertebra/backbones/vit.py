@@ -8,8 +8,9 @@ Shapes: B batch, N patches, P tokens before them, C width, h x w the grid of pat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from vertebra import weights
 from vertebra.attention import SelfAttention
 from vertebra.backbones.base import Backbone, BackboneConfig
-from vertebra.errors import VertebraError, one_of
+from vertebra.errors import VertebraError, in_range, one_of
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
@@ -37,6 +38,9 @@ class Config(BackboneConfig):
     distilled: bool = False  # a second token, trained on a teacher's labels; each token has a classifier
     pool: str = "token"  # the embedding: the class `token`, or the `mean` of the patches
     gelu: str = "none"  # its form: `none` (exact) or `tanh`
+    class_token: bool = True  # without it, the position of the class token is added to those of the patches
+    map_norm: bool = False  # whether the map is normalised, as in ViTPose
+    patch_padding: int = 0  # zeros around the image in pixels, as in ViTPose
     dropout: float = training_only(0.0)  # after the position embedding
     eps: float = 1e-6  # of the layer norms
 
@@ -45,6 +49,9 @@ class Config(BackboneConfig):
         one_of("gelu", self.gelu, ("none", "tanh"))
         if self.distilled and self.pool == "mean":
             raise VertebraError("a distilled model has a classifier for each of its tokens: pool=mean does not apply.")
+        if not self.class_token and (self.distilled or self.pool == "token"):
+            raise VertebraError("without a class token, a model is not distilled, and pool must be mean.")
+        in_range("patch_padding", self.patch_padding, 0, self.patch // 2)
 
 
 class Embedding(nn.Module):
@@ -55,12 +62,13 @@ class Embedding(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.patches = PatchEmbed(config.channels, config.width, config.patch)
+        self.patches = PatchEmbed(config.channels, config.width, config.patch, config.patch_padding)
         self.grid = (-(-config.image_size[0] // config.patch), -(-config.image_size[1] // config.patch))
-        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.class_token else None
         self.distill_token = nn.Parameter(torch.zeros(1, 1, config.width)) if config.distilled else None
-        self.before = 2 if config.distilled else 1  # P
-        self.position = nn.Parameter(torch.zeros(1, self.before + self.grid[0] * self.grid[1], config.width))
+        self.before = config.class_token + config.distilled  # P
+        self.first = 2 if config.distilled else 1  # rows of the table before those of the patches
+        self.position = nn.Parameter(torch.zeros(1, self.first + self.grid[0] * self.grid[1], config.width))
         self.dropout = nn.Dropout(config.dropout)
         for parameter in (self.class_token, self.distill_token, self.position):
             if parameter is not None:
@@ -69,15 +77,17 @@ class Embedding(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         x = self.patches(images)  # [B, C, h, w]
         grid = (x.shape[2], x.shape[3])
-        before = [t.expand(len(x), -1, -1) for t in (self.class_token, self.distill_token) if t is not None]
         position = self.resized(self.position, grid, self.grid)
+        if self.class_token is None:
+            return self.dropout(tokens(x) + position[:, 1:] + position[:, :1]), grid
+        before = [t.expand(len(x), -1, -1) for t in (self.class_token, self.distill_token) if t is not None]
         return self.dropout(torch.cat((*before, tokens(x)), 1) + position), grid
 
     def resized(self, position: Tensor, grid: tuple[int, int], old: tuple[int, int]) -> Tensor:
         """`position` of grid `old` for another: [1, P + N, C] -> [1, P + N', C]."""
         if grid == old:
             return position
-        return torch.cat((position[:, : self.before], resize_grid(position[:, self.before :], grid, old)), 1)
+        return torch.cat((position[:, : self.first], resize_grid(position[:, self.first :], grid, old)), 1)
 
 
 class Block(nn.Module):
@@ -104,7 +114,7 @@ class ViT(Backbone):
     """[B, channels, H, W] -> one map [B, C, h, w] at the patch's stride."""
 
     first_conv = "stem.patches.weight"
-    embedding_only = ("norm.",)
+    embedding_only = ("norm.",)  # unless the map is normalised
     no_weight_decay = ("class_token", "distill_token", "position")
 
     def __init__(self, config: Config) -> None:
@@ -112,8 +122,10 @@ class ViT(Backbone):
         self.stem = Embedding(config)
         rates = drop_path_rates(config.drop_path, config.depth)
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        if config.embedding:
+        if config.embedding or config.map_norm:
             self.norm = nn.LayerNorm(config.width, config.eps)
+        if config.map_norm:
+            self.embedding_only = ()  # type: ignore[misc,assignment]
         self.levels = (Level(config.patch, config.width),)
         self.num_classifiers = 2 if config.distilled else 1
         self.width = config.width * self.num_classifiers
@@ -123,7 +135,8 @@ class ViT(Backbone):
         x, grid = self.stem(images)
         for block in self.blocks:
             x = self.run_block(block, x)
-        on_level(grid_map(x[:, self.stem.before :], grid))
+        patches = x[:, self.stem.before :]
+        on_level(grid_map(self.norm(patches) if self.config.map_norm else patches, grid))
         return x
 
     def pool(self, x: Tensor) -> Tensor:
@@ -133,15 +146,19 @@ class ViT(Backbone):
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         if name == "stem.position" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:
-            side = round((tensor.shape[1] - self.stem.before) ** 0.5)
-            if side**2 == tensor.shape[1] - self.stem.before:
-                grid = self.stem.grid
-                how = f"positions of a grid of {side} x {side} -> {grid[0]} x {grid[1]}"
-                return self.stem.resized(tensor, grid, (side, side)), how
+            grid, count = self.stem.grid, tensor.shape[1] - self.stem.first
+            if not self.config.class_token and tensor.shape[1] == grid[0] * grid[1]:
+                row = tensor.new_zeros(1, 1, tensor.shape[2])
+                return torch.cat((row, tensor), 1), "positions of the patches alone"
+            for aspect in (1.0, grid[0] / grid[1]):  # square, or of the shape of the input
+                old = (round((count * aspect) ** 0.5), round((count / aspect) ** 0.5))
+                if old[0] * old[1] == count:
+                    how = f"positions of a grid of {old[0]} x {old[1]} -> {grid[0]} x {grid[1]}"
+                    return self.stem.resized(tensor, grid, old), how
         return super().adapt(name, tensor, shape)
 
     def layers(self) -> list[nn.Module]:
-        return [self.stem, *self.blocks, *([self.norm] if self.config.embedding else [])]
+        return [self.stem, *self.blocks, *([self.norm] if hasattr(self, "norm") else [])]
 
 
 MODEL = ViT
@@ -316,7 +333,7 @@ def _timm(config: Config) -> weights.Rules:
         Rename(r"\.attn\.proj\.", ".attention.project."),
         Rename(r"\.mlp\.fc1\.", ".mlp.expand."),
         Rename(r"\.mlp\.fc2\.", ".mlp.project."),
-        Rename(r"^fc_norm\.", "norm."),
+        Rename(r"^(?:fc_norm|last_norm)\.", "norm."),
         *_heads(config),
     )
 
@@ -350,6 +367,8 @@ def _transformers(config: Config) -> weights.Rules:
         Rename(r"\.attention\.output\.dense\.", ".attention.project."),
         Rename(r"\.intermediate\.dense\.", ".mlp.expand."),
         Rename(r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.project."),
+        Rename(r"\.mlp\.fc1\.", ".mlp.expand."),  # ViTPose's
+        Rename(r"\.mlp\.fc2\.", ".mlp.project."),
         Rename(r"\.layernorm_before\.", ".norm1."),
         Rename(r"\.layernorm_after\.", ".norm2."),
         Rename(r"^layernorm\.", "norm."),
@@ -366,12 +385,44 @@ def _paddle(config: Config) -> weights.Rules:
     )
 
 
+def _mmpose(config: Config) -> weights.Rules:
+    # Names: MMPretrain 1.2, mmpretrain/models/backbones/vision_transformer.py, which MMPose 1 builds on.
+    return (
+        Rename(r"^patch_embed\.projection\.", "stem.patches."),
+        Rename(r"^layers\.(\d+)\.", r"blocks.\1."),
+        Rename(r"^(blocks\.\d+)\.ln([12])\.", r"\1.norm\2."),
+        Rename(r"^(blocks\.\d+)\.ffn\.layers\.0\.0\.", r"\1.mlp.expand."),
+        Rename(r"^(blocks\.\d+)\.ffn\.layers\.1\.", r"\1.mlp.project."),
+        Rename(r"^ln1\.", "norm."),
+        *_timm(config),
+    )
+
+
 RULES = {
     "timm": _timm,
     "torchvision": _torchvision,
     "transformers": _transformers,
     "official": _timm,
     "paddle": _paddle,
+    "mmpose": _mmpose,
 }
 
-PRESETS = {"transformers": {"eps": 1e-12}}
+
+def _of_patches(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Models without a class token are those of ViTPose: with the sizes that 16-pixel patches of 4:3 inputs give."""
+    names = {name.rpartition(".")[2]: name for name in state}
+    position = next((state[names[name]] for name in ("pos_embed", "position_embeddings") if name in names), None)
+    if position is None or names.keys() & {"cls_token", "class_token"}:
+        return {}
+    count = position.shape[1] - position.shape[1] % 2  # without the position of the class token, if it is there
+    rows = round((count * 4 / 3) ** 0.5)
+    size = {"image_size": (16 * rows, 16 * count // rows)} if rows * (count // rows) == count else {}
+    heads = {"heads": 12} if position.shape[2] == 384 else {}  # ViTPose-S
+    return {"class_token": False, "pool": "mean", "map_norm": True, "patch_padding": 2, **size, **heads}
+
+
+PRESETS = {
+    "transformers": lambda config, state: {"eps": 1e-12, **_of_patches(config, state)},
+    "official": _of_patches,
+    "mmpose": _of_patches,
+}

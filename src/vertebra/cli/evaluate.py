@@ -30,6 +30,8 @@ MODEL_OPTIONS = (
     "tile",
     "overlap",
     "refine",
+    "detector",
+    "boxes",
     "data.val_share",
     "data.seed",
     "data.batch_size",
@@ -73,6 +75,11 @@ class Options:
     """Smallest share of a tile's side that neighbouring tiles have in common, up to 0.5; default: 0.2."""
     refine: str | None = None
     """Checkpoint of `vertebra train refinement`, by which the masks are refined before they are evaluated."""
+    detector: str | None = None
+    """Checkpoint of a detector, which finds the objects whose keypoints are predicted, as in `vertebra predict`."""
+    boxes: str | None = None
+    """Boxes of these objects: `annotations`, `image` (every image shows one object), or a .json of COCO results;
+    default: as in training."""
     max_detections: int | None = None
     """Of COCO results, the top-scoring detections evaluated per image and class; default: 100, as in COCO. A model has
     its own limit."""
@@ -125,17 +132,21 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         raise VertebraError("--max_detections is for files of COCO results; a model has its own limit.")
     if options.overlap is not None and not options.tile:
         raise VertebraError("--overlap is for tiles: it needs --tile=PIXELS.")
-    one_by_one = options.tta or options.tile or options.refine
+    one_by_one = options.tta or options.tile or options.refine or options.detector
+    if options.detector and options.boxes:
+        raise VertebraError("--detector finds the boxes that --boxes gives: leave one of them out.")
     if one_by_one and (options.data.batch_size or options.data.workers):
         raise VertebraError(
-            "with --tta, --tile or --refine, images are predicted on one by one: leave data.batch_size and "
-            "data.workers out."
+            "with --tta, --tile, --refine or --detector, images are predicted on one by one: leave data.batch_size "
+            "and data.workers out."
         )
     predict = None
     if one_by_one:
         from vertebra.predict.predictor import Predictor  # with readers of videos, which nothing else here needs
 
-        predictor = Predictor(options.checkpoint, device=options.device, refine=options.refine)
+        predictor = Predictor(
+            options.checkpoint, device=options.device, refine=options.refine, detector=options.detector
+        )
         overlap = 0.2 if options.overlap is None else options.overlap
         task, about = predictor.task, predictor.about
         predict = predictor.merged(tile=options.tile or 0, overlap=overlap, tta=options.tta)
@@ -149,6 +160,8 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         split=options.data.split,
         val_share=options.data.val_share,
         seed=options.data.seed,
+        boxes=options.boxes,
+        detector=bool(options.detector),
     )
     problems = _print_notes(selection.catalogue, options.strict)
     evaluation = evaluate(

@@ -46,6 +46,9 @@ class Options:
     larger images."""
     refine: str | None = None
     """Checkpoint of `vertebra train refinement`, by which the masks are refined."""
+    detector: str | None = None
+    """Checkpoint of a detector, which finds the objects whose keypoints are predicted; without one, every image is
+    taken for one object."""
     every: int | None = None
     """Of videos, predict on every N-th frame; default: 1."""
     top: int | None = None
@@ -85,7 +88,11 @@ def run(argv: Sequence[str]) -> None:
     videos = [source for source in sources if isinstance(source, VideoSource)]
     _check(options, videos)
     predictor = vertebra.load(
-        options.checkpoint, device=options.device, precision=options.precision, refine=options.refine
+        options.checkpoint,
+        device=options.device,
+        precision=options.precision,
+        refine=options.refine,
+        detector=options.detector,
     )
     _check_kind(options, predictor)
     ids = predictor.kind.dataset_ids(options.annotations, predictor.classes) if options.annotations else None
@@ -117,6 +124,8 @@ def run(argv: Sequence[str]) -> None:
             session.say(f"{session.skipped} of {len(sources)} {word} could not be read and were skipped")
         if not session.read and not session.stopped.is_set():
             raise VertebraError(f"none of the {word} could be read.")
+    if "detector" in predictor.kind.options and predictor.detector is None:
+        session.say("without --detector, every image was taken for one object")
     if "threshold" in predictor.kind.options:
         session.say(_threshold_line(predictor, options.threshold, session))
     if folder:
@@ -167,9 +176,9 @@ def _check(options: Any, videos: Sequence[VideoSource]) -> None:
 
 def _check_kind(options: Any, predictor: Predictor) -> None:
     """Refuses the options that do not apply to the kind of prediction."""
-    from vertebra.predict.predictor import check_option
+    from vertebra import kinds
 
     for name in ("threshold", "tile", "overlap", "annotations", "top", "embeddings", "crops", "scores"):
         value = getattr(options, name)
         if value is not None and value is not False and (value != 0 or name == "threshold"):
-            check_option(name, predictor.task, f"--{name}")
+            kinds.check_option(name, predictor.task, f"--{name}")

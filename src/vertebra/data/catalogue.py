@@ -15,7 +15,7 @@ from vertebra.data.label_maps import LabelMap, paint
 from vertebra.data.segments import Segment, crop
 from vertebra.errors import VertebraError, escaped, nearest
 from vertebra.images import image_size
-from vertebra.structures import IGNORED, KeypointSchema, Masks, Target
+from vertebra.structures import IGNORED, KeypointSchema, Masks, Region, Target
 
 SPLITS = {
     "train": ("train", "training"),
@@ -45,6 +45,8 @@ class Sample:
     """Whether the label map is painted from the masks: 0 is the background, classes count from 1."""
     foreground: bool = False
     """Whether all classes of the label map but the first are one, the foreground."""
+    region: Region | None = None
+    """The object that the sample is of, where each object of an image is one."""
 
     def __repr__(self) -> str:
         return f"Sample({self.target})"
@@ -73,6 +75,10 @@ class Sample:
         """Names instance `i` in messages."""
         name = f"annotation {self.annotation_ids[i]}" if i < len(self.annotation_ids) else f"object {i + 1}"
         return f"{self.target.path}, {name}"
+
+    def showing(self, region: Region) -> Sample:
+        """The sample of one object of the image."""
+        return replace(self, region=region)
 
     def load_target(self, size: tuple[int, int]) -> Target:
         """The target with its masks decoded, for the image of (height, width) `size` as it was read.
@@ -160,11 +166,14 @@ class ReadSample(Sample):
         return Sample(*fields, **named)
 
     @classmethod
-    def of(cls, reader: Reader, index: int) -> ReadSample:
-        """The sample of that number."""
+    def of(cls, reader: Reader, index: int, region: Region | None = None) -> ReadSample:
+        """The sample of that number, or of one object of it."""
         sample: ReadSample = object.__new__(cls)
-        sample.__dict__.update(_reader=reader, _index=index, segments=(), annotation_ids=())
+        sample.__dict__.update(_reader=reader, _index=index, segments=(), annotation_ids=(), region=region)
         return sample
+
+    def showing(self, region: Region) -> ReadSample:
+        return ReadSample.of(self._reader, self._index, region)
 
     @property
     def image(self) -> Tensor:
@@ -182,7 +191,7 @@ class ReadSample(Sample):
         return f"Sample({self._reader.name(self._index)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ReadSample.of, (self._reader, self._index)
+        return ReadSample.of, (self._reader, self._index, self.region)
 
 
 @dataclass(repr=False)
@@ -267,6 +276,7 @@ def map_classes(samples: Iterable[Sample], classes: tuple[str, ...], model_class
                 label=_renumber(sample.target.label, numbers),
                 labels=_renumber(sample.target.labels, numbers),
             ),
+            region=sample.region and replace(sample.region, label=int(numbers[sample.region.label])),
             label_map=None if sample.label_map is None else sample.label_map.renumbered(numbers, model_classes),
         )
         for sample in samples

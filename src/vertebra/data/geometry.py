@@ -18,7 +18,7 @@ from torch import Tensor
 from vertebra.data.catalogue import Sample
 from vertebra.errors import VertebraError
 from vertebra.images import UnreadableImage, read_image, resample
-from vertebra.structures import IGNORED, KeypointSchema, Masks, Preprocess, Target
+from vertebra.structures import IGNORED, KeypointSchema, Masks, Preprocess, Region, Target
 
 ROWS = ("boxes", "labels", "keypoints", "crowd", "areas")
 """Fields of Target that have one row per instance, besides masks."""
@@ -35,6 +35,8 @@ class Example:
     image: Tensor
     """[C, H, W] uint8."""
     target: Target
+    region: Region | None = None
+    """The object that the sample is of, where each object of an image is one."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,7 +64,7 @@ class Example:
         }
         if self.target.masks is not None:
             rows["masks"] = self.target.masks.take(chosen.nonzero().flatten().tolist())
-        return Example(self.image, replace(self.target, **rows))
+        return replace(self, target=replace(self.target, **rows))
 
 
 def read_example(sample: Sample, channels: int, fields: Collection[str]) -> Example:
@@ -95,7 +97,7 @@ def read_example(sample: Sample, channels: int, fields: Collection[str]) -> Exam
     if "masks" in kept and target.boxes is not None:
         count = -1 if target.masks is None else len(target.masks)
         assert count == len(target.boxes), f"{target.path}: a mask for each box is needed"
-    return Example(image, target)
+    return Example(image, target, sample.region)
 
 
 def crop(example: Example, top: int, left: int, height: int, width: int) -> Example:

@@ -182,7 +182,8 @@ class ImageDataset(Dataset):
             if example is None:
                 return Item(index, None, Target(), Frame((0, 0), (0, 0)), unreadable, seed)
             if self.transform is None:
-                image, frame = prepare(example.image, self.preprocess), frame_of(example.size, self.preprocess)
+                image = prepare(example.image, self.preprocess, example.region)
+                frame = frame_of(example.size, self.preprocess, example.region)
                 return Item(index, image, example.target, frame, unreadable, seed)
             image, target = self.transform(example, another)
         size = (image.shape[-2], image.shape[-1])

@@ -23,7 +23,7 @@ from vertebra.images import UnreadableImage
 from vertebra.kinds import Kind
 from vertebra.metrics.evaluation import Evaluation, Worst
 from vertebra.progress import busy, track
-from vertebra.structures import Prediction, Target
+from vertebra.structures import Prediction, Region, Target
 from vertebra.tasks import Task
 
 
@@ -47,6 +47,8 @@ def select(
     split: str = "val",
     val_share: float | None = None,
     seed: int | None = None,
+    boxes: str | None = None,
+    detector: bool = False,
 ) -> Selection:
     """The data to evaluate a model on.
 
@@ -58,6 +60,8 @@ def select(
         val_share: share set apart for validation where the data has no val split; as in training if None. Data that
             was not trained on is then evaluated whole.
         seed: of that split; as in training if None.
+        boxes: of the objects whose keypoints are predicted, as `data.boxes` in training; as then if None.
+        detector: whether a detector finds the objects: samples are then whole images.
 
     Raises:
         VertebraError: if the data is missing, does not fit the model, or `val_share` or `seed` has no effect.
@@ -68,6 +72,8 @@ def select(
     if data is None:
         raise VertebraError("the checkpoint does not say what it was trained on: give --data.path.")
     kind = kinds.find(task.kind)
+    if boxes is not None:
+        kinds.check_option("boxes", task)
     same = isinstance(data, str | Path) and "path" in training and _same_path(data, training["path"])
     chosen = [name for name, value in (("val_share", val_share), ("seed", seed)) if value is not None]
     share = training.get("val_share", 0.2) if val_share is None else val_share
@@ -84,14 +90,17 @@ def select(
     split = choose_split(catalogue, split)
     kind.check_compatible(catalogue, task)
     device = next(task.parameters()).device
-    samples = kind.samples(
-        catalogue,
-        split,
-        task,
-        seed=seed,
-        data=_data_options(kind, training if same else {}),
-        load=lambda path: checkpoint.load(path, device=device)[0],
-    )
+    if detector:
+        samples = catalogue.split(split)
+    else:
+        samples = kind.samples(
+            catalogue,
+            split,
+            task,
+            seed=seed,
+            data=_data_options(kind, (training if same else {}) | ({} if boxes is None else {"boxes": boxes})),
+            load=lambda path: checkpoint.load(path, device=device)[0],
+        )
     return Selection(catalogue, split, map_classes(samples, catalogue.classes, task.classes))
 
 
@@ -123,7 +132,7 @@ def evaluate(
     workers: int | None = None,
     strict: bool = False,
     metric_options: Mapping[str, Any] | None = None,
-    predict: Callable[[Tensor], Prediction] | None = None,
+    predict: Callable[[Tensor, Region | None], Prediction] | None = None,
 ) -> Evaluation:
     """Runs the task over the samples, in eval mode; the task is left in the mode that it was in.
 
@@ -132,7 +141,8 @@ def evaluate(
         batch_size: images per forward pass; the default of the task's kind if None.
         strict: whether the first unreadable image is an error instead of being listed.
         metric_options: arguments of `task.metrics`, as `Kind.metric_options` gives them.
-        predict: predicts on an image [C, H, W] uint8 in place of the task, such as on views of it that are merged.
+        predict: predicts on an image [C, H, W] uint8, or a region of it, in place of the task, such as on views of it
+            that are merged.
 
     Raises:
         VertebraError: if no image can be read, or `strict` and one cannot.
@@ -192,7 +202,10 @@ def _in_batches(task: Task, samples: Sequence[Sample], batch_size: int, workers:
 
 
 def _one_by_one(
-    predict: Callable[[Tensor], Prediction], samples: Sequence[Sample], channels: int, fields: Collection[str]
+    predict: Callable[[Tensor, Region | None], Prediction],
+    samples: Sequence[Sample],
+    channels: int,
+    fields: Collection[str],
 ) -> Iterator[_Outcome]:
     for index, sample in enumerate(samples):
         try:
@@ -200,7 +213,7 @@ def _one_by_one(
         except UnreadableImage as error:
             yield _Outcome(unreadable=[str(error)])
         else:
-            yield _Outcome([index], [predict(example.image)], [example.target])
+            yield _Outcome([index], [predict(example.image, example.region)], [example.target])
 
 
 def _same_path(first: str | Path, second: str | Path) -> bool:

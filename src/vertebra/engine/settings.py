@@ -44,7 +44,7 @@ class Data:
     """Share of each class set apart for validation where the data has no val split, in 0..1."""
     channels: int = 3
     """1 reads images as grey, 3 as RGB."""
-    resize: Literal["auto", "crop", "squash", "shortest", "fit"] = "auto"
+    resize: Literal["auto", "crop", "squash", "shortest", "fit", "box"] = "auto"
     """`crop` keeps the aspect ratio and takes the centre; `squash` stretches the whole image to the input; `shortest`
     scales by the shorter side, up to 1.67 times that for the longer; `fit` scales the whole image into the square.
     `auto` takes the first that the task and the backbone support."""

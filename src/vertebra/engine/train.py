@@ -214,7 +214,8 @@ def _preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preproc
     if resize == "auto":
         resize = usual.resize if usual.resize in modes else modes[0]
     side = data.image_size or usual.size[0]
-    longest = round(side * usual.size[1] / usual.size[0]) if resize == usual.resize == "shortest" else side
+    keeps = resize == usual.resize and resize in ("shortest", "box")  # the ratio of the two numbers
+    longest = round(side * usual.size[1] / usual.size[0]) if keeps else side
     return replace(known, size=(side, longest), crop=1.0, resize=resize)
 
 

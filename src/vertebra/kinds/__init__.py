@@ -11,8 +11,9 @@ from vertebra.kinds.base import Kind
 
 if TYPE_CHECKING:
     from vertebra.data.catalogue import Catalogue
+    from vertebra.tasks import Task
 
-__all__ = ["Kind", "find", "names", "of"]
+__all__ = ["Kind", "check_option", "find", "names", "of"]
 
 
 def names() -> list[str]:
@@ -45,3 +46,14 @@ def of(catalogue: Catalogue) -> Kind:
     if not fitting:
         raise VertebraError(f"{catalogue.path} has nothing that a task could learn.")
     return max(fitting, key=lambda kind: kind.priority)
+
+
+def check_option(name: str, task: Task, flag: str = "") -> None:
+    """Raises VertebraError if an option of prediction does not apply to the task; `flag` is its name on the command
+    line."""
+    if name in find(task.kind).options:
+        return
+    others = [kind.description for kind in map(find, names()) if name in kind.options]
+    raise VertebraError(
+        f"{flag or name} is for models that predict {' or '.join(others)}; this one is for {task.task_name}."
+    )

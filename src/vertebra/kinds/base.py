@@ -64,7 +64,7 @@ class Kind:
     """Whether objects are predicted, each with a class, a score and a box, as formats such as COCO's hold them."""
     options: ClassVar[frozenset[str]] = frozenset()
     """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
-    `annotations`, `crops`, `scores`, `refine`."""
+    `annotations`, `crops`, `scores`, `refine`, `detector`, `boxes`."""
     data: ClassVar[type | None] = None
     """Dataclass of further `--data` flags of `vertebra train`, which `samples` is given and `__post_init__` checks.
     None if there are none."""
@@ -72,6 +72,8 @@ class Kind:
     """What uses a model once it is trained, with `{}` for its file."""
     instead: ClassVar[str] = ""
     """Of models that cannot predict on images alone: the end of the sentence that says what to do instead."""
+    merges_views: ClassVar[bool] = True
+    """Whether test-time augmentation merges predictions of views; else the task's `infer` does so, with `merging`."""
     eval_batch_size: ClassVar[int] = 32
     """Default number of images per forward pass in evaluation."""
     tta_scales: ClassVar[tuple[float, ...]] = (1.0,)

@@ -87,6 +87,23 @@ def read_masks(path: Path, catalogue: Catalogue, split: str) -> CocoMasks:
     return CocoMasks(path, entries, catalogue, split)
 
 
+def read_boxes(path: Path, catalogue: Catalogue, split: str) -> list[Prediction]:
+    """The boxes, classes and scores of a file of COCO results, for each image of a split.
+
+    Raises:
+        VertebraError: if it cannot be read, or an entry is malformed or does not fit the dataset.
+    """
+    if not recognise(path):
+        raise VertebraError(f"{path} is no .json file of COCO results, which boxes are read from.")
+    entries = read_results(path).entries
+    for number, entry in enumerate(entries):
+        if "bbox" not in entry:
+            raise VertebraError(f"{path}, entry {number} (counted from 0) has no bbox.")
+    plain = [{key: entry[key] for key in ("image_id", "category_id", "score", "bbox")} for entry in entries]
+    results = _OnSplit(CocoResults(path, plain), catalogue, split)
+    return [results.prediction(index) for index in range(len(results.samples))]
+
+
 def _read_entries(path: str | Path) -> list[dict[str, Any]]:
     """The entries of a file, which are objects."""
     content = read_json(path)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -45,13 +45,13 @@ COLOURED_CURVES = 10
 class Objects(Kind):
     """Detections: a class, a score and a box each; subclasses add masks or keypoints."""
 
-    augment = ObjectsAugment
-    no_augment = ObjectsAugment(scales=(1.0, 1.0), flip=0.0, colour=0.0)
-    resize_modes = ("shortest", "fit", "squash")
+    augment: ClassVar[type] = ObjectsAugment
+    no_augment: ClassVar[Any] = ObjectsAugment(scales=(1.0, 1.0), flip=0.0, colour=0.0)
+    resize_modes: ClassVar[tuple[str, ...]] = ("shortest", "fit", "squash")
     objects = True
     options = frozenset({"threshold", "tile", "overlap", "annotations", "crops", "scores"})
     eval_batch_size = 4
-    tta_scales = (0.75, 1.0, 1.25)
+    tta_scales: ClassVar[tuple[float, ...]] = (0.75, 1.0, 1.25)
 
     @property
     def fields(self) -> frozenset[str]:

@@ -83,6 +83,18 @@ class ConvNorm(nn.Module):
         return f"activation={self.activation}"
 
 
+class Deconv(nn.Module):
+    """A transposed convolution that doubles the sides, batch norm and ReLU: [B, C, h, w] -> [B, C', 2 h, 2 w]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _norm(self.norm, self.conv(x)).relu_()
+
+
 class ConvOfMaps(ConvNorm):
     """A ConvNorm of maps that are resized to one size and concatenated: [B, C_i, h_i, w_i] each -> [B, C', H, W].
 

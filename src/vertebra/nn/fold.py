@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, SameConv2d
+from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, Deconv, SameConv2d
 from vertebra.nn.deform import DeformConv2d
 from vertebra.nn.mlp import LinearGelu
 from vertebra.nn.norm import is_frozen
@@ -68,11 +68,11 @@ class FoldedConv(nn.Module):
         return self
 
 
-def _folded(source: ConvNorm) -> nn.Conv2d:
+def _folded(source: ConvNorm | Deconv) -> Any:
     """Its convolution, with the norm in the weights."""
-    conv = copy.deepcopy(source.conv).eval()
+    conv: Any = copy.deepcopy(source.conv).eval()
     if isinstance(norm := source.norm, _BatchNorm) or is_frozen(norm):  # the synchronous one too
-        fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, conv.transposed)
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *fused)
     return conv.requires_grad_(False)
 
@@ -131,7 +131,7 @@ def fold(model: nn.Module) -> nn.Module:
     model.eval()
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if isinstance(child, ConvOfMaps) and not isinstance(child.norm, nn.GroupNorm):
+            if isinstance(child, ConvOfMaps | Deconv) and not isinstance(child.norm, nn.GroupNorm):
                 child.conv, child.norm = _folded(child), nn.Identity()
             elif isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))

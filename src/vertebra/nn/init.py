@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vertebra.nn.conv import ConvNorm
 
 normal = partial(nn.init.normal_, std=0.01)
+small = partial(nn.init.normal_, std=0.001)
 uniform = partial(nn.init.kaiming_uniform_, a=1)  # the variance of a layer without activation
 before_relu = partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu")
 

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 class PatchEmbed(nn.Conv2d):
     """A linear map of each patch: [B, C, H, W] -> [B, width, ceil(H / patch), ceil(W / patch)].
 
-    Sides that are no multiple of the patch are padded with zeros at the right and bottom.
+    Sides that are no multiple of the patch are padded with zeros at the right and bottom; `padding` is that on all
+    sides, in pixels.
     """
 
-    def __init__(self, channels: int, width: int, patch: int) -> None:
-        super().__init__(channels, width, patch, patch)
+    def __init__(self, channels: int, width: int, patch: int, padding: int = 0) -> None:
+        super().__init__(channels, width, patch, patch, padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(pad_to_multiple(x, self.stride[0]))

@@ -15,20 +15,21 @@ from torch import Tensor
 
 from vertebra import kinds
 from vertebra.engine import checkpoint
-from vertebra.errors import VertebraError, in_range, one_of
+from vertebra.errors import VertebraError, escaped, in_range, one_of, shown
 from vertebra.images import UnreadableImage, as_list, frame_of, pad_batch, padded_size, prepare, read_image
 from vertebra.kinds import Kind
 from vertebra.nn.fold import fold
 from vertebra.predict import sources
 from vertebra.predict.result import ImageResult
-from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess
-from vertebra.tasks import Task
+from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Region
 
 if TYPE_CHECKING:
     from vertebra.refine import Refiner
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Number format of convolutions and matrix products, by the names that training has for it."""
+MIN_BOX_SCORE = 0.05
+"""Least score of a detector's boxes whose objects are evaluated, as in COCO results."""
 DEFAULT_THRESHOLD = 0.5
 """Score threshold of models whose checkpoint has none."""
 BATCHES_AHEAD = 4
@@ -85,6 +86,7 @@ class Predictor:
         device: str | None = None,
         precision: str = "32-true",
         refine: str | Path | Refiner | None = None,
+        detector: str | Path | Predictor | None = None,
     ) -> None:
         """See `vertebra.load`."""
         one_of("precision", precision, PRECISIONS)
@@ -98,11 +100,13 @@ class Predictor:
         self._counter = _Counter()
         self.refiner = None if refine is None else self._refiner(refine)
         """Refines the masks of predictions, if there is one."""
+        self.detector = None if detector is None else self._detector(detector)
+        """Finds the objects of images whose keypoints are predicted, if there is one."""
 
     def _refiner(self, refine: str | Path | Refiner) -> Refiner:
         from vertebra.refine import Refiner  # which needs torchvision
 
-        check_option("refine", self.task)
+        kinds.check_option("refine", self.task)
         if not isinstance(refine, Refiner):
             refine = Refiner(Predictor(refine, device=str(self.device), precision=self.precision).task)
         if refine.channels != self.task.preprocess.channels:
@@ -111,6 +115,26 @@ class Predictor:
                 f"{self.task.preprocess.channels}."
             )
         return refine
+
+    def _detector(self, detector: str | Path | Predictor) -> Predictor:
+        kinds.check_option("detector", self.task)
+        if not isinstance(detector, Predictor):
+            detector = Predictor(detector, device=str(self.device), precision=self.precision)
+        if not detector.kind.objects or "detector" in detector.kind.options:
+            raise VertebraError(
+                f"detector is a model that predicts {detector.kind.description}; one that predicts boxes is needed."
+            )
+        if detector.task.preprocess.channels != self.task.preprocess.channels:
+            raise VertebraError(
+                f"the detector takes images of {detector.task.preprocess.channels} channels, the model "
+                f"{self.task.preprocess.channels}."
+            )
+        if not set(detector.classes) & set(self.classes):
+            raise VertebraError(
+                f"the detector has no class {' or '.join(map(shown, self.classes))}; it has "
+                f"{', '.join(map(escaped, detector.classes))}."
+            )
+        return detector
 
     @property
     def kind(self) -> Kind:
@@ -219,15 +243,18 @@ class Predictor:
         self._check_kind()
         return self._stream(images, self._checked(batch_size, threshold, tile, overlap, tta, every, endless=True))
 
-    def merged(self, *, tile: int = 0, overlap: float = 0.2, tta: bool = False) -> Callable[[Tensor], Prediction]:
-        """A function that predicts on an image [C, H, W] uint8 from tiles or views of it, with any score, as evaluation
-        needs it; arguments and errors as in `predict`."""
+    def merged(
+        self, *, tile: int = 0, overlap: float = 0.2, tta: bool = False
+    ) -> Callable[[Tensor, Region | None], Prediction]:
+        """A function that predicts on an image [C, H, W] uint8, or a region of it, from tiles or views of it, with any
+        score, as evaluation needs it; arguments and errors as in `predict`."""
         options = self._checked(1, 0.0 if self.kind.objects else None, tile, overlap, tta, 1, endless=False)
 
-        def predict(image: Tensor) -> Prediction:
+        def predict(image: Tensor, region: Region | None = None) -> Prediction:
             if tile and max(image.shape[1:]) > tile:
                 return self._refined(image, self._tiled(image, options)[0])
-            ((prediction, _),) = self._augmented([image], options, merging=tta)
+            regions = None if region is None else [region]
+            ((prediction, _),) = self._augmented([image], options, merging=tta, regions=regions)
             return self._refined(image, self.kind.finish(prediction))
 
         return predict
@@ -251,9 +278,9 @@ class Predictor:
         endless: bool,
     ) -> _Options:
         if threshold is not None:
-            check_option("threshold", self.task)
+            kinds.check_option("threshold", self.task)
         if tile:
-            check_option("tile", self.task)
+            kinds.check_option("tile", self.task)
         in_range("batch_size", batch_size, 1)
         in_range("every", every, 1)
         in_range("threshold", threshold, 0, 1)
@@ -340,11 +367,18 @@ class Predictor:
 
         return self.kind.merge_tiles(predictions(), tiles, size), below
 
-    def _augmented(self, images: Sequence[Tensor], options: _Options, *, merging: bool) -> list[tuple[Prediction, int]]:
+    def _augmented(
+        self,
+        images: Sequence[Tensor],
+        options: _Options,
+        *,
+        merging: bool,
+        regions: Sequence[Region] | None = None,
+    ) -> list[tuple[Prediction, int]]:
         """For images [C, H, W] uint8 their predictions, merged over the views of test-time augmentation if any, and
         the number of detections below the threshold, in the view with most of them."""
-        if not options.tta:
-            return self._infer(images, self.task.preprocess, options, merging)
+        if not (options.tta and self.kind.merges_views):
+            return self._infer(images, self.task.preprocess, options, merging, regions)
         mirrored = [image.flip(-1) for image in images]
         views: list[list[tuple[Prediction, int]]] = []
         for scale in self.kind.tta_scales if self.task.any_size else (1.0,):
@@ -363,16 +397,58 @@ class Predictor:
         ]
 
     def _infer(
-        self, images: Sequence[Tensor], preprocess: Preprocess, options: _Options, merging: bool
+        self,
+        images: Sequence[Tensor],
+        preprocess: Preprocess,
+        options: _Options,
+        merging: bool,
+        regions: Sequence[Region] | None = None,
     ) -> list[tuple[Prediction, int]]:
-        """For images [C, H, W] uint8 the detections of each that reach the threshold, and the number of the others."""
-        results: dict[int, tuple[Prediction, int]] = {}
-        for indices, batch, frames in _batches(images, preprocess, options.batch_size):
+        """For images [C, H, W] uint8, or a region of each, the detections that reach the threshold, and the number of
+        the others."""
+        if self.detector is None or regions is not None:
+            predictions = self._inferred(images, preprocess, options, merging, regions)
+        else:
+            predictions = self._of_objects(images, preprocess, options, merging)
+        return [self.kind.filter(prediction, options.threshold) for prediction in predictions]
+
+    def _inferred(
+        self,
+        images: Sequence[Tensor],
+        preprocess: Preprocess,
+        options: _Options,
+        merging: bool,
+        regions: Sequence[Region] | None,
+    ) -> list[Prediction]:
+        results: dict[int, Prediction] = {}
+        for indices, batch, frames in _batches(images, preprocess, options.batch_size, regions):
             with torch.inference_mode(), self._autocast():
                 predictions = self.task.infer(self._to_device(batch), frames, merging=merging)
-            for i, prediction in zip(indices, predictions, strict=True):
-                results[i] = self.kind.filter(prediction, options.threshold)
+            results.update(zip(indices, predictions, strict=True))
         return [results[i] for i in range(len(images))]
+
+    def _of_objects(
+        self, images: Sequence[Tensor], preprocess: Preprocess, options: _Options, merging: bool
+    ) -> list[Prediction]:
+        """For images [C, H, W] uint8 the prediction on the objects that the detector finds, those of several images in
+        a batch."""
+        assert self.detector is not None
+        labels = {i: self.classes.index(name) for i, name in enumerate(self.detector.classes) if name in self.classes}
+        least = None if options.threshold else MIN_BOX_SCORE
+        owners: list[int] = []
+        regions: list[Region] = []
+        detections = self.detector.predict(list(images), batch_size=options.batch_size, threshold=least)
+        for i, detected in enumerate(detections):
+            for region in detected.regions():
+                if region.label in labels:
+                    owners.append(i)
+                    regions.append(replace(region, label=labels[region.label]))
+        predictions = self._inferred([images[i] for i in owners], preprocess, options, merging, regions)
+        merged = []
+        for i, image in enumerate(images):
+            objects = [prediction for prediction, owner in zip(predictions, owners, strict=True) if owner == i]
+            merged.append(self.task.merge_objects(objects, (image.shape[1], image.shape[2])))
+        return merged
 
     def embed(self, images: Any, *, batch_size: int = 16) -> Tensor:
         """The backbone's pooled features of images, as `predict` takes them: -> [N, width] float32 on the CPU.
@@ -397,32 +473,30 @@ class Predictor:
         return torch.stack(embeddings)
 
 
-def check_option(name: str, task: Task, flag: str = "") -> None:
-    """Raises if an option of prediction does not apply to the task; `flag` is its name on the command line."""
-    if name in kinds.find(task.kind).options:
-        return
-    others = [kind.description for kind in map(kinds.find, kinds.names()) if name in kind.options]
-    raise VertebraError(
-        f"{flag or name} is for models that predict {' or '.join(others)}; this one is for {task.task_name}."
-    )
-
-
 def _batches(
-    images: Sequence[Tensor], preprocess: Preprocess, batch_size: int
+    images: Sequence[Tensor],
+    preprocess: Preprocess,
+    batch_size: int,
+    regions: Sequence[Region] | None = None,
 ) -> Iterator[tuple[list[int], Tensor, list[Frame]]]:
-    """Images [C, H, W] uint8 as batches [B, C, H, W] float32, with the images' indices and frames.
+    """Images [C, H, W] uint8, or a region of each, as batches [B, C, H, W] float32, with the images' indices and
+    frames.
 
     A batch holds images that have one input size by themselves, so that no image is padded because of another:
     padding enters the statistics of group norm, and features at the border.
     """
-    frames = [frame_of((image.shape[1], image.shape[2]), preprocess) for image in images]
+    shown_parts = [None] * len(images) if regions is None else regions
+    frames = [
+        frame_of((image.shape[1], image.shape[2]), preprocess, region)
+        for image, region in zip(images, shown_parts, strict=True)
+    ]
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, frame in enumerate(frames):
         groups[padded_size([frame.resized], preprocess)].append(i)
     for members in groups.values():
         for start in range(0, len(members), batch_size):
             indices = members[start : start + batch_size]
-            batch = pad_batch([prepare(images[i], preprocess) for i in indices], preprocess)
+            batch = pad_batch([prepare(images[i], preprocess, frames[i].region) for i in indices], preprocess)
             yield indices, batch, [frames[i] for i in indices]
 
 

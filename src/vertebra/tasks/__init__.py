@@ -127,7 +127,7 @@ def plan(
         config = loaded.freeze(config)
         loaded.note(config, module)
     if classes is None:
-        classes = module.MODEL.fixed_classes or (loaded and loaded.classes) or 1000
+        classes = module.MODEL.fixed_classes or (loaded and loaded.classes) or module.MODEL.usual_classes or 1000
     labels = tuple(str(i) for i in range(classes)) if isinstance(classes, int) else tuple(classes)
     check_classes(labels)
     known = None if loaded is None else loaded.checkpoint.preprocess

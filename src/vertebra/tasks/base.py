@@ -51,6 +51,8 @@ class Task(nn.Module):
     """The metric that selects the best checkpoint; higher is better."""
     fixed_classes: ClassVar[tuple[str, ...]] = ()
     """The classes of every model of the task; empty where the data decides them."""
+    usual_classes: ClassVar[tuple[str, ...]] = ()
+    """The classes where neither the user, nor the data, nor a checkpoint names any."""
     target_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of Target that `loss` needs; it raises VertebraError where one is missing or malformed. Without any, those
     that are given are checked."""
@@ -136,6 +138,11 @@ class Task(nn.Module):
             inputs.check_images(self, images)
             inputs.check_frames(images, frames)
         return self.decode(self(images, [frame.resized for frame in frames]), frames)
+
+    def merge_objects(self, predictions: Sequence[Prediction], size: Size) -> Prediction:
+        """The prediction for an image of (height, width) `size` from those of its objects, in tasks whose input shows
+        one object."""
+        raise NotImplementedError
 
     def metrics(self, **options: Any) -> Metrics:
         """A fresh collector; `options` are those of the task's kind, such as the threshold of a checkpoint."""

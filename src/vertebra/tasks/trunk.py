@@ -53,7 +53,7 @@ class TrunkTask(BackboneTask):
             "level_norms": True,
             **options,
         }
-        if self.preprocess.resize in ("fit", "squash"):
+        if self.preprocess.resize in ("fit", "squash", "box"):
             common["image_size"] = self.preprocess.size
         elif backbone is None and not backbones.takes_any_size(config.backbone):
             raise VertebraError(

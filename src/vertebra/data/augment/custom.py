@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from vertebra.data.augment import Transform
+from vertebra.data.augment.pose import alone, in_region
 from vertebra.data.datasets import checked_target
 from vertebra.data.geometry import Example
 from vertebra.errors import VertebraError, first_line, shown
@@ -49,6 +50,8 @@ class CustomTransform:
             VertebraError: if they fail, or do not return (image, target) as described; the sentence names the image.
         """
         where = f"{example.target.path}: transforms" if example.target.path else "transforms"
+        if example.region is not None:
+            example = alone(example)
         given = entries(example)
         try:
             with _seeded():
@@ -67,7 +70,8 @@ class CustomTransform:
             )
         try:
             pixels = read_image(image, self.channels).as_subclass(Tensor)
-            return Example(pixels, _target(target, example.target, (pixels.shape[-2], pixels.shape[-1])))
+            moved = Example(pixels, _target(target, example.target, (pixels.shape[-2], pixels.shape[-1])))
+            return moved if example.region is None else in_region(moved, example)
         except VertebraError as error:
             floats = isinstance(image, Tensor) and image.is_floating_point()
             hint = " Images are normalised afterwards: leave v2.Normalize out." if floats else ""

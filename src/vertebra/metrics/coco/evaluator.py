@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
-from faster_coco_eval.core.cocoeval import Params
 
 from vertebra.metrics.coco.instances import ImageInstances, Instances
-from vertebra.structures import KeypointSchema
+from vertebra.structures import COCO_PERSON, KeypointSchema
 
 IOU_TYPES = {"box": "bbox", "mask": "segm", "boundary": "boundary", "keypoints": "keypoints"}
 """What the similarity of instances is computed from, and its name in faster-coco-eval."""
@@ -43,8 +42,6 @@ KEYPOINT_NUMBERS = (
     ("ar_large", "AR large"),
 )
 """COCO's ten for keypoints, in its own order."""
-DEFAULT_SIGMA = 0.05
-"""Deviation of keypoint annotations where the data has none: between COCO's 0.025 and 0.107."""
 
 
 def prefix(iou_type: str) -> str:
@@ -65,13 +62,8 @@ def number_names(iou_type: str, max_detections: int) -> list[tuple[str, str]]:
 
 
 def keypoint_sigmas(keypoints: KeypointSchema | None, sigmas: Sequence[float] = ()) -> np.ndarray:
-    """[K]: `sigmas`, else the schema's, else COCO's if there are 17 keypoints, else DEFAULT_SIGMA for each."""
-    if sigmas or (keypoints is not None and keypoints.sigmas):
-        return np.asarray(sigmas or keypoints.sigmas)  # type: ignore[union-attr]
-    coco: np.ndarray = Params("keypoints").kpt_oks_sigmas
-    if keypoints is None or len(keypoints.names) == len(coco):
-        return coco
-    return np.full(len(keypoints.names), DEFAULT_SIGMA)
+    """[K]: `sigmas`, else those of the schema."""
+    return np.asarray(sigmas or (keypoints or COCO_PERSON).deviations)
 
 
 def evaluate(

@@ -1,0 +1,230 @@
+"""Metrics of poses: COCO's average precision by OKS, and errors of landmarks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from vertebra.metrics.coco import CocoMetrics
+from vertebra.metrics.coco.evaluator import keypoint_sigmas
+from vertebra.metrics.coco.instances import image_instances
+from vertebra.metrics.coco.match import oks
+from vertebra.structures import KeypointSchema, Prediction, Target
+
+FAILURE = 0.1
+"""NME above which an object counts as a failure, and up to which the area under the curve is taken."""
+MIN_IOU = 0.5
+"""Least IoU of the boxes of a prediction and its object, where an image has several."""
+PAIRS = {29: (8, 9), 68: (36, 45), 98: (60, 72)}
+"""Of published sets of facial landmarks, by their number of points (COFW, 300W, WFLW): those whose distance normalises
+errors: the pupils, else the outer corners of the eyes."""
+
+
+class Merges(Protocol):
+    """What the metrics need of a task."""
+
+    config: Any
+    classes: tuple[str, ...]
+
+    def merge_objects(self, predictions: Sequence[Prediction], size: tuple[int, int]) -> Prediction: ...
+
+
+@dataclass
+class Errors:
+    """The distances of the keypoints of one object."""
+
+    pixels: np.ndarray
+    """[K] float64, NaN where the keypoint is not labelled."""
+    scale: float
+    """Pixels by which they are divided."""
+
+    @property
+    def nme(self) -> float:
+        """Normalised mean error."""
+        return float(np.nanmean(self.pixels)) / self.scale
+
+
+class PoseMetrics:
+    """Average precision by OKS of the objects of each image, which are predicted one by one, and normalised mean errors
+    of their keypoints; over a data set and over processes.
+
+    Source: cocodataset.org, "Keypoint evaluation"; NME, failure rate and AUC as in 300 Faces in-the-Wild and WFLW
+    (arXiv:1805.10483, section 4.1).
+    """
+
+    def __init__(self, task: Merges, *, threshold: float | None = None, sigmas: Sequence[float] = ()) -> None:
+        """
+        Args:
+            task: merges the objects of an image; its config has `keypoints` and `error_pair`.
+            threshold, sigmas: as for CocoMetrics.
+        """
+        self.task = task
+        self.schema: KeypointSchema = task.config.keypoints
+        self.coco = CocoMetrics(len(task.classes), ("keypoints",), self.schema, threshold=threshold, sigmas=sigmas)
+        self.sigmas = keypoint_sigmas(self.schema, sigmas)
+        self.pair = _pair(self.schema, task.config.error_pair)
+        numbers = list(self.coco.names.items())
+        self.names: Mapping[str, str] = {
+            **dict(numbers[:3]),
+            "pixel_error": "mean error in pixels",
+            "nme": "NME",
+            "failure_rate": f"failure rate at NME {FAILURE:g}",
+            "auc": f"AUC up to NME {FAILURE:g}",
+            **dict(numbers[3:]),
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        self.objects: list[tuple[Prediction, Target]] = []
+        self.errors: list[Errors] = []
+
+    def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:
+        """Adds objects: of each the prediction and the ground truth of its whole image, both in pixels of that image.
+
+        Objects whose score is 0 stand for images without boxes.
+        """
+        for prediction, target in zip(predictions, targets, strict=True):
+            kept = Target(
+                boxes=target.boxes,
+                labels=target.labels,
+                keypoints=target.keypoints,
+                crowd=target.crowd,
+                areas=target.areas,
+                size=target.size,
+                id=target.id,
+                path=target.path,
+            )
+            self.objects.append((prediction, kept))
+            self.errors += [error for i in range(len(prediction)) if (error := self._errors(prediction, i, target))]
+
+    def compute(self) -> dict[str, Any]:
+        """As CocoMetrics, and:
+
+        - `pixel_error`: mean distance of labelled keypoints in pixels.
+        - `nme`: mean over objects of the mean distance, divided by that of `error_pair` or the square root of the area
+          of the box.
+        - `failure_rate`: share of objects whose NME is above 0.1.
+        - `auc`: area under the share of objects by their NME, up to 0.1, as a share of that interval.
+        - `keypoints`: lists with an entry per keypoint: `names`, `count`, `pixels`, `nme`.
+        """
+        objects, errors = _of_all_processes(self.objects, self.errors)
+        groups: dict[Any, list[Prediction]] = {}
+        targets: dict[Any, Target] = {}
+        for number, (prediction, target) in enumerate(objects):
+            key = (target.id, target.path) if (target.id, target.path) != (None, "") else number
+            groups.setdefault(key, []).append(prediction)
+            targets.setdefault(key, target)
+        self.coco.reset()
+        for key, predictions in groups.items():
+            merged = self.task.merge_objects([_above_zero(p) for p in predictions], targets[key].size or (0, 0))
+            self.coco.update([merged], [targets[key]])
+        values = self.coco.compute()
+        self.coco.reset()
+        if not errors:
+            return values
+        pixels = np.stack([error.pixels for error in errors])  # [N, K]
+        normalised = pixels / np.array([error.scale for error in errors])[:, None]
+        nmes = np.nanmean(normalised, 1)
+        counts = (~np.isnan(pixels)).sum(0)
+        return values | {
+            "pixel_error": float(np.nanmean(pixels)),
+            "nme": float(nmes.mean()),
+            "failure_rate": float((nmes > FAILURE).mean()),
+            "auc": float(np.clip(1 - nmes / FAILURE, 0, 1).mean()),
+            "keypoints": {
+                "names": list(self.schema.names),
+                "count": counts.tolist(),
+                "pixels": _means(pixels, counts),
+                "nme": _means(normalised, counts),
+            },
+        }
+
+    def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
+        """Of one object: `oks` with the object of the image that it fits best, mean distance in `pixels` and `nme`; as
+        `error`, 1 - OKS."""
+        image = image_instances(prediction, target, masks=False)
+        labelled = _labelled(target)
+        similarity = oks(image.detections, image.objects, self.sigmas)[:, labelled]
+        best = float(similarity.max(initial=0.0))
+        errors = [error for i in range(len(prediction)) if (error := self._errors(prediction, i, target))]
+        return {
+            "oks": best,
+            "pixels": float(np.nanmean(errors[0].pixels)) if errors else None,
+            "nme": errors[0].nme if errors else None,
+            "error": 1 - best if bool(labelled.any()) else 0.0,
+        }
+
+    def _errors(self, prediction: Prediction, i: int, target: Target) -> Errors | None:
+        """The errors of one object; None if there is no ground truth for it."""
+        assert prediction.keypoints is not None
+        assert prediction.scores is not None
+        candidates = np.flatnonzero(_labelled(target))
+        if not len(candidates):
+            return None
+        assert target.keypoints is not None
+        index = int(candidates[0])
+        if len(candidates) > 1 or len(prediction) > 1:
+            assert prediction.boxes is not None
+            assert target.boxes is not None
+            ious = box_iou(prediction.boxes[i : i + 1].float(), target.boxes[candidates].float())[0]
+            if float(ious.max()) < MIN_IOU:
+                return None
+            index = int(candidates[int(ious.argmax())])
+        truth = target.keypoints[index].double().cpu()
+        distances = (prediction.keypoints[i, :, :2].double().cpu() - truth[:, :2]).square().sum(1).sqrt()
+        pixels = torch.where(truth[:, 2] > 0, distances, math.nan).numpy()
+        scale = self._scale(truth, None if target.boxes is None else target.boxes[index])
+        return Errors(pixels, scale) if scale > 0 else None
+
+    def _scale(self, keypoints: Tensor, box: Tensor | None) -> float:
+        if self.pair is not None:
+            first, second = keypoints[list(self.pair)]
+            if first[2] > 0 and second[2] > 0:
+                return float((first[:2] - second[:2]).square().sum().sqrt())
+            return 0.0
+        if box is None:
+            return 0.0
+        return float((box[2:] - box[:2]).double().clamp(min=0).prod().sqrt())
+
+
+def _pair(schema: KeypointSchema, names: Sequence[str]) -> tuple[int, int] | None:
+    if names:
+        first, second = (schema.names.index(name) for name in names)
+        return first, second
+    numbered = schema.names == tuple(str(i) for i in range(len(schema.names)))
+    return PAIRS.get(len(schema.names)) if numbered else None
+
+
+def _labelled(target: Target) -> np.ndarray:
+    """[N] bool, objects that have a labelled keypoint and are no crowd."""
+    assert target.keypoints is not None
+    labelled = (target.keypoints[..., 2] > 0).any(1).cpu().numpy()
+    return labelled if target.crowd is None else labelled & ~target.crowd.cpu().numpy()
+
+
+def _above_zero(prediction: Prediction) -> Prediction:
+    assert prediction.scores is not None
+    kept = torch.nonzero(prediction.scores > 0).flatten().tolist()
+    return prediction if len(kept) == len(prediction) else prediction.take(kept)
+
+
+def _means(values: np.ndarray, counts: np.ndarray) -> list[float | None]:
+    sums = np.nansum(values, 0)
+    return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
+
+
+def _of_all_processes(
+    objects: list[tuple[Prediction, Target]], errors: list[Errors]
+) -> tuple[list[tuple[Prediction, Target]], list[Errors]]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return objects, errors
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, (objects, errors))
+    return [pair for part, _ in parts for pair in part], [error for _, part in parts for error in part]
