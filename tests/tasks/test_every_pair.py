@@ -15,6 +15,7 @@ from vertebra import backbones, tasks
 from vertebra.data.formats import shapes
 from vertebra.structures import Frame, Preprocess
 from vertebra.tasks.segmenter import Segmenter
+from vertebra.tasks.top_down import TopDown
 from vertebra.tasks.two_stage import TwoStage
 
 # The smallest variant of every family, made smaller still.
@@ -35,6 +36,7 @@ BACKBONES = {
     "vip_small_7": {"patch": 8, "widths": (32, 48, 48, 48), "depths": (1, 1, 1, 1)},
     "s2mlp_deep": {"width": 32, "depth": 2},
 }
+POSE = tuple(task for task in tasks.names() if issubclass(tasks.find(task).MODEL, TopDown))
 MAPS = tuple(task for task in tasks.names() if issubclass(tasks.find(task).MODEL, Segmenter))
 
 
@@ -88,23 +90,23 @@ def step(model, optimizer, images, targets):
 def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
     images, targets = batch
     extra = tasks.find(task, method).MODEL.extra_channels
-    preprocess = Preprocess((SIDE, SIDE), resize="fit")
+    preprocess = Preprocess((SIDE, SIDE), resize="box" if task in POSE else "fit")
     mean, std = (*preprocess.mean, *(0.5,) * extra), (*preprocess.std, *(0.5,) * extra)
     options = {"preprocess": replace(preprocess, mean=mean, std=std)}
     images = torch.cat((images, torch.randn(2, extra, SIDE, SIDE).sign()), 1)
     classes = tasks.find(task, method).MODEL.fixed_classes or shapes.CLASSES
     if task in MAPS and classes is shapes.CLASSES:
         classes = ("background", *classes)
-    if task not in MAPS:
+    if task not in (*MAPS, *POSE):
         # Boxes may lie outside the image at first, and are clipped to nothing.
         options |= {"score_threshold": 0.0, "max_detections": 5, "min_box_size": 0.0}
     if task in MAPS:
         targets = [replace(target, semantic=target.semantic.clamp(max=len(classes) - 1)) for target in targets]
-    if task == "keypoints":
+    if task in ("keypoints", *POSE):
         options["keypoints"] = shapes.KEYPOINTS
     options |= {"backbone": backbone, "backbone_options": BACKBONES[backbone]}
     model = make(task, method, classes=classes, **options).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-4 if task in MAPS else 1e-6)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-4 if task in MAPS else 2e-5 if task in POSE else 1e-6)
     if isinstance(model, TwoStage):  # the proposals of the first step are kept, so that the losses compare
         propose, proposals = model.rpn.propose, []
         monkeypatch.setattr(model.rpn, "propose", lambda *x: proposals or proposals.extend(propose(*x)) or proposals)
@@ -119,6 +121,8 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if not isinstance(model, TwoStage):  # without the finest map, and what normalises or fuses that one
         unused = [name for name in unused if not name.startswith(("backbone.norms.0.", "backbone.stages.2."))]
+    if task in POSE:  # which may read one map alone
+        unused = [name for name in unused if not name.startswith("backbone.norms.")]
     assert not unused, unused[:5]
 
     monkeypatch.undo()
@@ -129,6 +133,9 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
         check_export(model, images)
     if task in MAPS:
         check_maps(model, images, predictions)
+        return
+    if task in POSE:
+        assert [tuple(prediction.keypoints.shape) for prediction in predictions] == [(1, 4, 3)] * 2
         return
     for prediction in predictions:
         count = len(prediction.boxes)

@@ -24,7 +24,7 @@ from vertebra.nn.mlp import Mlp
 from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
 from vertebra.options import training_only
 from vertebra.structures import Level
-from vertebra.weights import Drop, Join, Rename
+from vertebra.weights import Drop, Fix, Join, Rename
 from vertebra.weights.card import HALF, published
 from vertebra.weights.paddle import transposed
 
@@ -147,9 +147,6 @@ class ViT(Backbone):
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         if name == "stem.position" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:
             grid, count = self.stem.grid, tensor.shape[1] - self.stem.first
-            if not self.config.class_token and tensor.shape[1] == grid[0] * grid[1]:
-                row = tensor.new_zeros(1, 1, tensor.shape[2])
-                return torch.cat((row, tensor), 1), "positions of the patches alone"
             for aspect in (1.0, grid[0] / grid[1]):  # square, or of the shape of the input
                 old = (round((count * aspect) ** 0.5), round((count / aspect) ** 0.5))
                 if old[0] * old[1] == count:
@@ -385,9 +382,15 @@ def _paddle(config: Config) -> weights.Rules:
     )
 
 
+def _with_first_row(position: Tensor) -> Tensor:
+    """[1, 1 + N, C] from that, or from [1, N, C]: N is even for inputs of 4:3."""
+    return position if position.shape[1] % 2 else torch.cat((torch.zeros_like(position[:, :1]), position), 1)
+
+
 def _mmpose(config: Config) -> weights.Rules:
     # Names: MMPretrain 1.2, mmpretrain/models/backbones/vision_transformer.py, which MMPose 1 builds on.
     return (
+        Fix(r"^pos_embed$", _with_first_row, "the position of a class token, 0 if the file has none"),
         Rename(r"^patch_embed\.projection\.", "stem.patches."),
         Rename(r"^layers\.(\d+)\.", r"blocks.\1."),
         Rename(r"^(blocks\.\d+)\.ln([12])\.", r"\1.norm\2."),

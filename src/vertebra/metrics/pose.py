@@ -177,10 +177,10 @@ class PoseMetrics:
             if float(ious.max()) < MIN_IOU:
                 return None
             index = int(candidates[int(ious.argmax())])
-        truth = target.keypoints[index].double().cpu()
-        distances = (prediction.keypoints[i, :, :2].double().cpu() - truth[:, :2]).square().sum(1).sqrt()
-        pixels = torch.where(truth[:, 2] > 0, distances, math.nan).numpy()
-        scale = self._scale(truth, None if target.boxes is None else target.boxes[index])
+        annotated = target.keypoints[index].double().cpu()
+        distances = (prediction.keypoints[i, :, :2].double().cpu() - annotated[:, :2]).square().sum(1).sqrt()
+        pixels = torch.where(annotated[:, 2] > 0, distances, math.nan).numpy()
+        scale = self._scale(annotated, None if target.boxes is None else target.boxes[index])
         return Errors(pixels, scale) if scale > 0 else None
 
     def _scale(self, keypoints: Tensor, box: Tensor | None) -> float:

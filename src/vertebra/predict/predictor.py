@@ -440,9 +440,9 @@ class Predictor:
         detections = self.detector.predict(list(images), batch_size=options.batch_size, threshold=least)
         for i, detected in enumerate(detections):
             for region in detected.regions():
-                if region.label in labels:
+                if (label := labels.get(region.label)) is not None:
                     owners.append(i)
-                    regions.append(replace(region, label=labels[region.label]))
+                    regions.append(replace(region, label=label))
         predictions = self._inferred([images[i] for i in owners], preprocess, options, merging, regions)
         merged = []
         for i, image in enumerate(images):

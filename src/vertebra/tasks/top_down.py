@@ -104,6 +104,7 @@ class TopDown(TrunkTask):
     monitor = "keypoint_ap"
     usual_classes = ("person",)
     target_fields = ("keypoints",)
+    unused_parameters = True  # such as the norms of maps that the head does not read
     input_size: ClassVar[Size] = (256, 192)
     """The usual (height, width) of the input."""
 
@@ -144,8 +145,8 @@ class TopDown(TrunkTask):
         cells = torch.cat((keypoints[..., :2] / self.cell_sides(size).to(keypoints), keypoints[..., 2:]), 2)
         config = self.config
         rounded = not (config.unbiased or config.udp)
-        wanted, valid = gaussians(cells, size, config.sigma, rounded=rounded, cut=not config.unbiased)
-        errors = 0.5 * ((heatmaps - wanted) ** 2).mean((2, 3)) * valid  # [B, K]
+        expected, valid = gaussians(cells, size, config.sigma, rounded=rounded, cut=not config.unbiased)
+        errors = 0.5 * ((heatmaps - expected) ** 2).mean((2, 3)) * valid  # [B, K]
         return {"heatmap": (errors.topk(config.ohkm).values if config.ohkm else errors).mean()}
 
     def cell_sides(self, size: Size) -> Tensor:

@@ -37,8 +37,8 @@ def _options(tensors: Tensors) -> dict[str, Any]:
 
 def _mmpose_table(state: Mapping[str, Tensor]) -> str:
     """HRNets and ViTs have names of their own there; other backbones have MMDetection's."""
-    own = any(re.match(r"backbone\.(transition1|pos_embed)", name) for name in state)
-    return "mmpose" if own else "mmdet"
+    listed = any(re.match(r"backbone\.(transition1|pos_embed)", name) for name in state)
+    return "mmpose" if listed else "mmdet"
 
 
 def _official_table(state: Mapping[str, Tensor]) -> str:

@@ -28,7 +28,7 @@ class Config(TopDownConfig):
         in_range("channels", self.channels, 0, 65_536)
 
 
-class HRNetV2(TopDown):
+class HRNetV2Landmarks(TopDown):
     """An object [B, C, H, W] -> heatmaps [B, K, h, w] of the size of the backbone's finest map, from all its maps.
 
     Source: Deep High-Resolution Representation Learning for Visual Recognition, arXiv:1908.07919, section 7 (facial
@@ -48,7 +48,7 @@ class HRNetV2(TopDown):
         return FCNHead(levels, channels, num_keypoints, kernel=1, bias=True, dropout=0.0)
 
 
-MODEL = HRNetV2
+MODEL = HRNetV2Landmarks
 SOURCES = HRNETV2_SOURCES
 
-__all__ = ["MODEL", "RECIPE", "SOURCES", "Config", "HRNetV2"]
+__all__ = ["MODEL", "RECIPE", "SOURCES", "Config", "HRNetV2Landmarks"]
