@@ -24,8 +24,13 @@ def test_keypoints_of_a_model_and_of_data():
     data = Catalogue("hands", "coco", ("hand",), {}, keypoints=KeypointSchema(("tip", "root")))
     check_keypoints(data, KeypointSchema(("tip", "root")))
     check_keypoints(data, KeypointSchema(("0", "1")))  # a checkpoint that does not name them
-    for other in (("root", "tip"), ("tip",), ("0",)):
-        with pytest.raises(VertebraError, match="hands has the keypoints tip, root; the model has"):
+    for other, difference in (
+        (("root", "tip"), "they stand in another order: tip, root"),
+        (("tip",), "the model does not know root"),
+        (("tip", "nail"), "the model does not know root; the data lacks nail"),
+        (("0",), "the model does not know tip, root; the data lacks 0"),
+    ):
+        with pytest.raises(VertebraError, match=rf"hands has 2 keypoints, the model {len(other)}, .*: {difference}\."):
             check_keypoints(data, KeypointSchema(other))
 
 

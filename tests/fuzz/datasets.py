@@ -310,6 +310,41 @@ def write_datumaro(folder: Path) -> None:
     write_json(folder / "annotations" / "default.json", content)
 
 
+def write_deeplabcut(folder: Path) -> None:
+    video = folder / "labeled-data" / "video"
+    write_images(video)
+    rows = [
+        ["scorer", "ann", "ann", "ann", "ann", "ann", "ann"],
+        ["individuals", "one", "one", "one", "one", "two", "two"],
+        ["bodyparts", "nose", "nose", "tail", "tail", "nose", "nose"],
+        ["coords", "x", "y", "x", "y", "x", "y"],
+        *([f"labeled-data/video/{name}", 2.5, 3.5, 12.5, 11.5, 20.5, 5.5] for name in NAMES),
+    ]
+    write_rows(video / "CollectedData_ann.csv", rows)
+    (folder / "config.yaml").write_text("Task: mice\nscorer: ann\nskeleton:\n- [nose, tail]\n")
+
+
+def write_pts(folder: Path) -> None:
+    write_images(folder / "trainset")
+    for name in NAMES:
+        points = "2.5 3.5\n12.5 11.5\n7.5 9.5\n"
+        (folder / "trainset" / name.replace(".png", ".pts")).write_text(f"version: 1\nn_points:  3\n{{\n{points}}}\n")
+
+
+def write_wflw(folder: Path) -> None:
+    write_images(folder / "WFLW_images")
+    points = [value for i in range(98) for value in (2 + i % 10, 3 + i % 8)]
+    rows = [" ".join(map(str, [*points, *BOX, 0, 0, 0, 0, 0, 0, name])) for name in NAMES]
+    (folder / "list_98pt_rect_attr_train.txt").write_text("\n".join(rows) + "\n")
+
+
+def write_csv_landmarks(folder: Path) -> None:
+    write_images(folder / "images")
+    header = ["image_name", "scale", "box_size", "center_w", "center_h", "p0_x", "p0_y", "p1_x", "p1_y"]
+    rows = [header, *([name, 0.1, 12.5, 8.5, 9.5, 2.5, 3.5, 12.5, 11.5] for name in NAMES)]
+    write_rows(folder / "faces_train.csv", rows)
+
+
 def write_csv_classes(folder: Path) -> None:
     write_images(folder / "train")
     rows = [[name, int(i % 2 == 0), int(i % 2 == 1)] for i, name in enumerate(NAMES)]
@@ -339,6 +374,10 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "label_studio": write_label_studio,
     "hugging_face": write_hugging_face,
     "datumaro": write_datumaro,
+    "deeplabcut": write_deeplabcut,
+    "pts": write_pts,
+    "wflw": write_wflw,
+    "csv_landmarks": write_csv_landmarks,
     "csv_classes": write_csv_classes,
     "coco_file": write_coco_file,
     "retinanet_csv": partial(write_csv_boxes, form="retinanet"),
@@ -358,6 +397,8 @@ NUMBERS = {
     "createml": r"\d\.annotations\.\d\.coordinates\.\w+",
     "label_studio": r"\d\.annotations\.\d\.result\.\d\.value\.(x|y|width|height|points\.\d\.\d)",
     "hugging_face": r"objects\.bbox\.\d\.\d",
+    "deeplabcut": r"[4-6]\.[1-6]",
+    "csv_landmarks": r"[123]\.[2-8]",
 }
 """Places of coordinates in the files of a format."""
 PLACES = {"csv": "labels.csv"}

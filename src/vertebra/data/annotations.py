@@ -299,6 +299,28 @@ def mirror_indices(names: Sequence[str]) -> tuple[int, ...]:
     return tuple(places.get(name, i) for i, name in enumerate(mirrored))
 
 
+def box_of_keypoints(keypoints: Sequence[float], size: tuple[int, int]) -> tuple[list[float], float]:
+    """The box and the area of an object that is annotated by its keypoints alone.
+
+    Args:
+        keypoints: x, y in pixels and visibility of each keypoint in turn, at least one of which is labelled.
+        size: (height, width) of the image.
+
+    Returns:
+        The rectangle around the labelled keypoints, x1, y1, x2, y2 in pixels, enlarged on every side by a quarter of
+        its longer side, a pixel at least, but not beyond the image; and the area of the rectangle before that, in
+        square pixels, 1 at least.
+    """
+    labelled = [keypoints[i : i + 2] for i in range(0, len(keypoints), 3) if keypoints[i + 2]]
+    corners = [(min(values), max(values)) for values in zip(*labelled, strict=True)]
+    sides = [high - low for low, high in corners]
+    margin = max(max(sides) / 4, 1)
+    # Keypoints outside of the image stay in the box, whose checks see them.
+    starts = [min(low, max(low - margin, 0)) for low, _ in corners]
+    ends = [max(high, min(high + margin, side)) for (_, high), side in zip(corners, reversed(size), strict=True)]
+    return [*starts, *ends], max(sides[0] * sides[1], 1)
+
+
 def check_flip_indices(flip_indices: Any, count: int, where: str) -> tuple[int, ...]:
     """The index that each of `count` keypoints takes in the mirror image, as a dataset states it (YOLO's flip_idx).
 

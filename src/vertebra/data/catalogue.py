@@ -283,16 +283,24 @@ def map_classes(samples: Iterable[Sample], classes: tuple[str, ...], model_class
     ]
 
 
-def check_keypoints(catalogue: Catalogue, schema: KeypointSchema) -> None:
-    """Raises if the data's keypoints differ from the model's `schema` in name or order; a number matches any name."""
+def check_keypoints(catalogue: Catalogue, schema: KeypointSchema, owner: str = "the model") -> None:
+    """Raises if the data's keypoints differ from the `schema` of `owner` in name or order; numbers match any names."""
     assert catalogue.keypoints is not None
     names = catalogue.keypoints.names
     unnamed = any(listed == tuple(map(str, range(len(listed)))) for listed in (names, schema.names))
-    if len(names) != len(schema.names) or (names != schema.names and not unnamed):
-        raise VertebraError(
-            f"{catalogue.path} has the keypoints {', '.join(names)}; the model has {', '.join(schema.names)}, "
-            "and they must be the same in the same order."
-        )
+    if len(names) == len(schema.names) and (names == schema.names or unnamed):
+        return
+    known, present = set(schema.names), set(names)
+    parts = {
+        f"{owner} does not know": [name for name in names if name not in known],
+        "the data lacks": [name for name in schema.names if name not in present],
+    }
+    differences = [f"{what} {', '.join(map(escaped, listed))}" for what, listed in parts.items() if listed]
+    reason = "; ".join(differences) or f"they stand in another order: {', '.join(map(escaped, names))}"
+    raise VertebraError(
+        f"{catalogue.path} has {len(names)} keypoints, {owner} {len(schema.names)}, and they must be the same in the "
+        f"same order: {reason}."
+    )
 
 
 def _renumber(labels: Tensor | None, numbers: Tensor) -> Tensor | None:

@@ -212,7 +212,7 @@ def _joined(path: Path, catalogues: dict[str, Catalogue]) -> Catalogue:
     classes = tuple(sorted(names) if alphabetical else names)
     for part in parts[1:]:
         if part.keypoints and parts[0].keypoints:
-            check_keypoints(part, parts[0].keypoints)
+            check_keypoints(part, parts[0].keypoints, parts[0].path)
     return Catalogue(
         str(path),
         parts[0].format,

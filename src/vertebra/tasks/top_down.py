@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class TopDownConfig(TrunkConfig):
     norm. `auto` freezes it when training starts from a checkpoint."""
     keypoints: KeypointSchema = field(default=COCO_PERSON, metadata={"training": True})
     """Names, skeleton, mirror indices and OKS sigmas of the keypoints. Training takes them from the data."""
+    input_size: tuple[int, int] = (256, 192)
+    """(height, width) of the input in pixels; `data.image_size` keeps their ratio."""
     margin: float = 1.25
     """Factor on the sides of a box, by which the input shows its surroundings."""
     udp: bool = False
@@ -77,6 +79,8 @@ class TopDownConfig(TrunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choices(self)
+        for side in self.input_size:
+            in_range("input_size", side, 16, 4096)
         in_range("margin", self.margin, 0.1, 10)
         in_range("sigma", self.sigma, 0.1, 100)
         in_range("ohkm", self.ohkm, 0, len(self.keypoints.names))
@@ -105,8 +109,6 @@ class TopDown(TrunkTask):
     usual_classes = ("person",)
     target_fields = ("keypoints",)
     unused_parameters = True  # such as the norms of maps that the head does not read
-    input_size: ClassVar[Size] = (256, 192)
-    """The usual (height, width) of the input."""
 
     def __init__(
         self, config: Any, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
@@ -239,7 +241,7 @@ class TopDown(TrunkTask):
     def default_preprocess(cls, known: Preprocess | None, config: Any) -> Preprocess:
         """Objects cut out by their boxes, at the size of the checkpoint's position table if it has one."""
         usual = super().default_preprocess(known, config)
-        size = usual.size if usual.resize == "box" else cls.input_size
+        size = usual.size if usual.resize == "box" else config.input_size
         size = tuple(config.backbone_options.get("image_size", size))
         if not backbones.takes_any_size(config.backbone) and usual.resize != "box":
             size = super().default_preprocess(None, config).size

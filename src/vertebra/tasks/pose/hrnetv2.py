@@ -20,6 +20,8 @@ class Config(TopDownConfig):
 
     backbone: str = "hrnet_w18"
     """Public name of the backbone; `vertebra models` lists them."""
+    input_size: tuple[int, int] = (256, 256)
+    """(height, width) of the input in pixels; `data.image_size` keeps their ratio."""
     channels: int = 0
     """Channels of the convolution on all maps; 0 takes those of all maps together."""
 
@@ -34,8 +36,6 @@ class HRNetV2Landmarks(TopDown):
     Source: Deep High-Resolution Representation Learning for Visual Recognition, arXiv:1908.07919, section 7 (facial
     landmarks).
     """
-
-    input_size = (256, 256)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """All maps, finest first."""
