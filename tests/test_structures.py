@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from vertebra.errors import VertebraError
 from vertebra.structures import KeypointSchema, Masks, Prediction, Preprocess
 
 
@@ -111,3 +112,19 @@ def test_a_prediction_takes_every_field_of_its_instances():
 )
 def test_dataclasses_come_back_from_json(value):
     assert type(value).from_dict(json.loads(json.dumps(dataclasses.asdict(value)))) == value
+
+
+@pytest.mark.parametrize(
+    ("indices", "sentence"),
+    [
+        ((0, 1), r"keypoints\.flip_indices is \(0, 1\); it must have all 3 keypoints, once each"),
+        (
+            (1, 2, 0),
+            r"flip_indices makes 'nose' 'left' in the mirror image, but 'left' 'right'; two keypoints must swap",
+        ),
+    ],
+)
+def test_flip_indices_that_are_no_mirror_image(indices, sentence):
+    assert KeypointSchema(("nose", "left", "right"), flip_indices=(0, 2, 1)).flip_indices == (0, 2, 1)
+    with pytest.raises(VertebraError, match=sentence):
+        KeypointSchema(("nose", "left", "right"), flip_indices=indices)

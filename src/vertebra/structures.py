@@ -363,6 +363,13 @@ class KeypointSchema:
             raise VertebraError(
                 f"keypoints.flip_indices is {shown(self.flip_indices)}; it must have all {count} keypoints, once each."
             )
+        for i, j in enumerate(self.flip_indices):
+            if self.flip_indices[j] != i:
+                first, second, third = (shown(self.names[k]) for k in (i, j, self.flip_indices[j]))
+                raise VertebraError(
+                    f"keypoints.flip_indices makes {first} {second} in the mirror image, but {second} {third}; two "
+                    "keypoints must swap, or one keep its index."
+                )
         if self.sigmas and not (len(self.sigmas) == count and all(0 < sigma < math.inf for sigma in self.sigmas)):
             raise VertebraError(
                 f"keypoints.sigmas is {shown(self.sigmas)}; it must be a positive number for each of the {count} "

@@ -171,3 +171,17 @@ def test_real_sets(data_folder, run_vertebra):
     found = lines(run_vertebra("data", data_folder / "keypoints"))
     assert "4 images read, 0 problems" in found
     assert "person 9 100.0% 3 5 100.0% 1" in found
+    assert "keypoints: 2 visible, 1 occluded, 0 not labelled" in found
+    assert "left_hip 6 2 1 4 0 1" in found
+    (note,) = [line for line in found if "objects without a labelled keypoint: " in line]
+    assert "labelled keypoint: 2 (" in note
+    assert "000000196141.jpg, annotation 508900)" in note
+    assert not any("swapped" in line or "outside" in line for line in found)
+
+
+def test_a_box_without_area_is_skipped_with_its_keypoints(coco, run_vertebra):
+    file = alter(coco, "train", 0, bbox=[4, 4, 0, 0], keypoints=[4, 4, 2])
+    alter(coco, "train", 1, keypoints=[4, 4, 1])
+    found = lines(run_vertebra("data", coco))
+    assert f"problem: {file}, annotation 10 is skipped: its box is 0 x 0 pixels (width x height)." in found
+    assert "0 0 1 4 0 0 4" in found  # keypoint 0, of five and four objects that are no crowd regions

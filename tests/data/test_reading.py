@@ -306,7 +306,7 @@ def test_recognition_opens_few_files(tmp_path, monkeypatch):
 
 
 def test_the_order_of_recognition():
-    csv = ["via", "csv_classes", "hugging_face", "csv_boxes", "csv"]
+    csv = ["via", "csv_classes", "hugging_face", "csv_boxes", "deeplabcut", "landmarks", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
     others = ["coco", "coco_panoptic", "yolo", "voc", "masks", "label_maps", "coco_file", "folder"]
     assert list(formats.formats()) == ["shapes", *csv, "idx", *tools, *others]

@@ -77,6 +77,12 @@ def test_other_classes_and_inputs_without_a_mask_are_refused():
         tasks.create("refinement", preprocess=Preprocess((64, 64), resize="squash", mean=(0.5,), std=(0.5,)), **TINY)
 
 
+def test_images_alone_are_refused():
+    model = vertebra.create("refinement", backbone="resnet18")
+    with pytest.raises(VertebraError, match=r"an image and a coarse mask, .* give the model to `vertebra refine`"):
+        model.predict(torch.zeros(3, 64, 64, dtype=torch.uint8))
+
+
 def test_a_checkpoint_keeps_how_patches_are_cut(tmp_path):
     task = tasks.create("refinement", patch_size=32, padding=4, nms_threshold=0.5, **TINY)
     checkpoint.save(task, tmp_path / "best.safetensors")

@@ -59,9 +59,9 @@ def open_data(
         path: a folder with a folder per class, or with such folders in `train/` and `val/`; a CSV file with
             columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); a COCO folder or JSON; a
             folder of Pascal VOC's XML; YOLO's data.yaml or its folder; a folder of masks; an export of LabelMe, CVAT,
-            Label Studio, VIA, CreateML, Datumaro, Hugging Face or Roboflow; or the word `shapes`. A folder whose only
-            data lies further down stands for that. Or a torch Dataset that yields (image, Target), or a mapping of such
-            by split.
+            Label Studio, VIA, CreateML, Datumaro, Hugging Face or Roboflow; a project of DeepLabCut; lists of facial
+            landmarks; or the word `shapes`. A folder whose only data lies further down stands for that. Or a torch
+            Dataset that yields (image, Target), or a mapping of such by split.
         fields: the fields of Target that are needed, such as `boxes` and `masks`; None for all.
         val_share: share that becomes the val split where there is none, in 0..1: of each class where images have
             one class, else of the images.

@@ -20,7 +20,7 @@ from vertebra.errors import VertebraError
 from vertebra.files import expanded
 from vertebra.kinds.base import Kind
 from vertebra.kinds.coco_results import read_boxes
-from vertebra.kinds.keypoints import Keypoints
+from vertebra.kinds.keypoint_objects import KeypointObjects
 from vertebra.kinds.objects import as_prediction, with_boxes
 from vertebra.metrics.evaluation import Evaluation, written
 from vertebra.structures import KeypointSchema, Prediction, Preprocess, Region, Target
@@ -46,7 +46,7 @@ class PoseData:
             raise VertebraError(f"data.boxes is empty; give {ANNOTATIONS}, {IMAGE} or a file of COCO results.")
 
 
-class Pose(Keypoints):
+class Pose(KeypointObjects):
     """Keypoints of every object, whose box is given."""
 
     description = "poses"

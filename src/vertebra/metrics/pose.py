@@ -81,6 +81,11 @@ class PoseMetrics:
         }
         self.reset()
 
+    @property
+    def threshold(self) -> float:
+        """Score threshold of F1, precision and recall."""
+        return self.coco.threshold
+
     def reset(self) -> None:
         self.objects: list[tuple[Prediction, Target]] = []
         self.errors: list[Errors] = []

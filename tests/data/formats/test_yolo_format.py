@@ -279,6 +279,16 @@ def test_keypoints_of_another_number_are_skipped(tmp_path):
     assert len(x.target.keypoints) == 1
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_keypoints_that_are_not_finite_are_skipped(tmp_path, value):
+    line = "0 0.5 0.5 0.2 0.5 0.1 {} 2 0.3 0.5 1"
+    text = f"{line.format(value)}\n{line.format(0.25)}"
+    catalogue, x = first(yolo(tmp_path, {"train/x": text, "val/y": ""}, CONFIG + KEYPOINTS), fields={"keypoints"})
+    assert len(catalogue.problems) == 1
+    assert "x.txt, line 1 is skipped: its keypoints are [" in catalogue.problems[0]
+    assert x.annotation_ids == (2,)
+
+
 def test_images_and_labels_apart(tmp_path):
     yolo(tmp_path, {})
     (tmp_path / "images" / "train" / "broken.png").write_text("no image")
