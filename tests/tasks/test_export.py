@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vertebra import kinds, tasks
+from vertebra import tasks
+from vertebra.options import names as option_names
 from vertebra.structures import Frame
 
 METHODS = [(task, method) for task in tasks.names() for method in tasks.methods(task)]
@@ -27,7 +28,7 @@ def equal(one, other):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "method"), METHODS)
 def test_the_exported_program_computes_what_the_model_does(make, task, method):
-    has_boxes = kinds.find(tasks.find(task, method).MODEL.kind).objects
+    has_boxes = "score_threshold" in option_names(tasks.find(task, method).Config)
     options = {"score_threshold": 0.2, "max_detections": 24} if has_boxes else {}  # more than there are
     classes = len(tasks.find(task, method).MODEL.fixed_classes) or 7
     model = make(task, method, classes=classes, backbone_options=BACKBONE, **options).eval()
