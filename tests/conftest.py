@@ -1,5 +1,6 @@
 """What tests share. Each test process uses one thread, because the tests themselves run side by side."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,12 @@ SHARED = Path(os.environ.get("VERTEBRA_SHARED", Path(__file__).parents[1] / ".."
 
 def pytest_addoption(parser):
     parser.addoption("--all-pairs", action="store_true", help="every backbone under every method, exported too")
+
+
+def pytest_collection_finish():
+    """What is there by now stays to the end: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

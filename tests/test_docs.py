@@ -104,7 +104,9 @@ def clear_caches() -> None:
     for function in (backbones._libraries, backbones.families):
         function.cache_clear()
     formats.formats.cache_clear()
-    importlib.import_module("vertebra.tasks.methods")._methods.cache_clear()  # `tasks.methods` is a function
+    methods = importlib.import_module("vertebra.tasks.methods")  # `tasks.methods` is a function
+    for function in (methods._tasks, methods._methods):
+        function.cache_clear()
 
 
 def open_packages() -> list[ModuleType]:
@@ -133,6 +135,7 @@ def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
     shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")  # pages show the tables of a narrow terminal
     monkeypatch.setattr(shapes, "COUNTS", COUNTS)
     monkeypatch.setattr(loader, "WorkerLoader", in_this_process)
     monkeypatch.setattr(finders, "RATE_STEPS", 8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from functools import cache
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -24,7 +25,8 @@ def training_only(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={_TRAINING: True})
 
 
-def groups(config: type) -> dict[str, type]:
+@cache
+def groups(config: type) -> Mapping[str, type]:
     """The fields of a dataclass that are dataclasses themselves, whose own fields are options."""
     hints = get_type_hints(config)
     return {

@@ -10,37 +10,41 @@ from vertebra import synonyms, tasks
 from vertebra.cli import main
 from vertebra.cli.stand_ins import HEAVY, stand_ins
 
-HELPS = [
-    *([*command.split(), "--help"] for command in synonyms.OPTIONS),
-    *(
-        ["train", task, f"--model.method={method}", "--help"]
-        for task in tasks.names()
-        for method in tasks.methods(task)
-    ),
+COMMANDS = [[*command.split(), "--help"] for command in synonyms.OPTIONS]
+METHODS = [
+    ["train", task, f"--model.method={method}", "--help"] for task in tasks.names() for method in tasks.methods(task)
 ]
 SCRIPT = """
 import contextlib, io, json, sys
 from vertebra.cli import main
+from vertebra.cli.stand_ins import stand_ins
 out, texts = sys.stdout, []
-for words in json.loads(sys.argv[1]):
-    sys.stdout = io.StringIO()
-    with contextlib.suppress(SystemExit):
-        main(words)
-    texts.append(sys.stdout.getvalue())
+def run(commands):
+    for words in commands:
+        sys.stdout = io.StringIO()
+        with contextlib.suppress(SystemExit):
+            main(words)
+        texts.append(sys.stdout.getvalue())
+run(json.loads(sys.argv[1]))
+if sys.argv[2:]:
+    with stand_ins():
+        import torch  # a stand-in, if no command has imported the real one
+        run(json.loads(sys.argv[2]))
 json.dump({"texts": texts, "modules": list(sys.modules)}, out)
 """
 
 
-def run(commands: list[list[str]]) -> dict[str, list[str]]:
-    """What commands print in a fresh process, and the modules that they import."""
-    words = [sys.executable, "-c", SCRIPT, json.dumps(commands)]
+def run(*commands: list[list[str]]) -> dict[str, list[str]]:
+    """What commands print in a fresh process, and the modules that they import; those of a second list share one
+    import of their modules, with stand-ins."""
+    words = [sys.executable, "-c", SCRIPT, *map(json.dumps, commands)]
     return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
 
 
 def test_help_without_torch_is_that_with_it(capsys):
-    without = run(HELPS)
+    without = run(COMMANDS, METHODS)
     assert not {*HEAVY, "matplotlib", "huggingface_hub"} & set(without["modules"])
-    for words, text in zip(HELPS, without["texts"], strict=True):
+    for words, text in zip([*COMMANDS, *METHODS], without["texts"], strict=True):
         with pytest.raises(SystemExit):
             main(words)
         assert capsys.readouterr().out == text, words

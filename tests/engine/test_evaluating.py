@@ -126,7 +126,7 @@ def test_predictions_one_by_one(tmp_path):
     task, images = squares(), samples(50)
     frame = Frame((32, 32), (32, 32))
     damaged = Sample(tmp_path / "gone.png", Target(path="gone.png", **dict.fromkeys(("boxes", "labels"))))
-    evaluation = evaluate(task, [*images, damaged], predict=lambda image: task.infer(image[None] / 255, [frame])[0])
+    evaluation = evaluate(task, [*images, damaged], predict=lambda image, _: task.infer(image[None] / 255, [frame])[0])
     assert evaluation.rows == evaluate(task, images, workers=0).rows
     assert len(evaluation.unreadable) == 1
     assert "gone.png" in evaluation.unreadable[0]

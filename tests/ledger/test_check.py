@@ -1,6 +1,7 @@
 """The ledger: our models give the originals' outputs."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from vertebra.ledger.reference import Reference, backbone_of_id, compare_outputs
 
 pytestmark = pytest.mark.usefixtures("no_initialisation")
 
-SHIPPED = list(references(ledger.FOLDER))
+SHIPPED = sorted(references(ledger.FOLDER), key=lambda r: sum(math.prod(shape) for _, shape, *_ in r.spec["state"]))
+SIZES = ("depths", "depth", "widths", "width", "heads", "image_size")
 OFFICIAL = (
     *("asmlp_base", "asmlp_tiny", "asmlp_tiny_det_backbone", "blresnet50_a2_b4"),
     *("cyclemlp_b1", "cyclemlp_b2", "cyclemlp_b2_feat"),
@@ -39,11 +41,36 @@ DETECTORS = {  # which tests/parity compares
 }
 
 
-@pytest.mark.parametrize("reference", SHIPPED, ids=lambda r: r.path.stem)
+def kind(reference):
+    """What it has in common with the references that differ from it in nothing but SIZES."""
+    config = vars(backbones.family(reference.name).VARIANTS[reference.name])
+    return reference.source, type(config), *((key, value) for key, value in config.items() if key not in SIZES)
+
+
+SMALLEST = list({kind(reference): reference for reference in reversed(SHIPPED)}.values())
+"""Of each kind; `vertebra verify` compares the others' outputs too."""
+
+
+@pytest.mark.parametrize("reference", SMALLEST, ids=lambda r: r.path.stem)
 def test_shipped_references(reference):
     result = compare(reference)
     assert not result.problems
     assert set(result.compared) == set(reference.spec["outputs"])
+
+
+@pytest.mark.parametrize("reference", [r for r in SHIPPED if r not in SMALLEST], ids=lambda r: r.path.stem)
+def test_larger_references_have_our_names_and_shapes(reference, monkeypatch):
+    monkeypatch.setattr("vertebra.ledger.fabricate.fabricate", lambda name, shape, *_: torch.zeros(()).expand(shape))
+    state = fabricate_state(reference.spec["state"])
+    options = {"embedding": True} if reference.classifies else {"level_norms": True}
+    fit = backbones.fit_state(reference.name, state, source=reference.source, path=reference.path, **options)
+    with torch.device("meta"):
+        model = backbones.create(reference.name, **{**fit.options, **options})
+    theirs, ours = (
+        {name: tensor.shape for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+        for state in ({k: x for k, x in fit.state.items() if not k.startswith("head.")}, model.state_dict())
+    )
+    assert theirs == ours
 
 
 @pytest.mark.parametrize("reference", SHIPPED, ids=lambda r: r.path.stem)

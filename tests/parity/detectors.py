@@ -6,6 +6,7 @@ and the terms of the loss.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -113,6 +114,12 @@ def outputs_of(reference: Reference) -> tuple[dict[str, Tensor], Sums]:
         return outputs, losses(model, outputs)
 
 
+@functools.lru_cache(maxsize=1)
+def fabricated(arguments: str) -> dict[str, Tensor]:
+    """The state dict that `fabricate_state` makes of its arguments in JSON; the last one is kept."""
+    return fabricate_state(*json.loads(arguments))
+
+
 class Model:
     """A reference's model as ours, and its input."""
 
@@ -123,7 +130,7 @@ class Model:
         shape = spec["input"]["shape"]
         size = (shape[2], shape[3])
         preprocess = Preprocess(original.sides or size, resize="shortest", antialias=False)
-        state = fabricate_state(spec["state"], spec["gain"], spec["norm"])
+        state = fabricated(json.dumps([spec["state"], spec["gain"], spec["norm"]]))
         self.task: Any = tasks.create(
             original.task,
             backbone=original.backbone,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from detectors import ORIGINALS, compare, outputs_of, read
+from detectors import ORIGINALS, compare, fabricated, outputs_of, read
 
 from vertebra.heads import anchors
-from vertebra.ledger.fabricate import fabricate_state, fabricated_input
+from vertebra.ledger.fabricate import fabricated_input
 
 GAIN = {
     "": 1.0,
@@ -41,7 +41,8 @@ def write(folder, name, model, tensors, **about):
 def original(name, **options):
     build = getattr(torchvision.models.detection, name)
     model = build(weights=None, weights_backbone=None, min_size=96, max_size=128, **options)
-    model.load_state_dict(fabricate_state([[k, list(t.shape)] for k, t in model.state_dict().items()], GAIN))
+    rows = [[key, list(tensor.shape)] for key, tensor in model.state_dict().items()]
+    model.load_state_dict(fabricated(json.dumps([rows, GAIN, 1.0])))
     return model.eval()
 
 

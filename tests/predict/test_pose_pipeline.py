@@ -156,7 +156,7 @@ def test_boxes_of_annotations_and_of_results(corner, data, tmp_path):
     missing = vertebra.evaluate(corner, data=data, boxes=str(results(tmp_path, (8,))), workers=0, device="cpu")
     assert len(missing.rows) == 2  # the image without boxes is there, so that its objects are missed
     assert missing.metrics["keypoint_ar50"] < both.metrics["keypoint_ar50"]
-    with pytest.raises(VertebraError, match="no image of the train split .* has image_id 9"):
+    with pytest.raises(VertebraError, match=r"no image of the train split .* has image_id 9"):
         vertebra.evaluate(corner, data=data, boxes=str(results(tmp_path, (7, 9))), workers=0, device="cpu")
 
 

@@ -147,7 +147,10 @@ def test_probabilities_are_the_mean_of_the_image_and_its_mirror_image(saved, fil
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"threshold": 0.3}, "threshold is for models that predict {objects}; this one is for classification."),
+        (
+            {"threshold": 0.3},
+            "threshold is for models that predict {objects} or poses; this one is for classification.",
+        ),
         (
             {"tile": 256},
             "tile is for models that predict {objects} or saliency maps or label maps; this one is for classification.",

@@ -1,6 +1,7 @@
 """Masks of predictions are refined, by the Predictor and by the commands that use it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from faster_coco_eval.core import mask as rle
 from PIL import Image
 
 import vertebra
+from vertebra import tasks
 from vertebra.cli import main
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
@@ -24,7 +26,9 @@ PATCH = 16
 @pytest.fixture(scope="module")
 def eraser(tmp_path_factory):
     """A refinement network that answers background for every pixel, and the path of its checkpoint."""
-    task = vertebra.create("refinement", backbone="resnet18", patch_size=PATCH)
+    small = {"backbone": "resnet18", "backbone_options": {"depths": (1, 1, 1, 1)}, "channels": 8}
+    preprocess = replace(tasks.plan("refinement", **small).preprocess, size=(32, 32))
+    task = vertebra.create("refinement", **small, patch_size=PATCH, preprocess=preprocess)
     (classifier,) = [m for m in task.decoder.modules() if getattr(m, "out_channels", 0) == 2]
     torch.nn.init.zeros_(classifier.weight)
     with torch.no_grad():
@@ -142,4 +146,4 @@ def test_evaluate_judges_the_refined_masks(make_detector, eraser, photo, tmp_pat
     saved = json.loads((tmp_path / "out" / "evaluation.json").read_text())["metrics"]
     assert saved["mask_ap"] == pytest.approx(refined["mask_ap"])
     assert main([*words, "--data.workers=1"]) == 2
-    assert "with --tta, --tile or --refine, images are predicted on one by one" in capsys.readouterr().err
+    assert "with --tta, --tile, --refine or --detector, images are predicted on one by one" in capsys.readouterr().err

@@ -31,7 +31,8 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def make():
-    """A function that creates a small model for images of 64 pixels."""
+    """A function that creates a small model for images of 64 pixels; ResNet-18 has one block per stage, unless the
+    options or the weights say what it has."""
 
     def create(task="detection", method=None, *, classes=2, **chosen):
         module = tasks.find(task, method)
@@ -40,6 +41,8 @@ def make():
         if getattr(module.Config, "head_norm", "none") == "group":  # one channel has no variance over a single cell
             small = SMALL | {"neck.channels": 64}
         chosen = {**{key: value for key, value in small.items() if key in known}, **chosen}
+        if chosen.get("backbone") == "resnet18" and "weights" not in chosen:
+            chosen.setdefault("backbone_options", {"depths": (1, 1, 1, 1)})
         if "preprocess" not in chosen:
             usual = tasks.plan(task, method=method, **{k: v for k, v in chosen.items() if k != "weights"}).preprocess
             chosen["preprocess"] = dataclasses.replace(usual, size=(64, 96) if usual.resize == "shortest" else (64, 64))

@@ -22,9 +22,9 @@ from vertebra.tasks.two_stage import TwoStage
 BACKBONES = {
     "resnet18": {"depths": (1, 1, 1, 1)},
     "efficientnetv2_b0": {"depths": (1, 1, 1, 1, 1, 2)},
-    "res2net50_48w2s": {"depths": (1, 1, 1, 1)},
+    "res2net50_48w2s": {"depths": (1, 1, 1, 1), "group_width": 12},
     "dla34": {"widths": (8, 16, 32, 64, 128, 256), "depths": (1, 1, 1, 2, 1, 1)},
-    "blresnet50": {"depths": (3, 2, 2, 1)},
+    "blresnet50": {"depths": (3, 2, 2, 1), "group_width": 16},
     "vit_tiny_16": {"depth": 2},
     "swin_tiny": {"width": 24, "depths": (2, 2, 2, 2)},
     "hrnet_w18_small_v1": {"blocks": 1},
@@ -106,7 +106,8 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
         options["keypoints"] = shapes.KEYPOINTS
     options |= {"backbone": backbone, "backbone_options": BACKBONES[backbone]}
     model = make(task, method, classes=classes, **options).train()
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-4 if task in MAPS else 2e-5 if task in POSE else 1e-6)
+    rate = 2e-4 if task in MAPS else 2e-5 if task in POSE else 1e-6
+    optimizer = torch.optim.AdamW(model.parameters(), rate, fused=True)
     if isinstance(model, TwoStage):  # the proposals of the first step are kept, so that the losses compare
         propose, proposals = model.rpn.propose, []
         monkeypatch.setattr(model.rpn, "propose", lambda *x: proposals or proposals.extend(propose(*x)) or proposals)

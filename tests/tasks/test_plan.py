@@ -322,7 +322,7 @@ def test_a_method_is_described(make, task, method):
     model = make(task, method)
     assert (model.task_name, model.method) == (task, method)
     assert module.MODEL.__doc__
-    assert set(module.SOURCES) <= {"torchvision", "detectron2", "mmdet", "mmseg", "official", "transformers"}
+    assert set(module.SOURCES) <= {"torchvision", "detectron2", "mmdet", "mmseg", "mmpose", "official", "transformers"}
     for reader in module.SOURCES.values():
         assert set(reader.preset) <= set(options.names(module.Config))
     about = model.describe()

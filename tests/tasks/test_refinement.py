@@ -80,7 +80,7 @@ def test_other_classes_and_inputs_without_a_mask_are_refused():
 def test_images_alone_are_refused():
     model = vertebra.create("refinement", backbone="resnet18")
     with pytest.raises(VertebraError, match=r"an image and a coarse mask, .* give the model to `vertebra refine`"):
-        model.predict(torch.zeros(3, 64, 64, dtype=torch.uint8))
+        model.predict("photo.jpg")
 
 
 def test_a_checkpoint_keeps_how_patches_are_cut(tmp_path):

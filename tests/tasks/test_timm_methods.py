@@ -26,14 +26,14 @@ def test_every_method(make, number):
     counts = () if task == "classification" else ((1, 3),)
     drawn = [shapes.draw(0, i, SIDE, *counts) for i in range(2)]
     images = torch.stack([image for image, _ in drawn]).float() / 255
-    options = {"keypoints": shapes.KEYPOINTS} if task == "keypoints" else {}
+    options = {"keypoints": shapes.KEYPOINTS} if task in ("keypoints", "pose") else {}
     classes = tasks.find(task, method).MODEL.fixed_classes or ("background", *shapes.CLASSES)
     targets = [target for _, target in drawn]
     if len(classes) == 2:
         targets = [replace(target, semantic=target.semantic.clamp(max=1)) for target in targets]
     extra = tasks.find(task, method).MODEL.extra_channels
     images = torch.cat((images, torch.randn(2, extra, SIDE, SIDE).sign()), 1)
-    preprocess = Preprocess((SIDE, SIDE), resize="crop" if task == "classification" else "fit")
+    preprocess = Preprocess((SIDE, SIDE), resize={"classification": "crop", "pose": "box"}.get(task, "fit"))
     mean, std = (*preprocess.mean, *(0.5,) * extra), (*preprocess.std, *(0.5,) * extra)
     made = make(
         task,

@@ -258,3 +258,10 @@ def test_paths_go_before_hub_names(tmp_path, monkeypatch, timm_state):
     save_file(timm_state, "a/model")  # no suffix: told by its content, not by its name
     with pytest.raises(VertebraError, match="a/model"):
         weights.read("a/model")
+
+
+def test_a_checkpoint_is_shown_without_its_numbers():
+    """Those of a large one take seconds to write."""
+    opened = weights.Checkpoint(Path("a.safetensors"), {"x": torch.tensor([0.125])})
+    assert "a.safetensors" in str(opened)
+    assert "0.125" not in str(opened)

@@ -420,8 +420,8 @@ def _of_patches(config: Config, state: Mapping[str, Tensor]) -> dict[str, Any]:
     count = position.shape[1] - position.shape[1] % 2  # without the position of the class token, if it is there
     rows = round((count * 4 / 3) ** 0.5)
     size = {"image_size": (16 * rows, 16 * count // rows)} if rows * (count // rows) == count else {}
-    heads = {"heads": 12} if position.shape[2] == 384 else {}  # ViTPose-S
-    return {"class_token": False, "pool": "mean", "map_norm": True, "patch_padding": 2, **size, **heads}
+    others = {384: {"heads": 12}, 1280: {"patch": 16}}.get(position.shape[2], {})  # ViTPose-S and ViTPose-H
+    return {"class_token": False, "pool": "mean", "map_norm": True, "patch_padding": 2, **size, **others}
 
 
 PRESETS = {

@@ -81,7 +81,7 @@ def gaussians(
         Coordinate Representation, arXiv:1910.06278, section 3.2.
     """
     points = keypoints[..., :2].float()
-    cells = (points + 0.5).trunc()
+    cells = (points + 0.5).trunc()  # towards 0, as in the authors' code: for keypoints left of the map, not the nearest
     radius = RADIUS * sigma
     limits = torch.tensor([size[1], size[0]], device=points.device)
     nearest = cells if cut else points
@@ -174,7 +174,7 @@ def _smoothed(heatmaps: Tensor, kernel: int) -> Tensor:
     height, width = heatmaps.shape[2:]
     rows = (heatmaps.reshape(-1, width) @ _filter(kernel, width).to(heatmaps)).view_as(heatmaps)
     smooth = _filter(kernel, height).to(heatmaps) @ rows
-    return smooth * (heatmaps.amax((2, 3), keepdim=True) / smooth.amax((2, 3), keepdim=True))
+    return smooth * (heatmaps.amax((2, 3), keepdim=True) / (smooth.amax((2, 3), keepdim=True) + 1e-12))
 
 
 @functools.lru_cache(16)

@@ -6,7 +6,6 @@ Shapes: N predictions, M objects, K classes.
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import softplus
 from torchvision.ops import generalized_box_iou
@@ -24,6 +23,8 @@ def match_one_to_one(cost: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Indices of predictions, ascending, and of their objects: [min(N, M)] int64 both.
     """
+    from scipy.optimize import linear_sum_assignment  # takes as long to import as all of this package
+
     bounded = torch.nan_to_num(cost.detach().float(), nan=1e9, posinf=1e9, neginf=-1e9)
     rows, columns = linear_sum_assignment(bounded.cpu().numpy())
     return torch.as_tensor(rows, device=cost.device), torch.as_tensor(columns, device=cost.device)

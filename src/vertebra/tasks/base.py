@@ -169,14 +169,14 @@ class Task(nn.Module):
                 (uint8, or floats in 0..1). A tensor [B, C, H, W] is a batch of such.
 
         Raises:
-            VertebraError: if one cannot be read, or the input has more channels than those of an image.
+            VertebraError: if one cannot be read, or is a file where the input has more channels than an image.
         """
-        if self.extra_channels:
+        sources = as_list(images)
+        if self.extra_channels and any(isinstance(source, str | Path) for source in sources):
             raise VertebraError(
                 f"the input of a {self.task_name} model is an image and a coarse mask, from which it predicts a finer "
                 "one: give the model to `vertebra refine`, or to vertebra.refine.Refiner."
             )
-        sources = as_list(images)
         arrays = [read_image(image, self.preprocess.channels) for image in sources]
         frames = [frame_of((image.shape[1], image.shape[2]), self.preprocess) for image in arrays]
         groups: dict[Size, list[int]] = {}  # padding must not change a prediction, so shapes are not mixed

@@ -21,7 +21,12 @@ _TASKS = __name__.rpartition(".")[0]
 
 def names() -> list[str]:
     """Every task, by the name of its folder."""
-    return [info.name for info in pkgutil.iter_modules(importlib.import_module(_TASKS).__path__) if info.ispkg]
+    return list(_tasks(tuple(importlib.import_module(_TASKS).__path__)))
+
+
+@cache
+def _tasks(path: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(info.name for info in pkgutil.iter_modules(path) if info.ispkg)
 
 
 def _package(task: str) -> ModuleType:
@@ -43,8 +48,8 @@ def methods(task: str) -> list[str]:
     Raises:
         VertebraError: if there is no such task.
     """
-    package = _package(task)
-    return sorted(_methods(tuple(package.__path__), package.__name__), key=lambda name: name != default_method(task))
+    package, default = _package(task), default_method(task)
+    return sorted(_methods(tuple(package.__path__), package.__name__), key=lambda name: name != default)
 
 
 def default_method(task: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class Checkpoint:
 
     path: Path
     """The file."""
-    state: dict[str, Tensor]
+    state: dict[str, Tensor] = field(repr=False)  # millions of numbers
     """Tensors by their names in the file."""
     about: dict[str, Any] | None = None
     """Vertebra's own description of the model (task, method, model, classes, preprocess, ...), if it wrote the file."""

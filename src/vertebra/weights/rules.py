@@ -92,16 +92,17 @@ def convert(state: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor
     origin: dict[str, str] = {}
     dropped: dict[str, str] = {}
     joins: dict[str, tuple[Join, dict[str, Tensor]]] = {}
+    patterns = [(rule, re.compile(rule.pattern)) for rule in rules]
     for old, tensor in state.items():
         name, part, join = old, "", None
-        for rule in rules:
+        for rule, pattern in patterns:
             if isinstance(rule, Rename):
-                name = re.sub(rule.pattern, rule.to, name)
+                name = pattern.sub(rule.to, name)
             elif isinstance(rule, Join):
-                if match := re.search(rule.pattern, name):
+                if match := pattern.search(name):
                     part, join = match[1], rule
                     name = name[: match.start(1)] + rule.to + name[match.end(1) :]
-            elif re.search(rule.pattern, name):
+            elif pattern.search(name):
                 if isinstance(rule, Drop):
                     dropped[old] = rule.why
                     break
