@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -123,7 +123,9 @@ class PoseMetrics:
         groups: dict[Any, list[Prediction]] = {}
         targets: dict[Any, Target] = {}
         for number, (prediction, target) in enumerate(objects):
-            key = (target.id, target.path) if (target.id, target.path) != (None, "") else number
+            if (target.id, target.path) == (None, ""):  # a name, by which CocoMetrics counts it once over processes
+                target = replace(target, path=f"object {number}")
+            key = (target.id, target.path)
             groups.setdefault(key, []).append(prediction)
             targets.setdefault(key, target)
         self.coco.reset()
