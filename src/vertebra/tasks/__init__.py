@@ -135,7 +135,8 @@ def plan(
     if loaded is not None and loaded.file is not None:
         preprocess = dataclasses.replace(preprocess, **loaded.file.preprocess)
         if module is find(task, loaded.method):
-            trunk: dict[str, Any] = {key: getattr(config, key) for key in ("backbone", "backbone_options") if key in given}
+            chosen = [key for key in ("backbone", "backbone_options") if key in given]
+            trunk: dict[str, Any] = {key: getattr(config, key) for key in chosen}
             check_complete(module, loaded, trunk, preprocess)
     return Plan(module, config, labels, preprocess, loaded)
 
