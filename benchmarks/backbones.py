@@ -174,6 +174,18 @@ def take_turns(
     return {key: statistics.median(values) for key, values in times.items()}
 
 
+def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """A function that makes a step of SGD."""
+    optimizer = torch.optim.SGD(model.parameters(), 1e-6)
+
+    def run() -> None:
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
 def peak_memory(run: Callable[[], Any]) -> float:
     """Most bytes of tensors allocated by `run` at once, beyond those alive before it."""
     with profile(profile_memory=True) as profiler:

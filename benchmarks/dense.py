@@ -1,6 +1,7 @@
 """Our segmenters beside their originals: same weights where a peer has the same model, in one process, in turns.
 
     python benchmarks/dense.py                   # ratios above 1 are in our favour
+    python benchmarks/pose.py                    # poses
     python benchmarks/dense.py --memory          # sliding windows over 4096 x 4096, and an evaluation of 1,000 images
 
 UperNet with Swin-T beside Hugging Face's, DeepLabV3 and FCN with ResNet-50 beside torchvision's, Semantic FPN with
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-from backbones import machine, take_turns
+from backbones import machine, take_turns, training_step
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
@@ -264,19 +265,9 @@ def training(pair: Pair, images: Tensor, labels: Tensor, repeats: int) -> float:
             return pair.loss(theirs, images, labels)
         return cross_entropy(pair.logits(theirs, images), labels, ignore_index=255)
 
-    def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.SGD(model.parameters(), 1e-6)
-
-        def run() -> None:
-            loss().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return run
-
     runs = {
-        "ours": step(ours, lambda: torch.stack(list(ours.loss(batch, targets).values())).sum()),
-        "theirs": step(theirs, loss_theirs),
+        "ours": training_step(ours, lambda: torch.stack(list(ours.loss(batch, targets).values())).sum()),
+        "theirs": training_step(theirs, loss_theirs),
     }
     return row(pair, "training step of 2 images", runs, repeats)
 

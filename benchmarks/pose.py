@@ -24,7 +24,7 @@ import numpy as np
 import timm
 import torch
 import transformers
-from backbones import machine, take_turns
+from backbones import machine, take_turns, training_step
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -139,21 +139,11 @@ def compare(
     ours, theirs = ours.to(memory_format=torch.channels_last).train(), theirs.train()
     batch = images.contiguous(memory_format=torch.channels_last)
 
-    def step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-        optimizer = torch.optim.SGD(model.parameters(), 1e-6)
-
-        def run() -> None:
-            loss().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return run
-
     row(
         name,
         f"training step of {PERSONS}",
-        step(ours, lambda: ours.loss(batch, targets)["heatmap"]),
-        step(theirs, lambda: mse_loss(forward(theirs, images), heatmaps)),
+        training_step(ours, lambda: ours.loss(batch, targets)["heatmap"]),
+        training_step(theirs, lambda: mse_loss(forward(theirs, images), heatmaps)),
         max(3, repeats // 2),
     )
     return [ratio]
