@@ -65,12 +65,13 @@ def test_official_references(name, method, backbone, reference_folder):
 
 @pytest.mark.parametrize(("simple", "method"), [(False, "simple_baseline"), (True, "vitpose")])
 def test_vitpose_of_transformers(simple, method, tmp_path):
-    from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
-
-    trunk = VitPoseBackboneConfig(hidden_size=192, num_attention_heads=3, image_size=[256, 192], patch_size=[16, 16])
+    transformers = pytest.importorskip("transformers")
+    trunk = transformers.VitPoseBackboneConfig(
+        hidden_size=192, num_attention_heads=3, image_size=[256, 192], patch_size=[16, 16]
+    )
     names = {i: str(i) for i in range(5)}
-    theirs = VitPoseForPoseEstimation(
-        VitPoseConfig(backbone_config=trunk, use_simple_decoder=simple, id2label=names)
+    theirs = transformers.VitPoseForPoseEstimation(
+        transformers.VitPoseConfig(backbone_config=trunk, use_simple_decoder=simple, id2label=names)
     ).eval()
     state = fabricate_state([[name, list(x.shape)] for name, x in theirs.state_dict().items()])
     theirs.load_state_dict(state)

@@ -93,6 +93,14 @@ def test_without_a_detector_the_image_is_one_object(corner, photo, capsys):
     assert "without --detector, every image was taken for one object" in capsys.readouterr().out
 
 
+def test_a_side_that_is_no_multiple_of_the_stride_has_no_cells_beyond_the_input():
+    model = vertebra.create(
+        "pose", backbone="resnet18", keypoints=SCHEMA, preprocess=Preprocess(SIZE, resize="box")
+    ).eval()
+    with torch.inference_mode():
+        assert model(torch.randn(1, 3, *SIZE))[0].shape == (1, 2, 16, 12)
+
+
 def test_detectors_that_do_not_fit(make_detector, corner, tmp_path):
     other = make_detector(kind="boxes", size=100, classes=("cat", "dog"))
     with pytest.raises(VertebraError, match="no class 'even' or 'odd'; it has cat, dog"):

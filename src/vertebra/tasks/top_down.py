@@ -6,6 +6,7 @@ Each input shows one object, cut out by its box.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -134,14 +135,21 @@ class TopDown(TrunkTask):
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Heatmaps [B, K, h, w]."""
-        return (self.decoder(self.features(images)),)
+        return (self.heatmaps(images),)
+
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """[B, K, h, w], without the cells beyond the input that a side brings which is no multiple of the backbone's
+        stride: a mirror image would move them."""
+        maps: Tensor = self.decoder(self.features(images))
+        rows, columns = (math.ceil(side / self.stride) for side in images.shape[2:])
+        return maps[:, :, :rows, :columns]
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The term `heatmap`: half the mean squared error of the heatmaps of labelled keypoints.
 
         The first object of each target is the one that the input shows.
         """
-        heatmaps = self.decoder(self.features(images)).float()
+        heatmaps = self.heatmaps(images).float()
         keypoints = torch.stack([target.keypoints[0] for target in targets if target.keypoints is not None])
         size = (heatmaps.shape[2], heatmaps.shape[3])
         cells = torch.cat((keypoints[..., :2] / self.cell_sides(size).to(keypoints), keypoints[..., 2:]), 2)
