@@ -72,7 +72,7 @@ def main() -> None:
         print("| model | what | ours, s | theirs, s | ratio |\n|---|---|---:|---:|---:|")
         ratios = []
         for name, ours, theirs, forward in (hrnet(), vitpose(Path(folder))):
-            ratios += compare(name, ours, theirs, forward, Path(folder), options.repeats)
+            ratios.append(compare(name, ours, theirs, forward, Path(folder), options.repeats))
         print(f"geometric mean of image to keypoints: {math.sqrt(math.prod(ratios)):.2f}")
         decoding(options.repeats)
 
@@ -106,7 +106,7 @@ def compare(
     forward: Callable[[nn.Module, Tensor], Tensor],
     folder: Path,
     repeats: int,
-) -> list[float]:
+) -> float:
     """Prints the rows of a pair; returns the ratio of image to keypoints."""
     images = torch.randn(PERSONS, 3, *SIZE)
     with torch.inference_mode():
@@ -138,7 +138,6 @@ def compare(
     heatmaps, _ = gaussians(keypoints / 4, (SIZE[0] // 4, SIZE[1] // 4), 2.0)
     ours, theirs = ours.to(memory_format=torch.channels_last).train(), theirs.train()
     batch = images.contiguous(memory_format=torch.channels_last)
-
     row(
         name,
         f"training step of {PERSONS}",
@@ -146,7 +145,7 @@ def compare(
         training_step(theirs, lambda: mse_loss(forward(theirs, images), heatmaps)),
         max(3, repeats // 2),
     )
-    return [ratio]
+    return ratio
 
 
 def decoding(repeats: int) -> None:
@@ -202,7 +201,7 @@ def crowd_image(persons: int) -> tuple[Tensor, list[Region]]:
 
 
 def crowd(folder: Path) -> None:
-    """Memory of the process for 10 persons of an image, and for 100, in batches of 16."""
+    """Memory of the process for 16 persons of an image, and for 100, in batches of 16."""
     checkpoint.save(vertebra.create("pose", backbone="hrnet_w32"), folder / "ours.safetensors")
     predictor = Predictor(folder / "ours.safetensors", device="cpu")
     for persons in (16, 100):

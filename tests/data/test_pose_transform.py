@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vertebra.data.augment.pose import PoseAugment, PoseTransform, alone, in_region
-from vertebra.data.geometry import Example
+from vertebra.data.augment.pose import PoseAugment, PoseTransform
+from vertebra.data.geometry import Example, alone, in_region
 from vertebra.errors import VertebraError
 from vertebra.images import prepare
 from vertebra.kinds.pose import KIND

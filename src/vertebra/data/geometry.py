@@ -100,6 +100,26 @@ def read_example(sample: Sample, channels: int, fields: Collection[str]) -> Exam
     return Example(image, target, sample.region)
 
 
+def alone(example: Example) -> Example:
+    """The example with the object of its region alone."""
+    region = example.region
+    assert region is not None
+    assert region.index is not None
+    chosen = torch.zeros(len(example.boxes), dtype=torch.bool)
+    chosen[region.index] = True
+    taken = example.take(chosen)
+    return replace(taken, region=replace(region, index=0))
+
+
+def in_region(changed: Example, before: Example) -> Example:
+    """An example of one object after a user's transforms, with its new box; as it was before if they removed it."""
+    assert before.region is not None
+    if not len(changed.boxes):
+        return before
+    x1, y1, x2, y2 = changed.boxes[0].tolist()
+    return replace(changed, region=replace(before.region, box=(x1, y1, x2, y2)))
+
+
 def crop(example: Example, top: int, left: int, height: int, width: int) -> Example:
     """A window of the image; it may reach beyond the border, where the image is black and the label map IGNORED.
 

@@ -51,6 +51,8 @@ class Objects(Kind):
     objects = True
     options = frozenset({"threshold", "tile", "overlap", "annotations", "crops", "scores"})
     eval_batch_size = 4
+    ranked_by: ClassVar[str] = "F1"
+    """Measure by which the report ranks wrong predictions."""
     tta_scales: ClassVar[tuple[float, ...]] = (0.75, 1.0, 1.25)
 
     @property
@@ -216,7 +218,7 @@ class Objects(Kind):
         figures = super().most_wrong(evaluation, samples)
         if "<figure" not in figures:
             return figures
-        return "<p>Lowest F1 first: ground truth on the left, prediction on the right.</p>" + figures
+        return f"<p>Lowest {self.ranked_by} first: ground truth on the left, prediction on the right.</p>" + figures
 
     def error_images(self, evaluation: Evaluation, sample: Sample, row: Mapping[str, Any]) -> str:
         """Ground truth and prediction, side by side."""
@@ -228,14 +230,17 @@ class Objects(Kind):
         for prediction, word in ((target, "ground truth"), (evaluation.predictions.get(row["index"]), "prediction")):
             if prediction is not None:
                 drawn = self.draw(
-                    image,
-                    with_boxes(prediction),
+                    *self.report_view(image, with_boxes(prediction), sample),
                     evaluation.classes,
                     keypoints=evaluation.keypoints,
-                    threshold=row["threshold"],
+                    threshold=row.get("threshold", 0.0),
                 )
                 tags.append(plots.image(plots.fitted(drawn), f"{word}: {Path(row['path']).name}", format="jpeg"))
         return "".join(tags)
+
+    def report_view(self, image: Tensor, prediction: Prediction, sample: Sample) -> tuple[Tensor, Prediction]:
+        """What the report shows of an image [C, H, W] and a prediction in its pixels: by default all."""
+        return image, prediction
 
     def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
         counts = [f"{row['true_positives']} of {row['objects']} detected"]

@@ -18,7 +18,6 @@ from vertebra.data.augment.pose import PoseAugment, PoseTransform
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.errors import VertebraError
 from vertebra.files import expanded
-from vertebra.kinds.base import Kind
 from vertebra.kinds.coco_results import read_boxes
 from vertebra.kinds.keypoint_objects import KeypointObjects
 from vertebra.kinds.objects import as_prediction, with_boxes
@@ -56,6 +55,7 @@ class Pose(KeypointObjects):
     resize_modes = ("box",)
     options = frozenset({"threshold", "annotations", "crops", "scores", "detector", "boxes"})
     merges_views = False
+    ranked_by = "OKS"
     eval_batch_size = 32
     tta_scales = (1.0,)
     data = PoseData
@@ -123,9 +123,9 @@ class Pose(KeypointObjects):
         samples: list[Sample] = []
         images = catalogue.split(split)
         for image, prediction in zip(images, read_boxes(path, catalogue, split), strict=True):
-            regions = [region for region in prediction.regions() if region.score > 0] or [
-                Region(_whole(image), score=0.0)
-            ]  # so that its objects count as missed
+            regions = [region for region in prediction.regions() if region.score > 0]
+            if not regions:
+                regions = [Region(_whole(image), score=0.0)]  # so that the objects of the image count as missed
             samples += [image.showing(region) for region in regions]
         count = sum(sample.region is not None and sample.region.score > 0 for sample in samples)
         catalogue.notes.append(f"{split}: {count} boxes of {path.name}")
@@ -140,30 +140,10 @@ class Pose(KeypointObjects):
         if evaluation.rows and "oks" in evaluation.rows[0]:
             yield "Most wrong", self.most_wrong(evaluation, samples)
 
-    def most_wrong(self, evaluation: Evaluation, samples: Sequence[Sample]) -> str:
-        figures = Kind.most_wrong(self, evaluation, samples)
-        if "<figure" not in figures:
-            return figures
-        return "<p>Lowest OKS first: ground truth on the left, prediction on the right.</p>" + figures
-
-    def error_images(self, evaluation: Evaluation, sample: Sample, row: Mapping[str, Any]) -> str:
-        """Ground truth and prediction of an object, side by side."""
-        from vertebra.viz import plots
-
-        image = plots.pixels(sample)
-        target = as_prediction(sample.load_target((image.shape[1], image.shape[2])))
-        window = _window(sample, image)
-        tags = []
-        for prediction, word in ((target, "ground truth"), (evaluation.predictions.get(row["index"]), "prediction")):
-            if prediction is not None:
-                drawn = self.draw(
-                    image[:, window[1] : window[3], window[0] : window[2]],
-                    _shifted(with_boxes(prediction), window),
-                    evaluation.classes,
-                    keypoints=evaluation.keypoints,
-                )
-                tags.append(plots.image(plots.fitted(drawn), f"{word}: {Path(row['path']).name}", format="jpeg"))
-        return "".join(tags)
+    def report_view(self, image: Tensor, prediction: Prediction, sample: Sample) -> tuple[Tensor, Prediction]:
+        """The surroundings of the object."""
+        x1, y1, x2, y2 = window = _window(sample, image)
+        return image[:, y1:y2, x1:x2], _shifted(prediction, window)
 
     def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
         pixels = "" if row["pixels"] is None else f", mean error {row['pixels']:.1f} pixels"

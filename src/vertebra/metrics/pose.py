@@ -96,17 +96,7 @@ class PoseMetrics:
         Objects whose score is 0 stand for images without boxes.
         """
         for prediction, target in zip(predictions, targets, strict=True):
-            kept = Target(
-                boxes=target.boxes,
-                labels=target.labels,
-                keypoints=target.keypoints,
-                crowd=target.crowd,
-                areas=target.areas,
-                size=target.size,
-                id=target.id,
-                path=target.path,
-            )
-            self.objects.append((prediction, kept))
+            self.objects.append((prediction, replace(target, masks=None, semantic=None)))
             self.errors += [error for i in range(len(prediction)) if (error := self._errors(prediction, i, target))]
 
     def compute(self) -> dict[str, Any]:

@@ -170,9 +170,9 @@ class TopDown(TrunkTask):
         """With `merging`, from the mean of the heatmaps of the input and of its mirror image."""
         if not merging:
             return super().infer(images, frames)
-        return self.decode((0.5 * (self(images)[0] + self.mirrored(self(images.flip(-1))[0])),), frames)
+        return self.decode((0.5 * (self(images)[0] + self.flip_back(self(images.flip(-1))[0])),), frames)
 
-    def mirrored(self, heatmaps: Tensor) -> Tensor:
+    def flip_back(self, heatmaps: Tensor) -> Tensor:
         """Heatmaps of the mirror image as those of the image.
 
         Without UDP, the corners of the inputs coincide, not the centres of their cells, so that the maps are off by

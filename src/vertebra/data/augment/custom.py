@@ -15,9 +15,8 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from vertebra.data.augment import Transform
-from vertebra.data.augment.pose import alone, in_region
 from vertebra.data.datasets import checked_target
-from vertebra.data.geometry import Example
+from vertebra.data.geometry import Example, alone, in_region
 from vertebra.errors import VertebraError, first_line, shown
 from vertebra.images import read_image
 from vertebra.structures import Target

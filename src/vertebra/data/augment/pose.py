@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vertebra.data.augment import happens, uniform
-from vertebra.data.geometry import Example
+from vertebra.data.geometry import Example, alone
 from vertebra.errors import in_range
 from vertebra.images import normalise
 from vertebra.ops.crops import crop_matrix, joined, mirror_matrix, moved, surroundings, warp
@@ -119,26 +119,6 @@ class PoseTransform:
         sides = surroundings([*low.tolist(), *high.tolist()], preprocess.size, HALF_BODY_MARGIN * preprocess.margin)
         x, y = points.mean(0).tolist()
         return x, y, sides[2], sides[3]
-
-
-def alone(example: Example) -> Example:
-    """The example with the object of its region alone."""
-    region = example.region
-    assert region is not None
-    assert region.index is not None
-    chosen = torch.zeros(len(example.boxes), dtype=torch.bool)
-    chosen[region.index] = True
-    taken = example.take(chosen)
-    return replace(taken, region=replace(region, index=0))
-
-
-def in_region(changed: Example, before: Example) -> Example:
-    """An example of one object after a user's transforms, with its new box; as it was before if they removed it."""
-    assert before.region is not None
-    if not len(changed.boxes):
-        return before
-    x1, y1, x2, y2 = changed.boxes[0].tolist()
-    return replace(changed, region=replace(before.region, box=(x1, y1, x2, y2)))
 
 
 def _normal(deviation: float, limit: float) -> float:
