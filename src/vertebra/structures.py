@@ -73,6 +73,13 @@ class Target:
     """[N] float32, annotated areas in square pixels, by which COCO's metrics tell small objects from large."""
     semantic: Tensor | None = None
     """[H, W] uint8, class of each pixel; 255 is ignored."""
+    text: str | None = None
+    """A sentence."""
+    tokens: Tensor | None = None
+    """[T] int64, the ids of the sentence's tokens, the end of the sentence among them."""
+    alignment: Tensor | None = None
+    """[T, S] bool: the source tokens that each token of the sentence stands for, none where it is not known; T and S
+    are counted in characters."""
     size: tuple[int, int] | None = None
     """(height, width) in pixels of the image that boxes and keypoints refer to, without padding."""
     id: int | None = None
@@ -87,6 +94,8 @@ class Target:
             parts.append(f"class {int(self.label)}" if self.label.ndim == 0 else "a soft label")
         if self.semantic is not None:
             parts.append("a label map")
+        if self.text is not None:
+            parts.append(escaped(shown(self.text)))
         return f"Target({_of_image(self.path, self.size, ', '.join(parts))})"
 
 
@@ -167,6 +176,23 @@ class Masks:
         self.crops.append(mask)
 
 
+@dataclass
+class Alignment:
+    """How much each token of a translation attends to each token of its source."""
+
+    source: tuple[str, ...]
+    """Text of the S source tokens."""
+    target: tuple[str, ...]
+    """Text of the T predicted tokens."""
+    weights: Tensor
+    """[layers, heads, T, S] float32, rows summing to 1."""
+
+    @property
+    def matrix(self) -> Tensor:
+        """The mean over the heads of the last layer: [T, S]."""
+        return self.weights[-1].mean(0)
+
+
 @dataclass(repr=False)
 class Prediction:
     """A model's answer for one image, for every task; fields that a task does not fill are None.
@@ -202,6 +228,12 @@ class Prediction:
     merged."""
     values: Tensor | None = None
     """[V] float32, numbers predicted for the image as a whole, such as a count."""
+    text: str | None = None
+    """A sentence."""
+    tokens: Tensor | None = None
+    """[T] int64, the ids of the sentence's tokens, the end of the sentence among them."""
+    alignment: Alignment | None = None
+    """Where the model looks in the source for each token."""
     path: str = ""
     """File or URL of the image, if it had one; `#` and a number behind it are a video's frame, counted from 0."""
     classes: tuple[str, ...] = ()
@@ -231,6 +263,8 @@ class Prediction:
             content = f"a label map of {len(self.semantic.unique())} classes"
         elif self.saliency is not None:
             content = "a saliency map"
+        elif self.text is not None:
+            content = escaped(shown(self.text))
         else:
             content = self._counts()
         return f"Prediction({_of_image(self.path, self.size, content)})"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from vertebra.attention.structured import StructuredAttention
-from vertebra.nn.recurrent import BidirectionalGRU
+from vertebra.nn.recurrent import Bidirectional
 
 
 class HierarchicalAttention(nn.Module):
@@ -26,9 +26,9 @@ class HierarchicalAttention(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         """`hidden` is the width of the GRUs in one direction; the attention is twice as wide."""
         super().__init__()
-        self.word_encoder = BidirectionalGRU(width, hidden)
+        self.word_encoder = Bidirectional(width, hidden)
         self.word_attention = StructuredAttention(2 * hidden, 2 * hidden, hops=1, bias=True)
-        self.sentence_encoder = BidirectionalGRU(2 * hidden, hidden)
+        self.sentence_encoder = Bidirectional(2 * hidden, hidden)
         self.sentence_attention = StructuredAttention(2 * hidden, 2 * hidden, hops=1, bias=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

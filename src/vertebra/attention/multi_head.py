@@ -9,6 +9,7 @@ Source: Attention Is All You Need, arXiv:1706.03762, section 3.2.2.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from vertebra.attention.attention import Attention
@@ -55,7 +56,11 @@ class MultiHeadAttention(nn.Module):
 
     def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights of the values, rows summing to 1: [..., heads, Q, K]."""
-        queries, keys = split_heads(self.query(query), self.heads), split_heads(self.key(key), self.heads)
+        return self.head_weights(query, split_heads(self.key(key), self.heads), mask)
+
+    def head_weights(self, query: Tensor, keys: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As `weights`, with the keys of `project_keys`."""
+        queries = split_heads(self.query(query), self.heads)
         weights: Tensor = self.attention.weights(queries, keys, for_heads(mask))  # type: ignore[operator]
         return weights
 
@@ -91,6 +96,24 @@ class SelfAttention(nn.Module):
         y = self.attention(*split_qkv(self.qkv(x), self.heads), for_heads(mask))
         projected: Tensor = self.project(join_heads(y))
         return projected
+
+    def extend(
+        self, x: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attention of a sequence's next elements to themselves and to those before, as a causal decoder needs it.
+
+        Args:
+            x: [..., N, C], the elements after those of `past`.
+            past: keys and values [..., heads, P, C / heads] of the P elements before; None of the first ones.
+
+        Returns:
+            the output [..., N, C], and the keys and values of all P + N elements.
+        """
+        query, key, value = split_qkv(self.qkv(x), self.heads)
+        if past is not None:
+            key, value = torch.cat((past[0], key), -2), torch.cat((past[1], value), -2)
+        projected: Tensor = self.project(join_heads(self.attention(query, key, value)))
+        return projected, (key, value)
 
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attention weights, rows summing to 1: [..., N, C] -> [..., heads, N, N]."""

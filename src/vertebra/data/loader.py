@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol, TypeVar
 
@@ -35,9 +34,8 @@ Augment = TypeVar("Augment", contravariant=True)
 class Kind(Protocol[Augment]):
     """What the loader asks of a kind of answer; Augment is its dataclass of augmentation options."""
 
-    @property
-    def fields(self) -> frozenset[str]:
-        """Fields of Target to read."""
+    def inputs(self, preprocess: Preprocess) -> Inputs:
+        """How samples enter the network."""
 
     def check(self, preprocess: Preprocess, augment: Augment | None) -> None:
         """Raises VertebraError if the preprocessing or the augmentation does not suit the kind."""
@@ -50,6 +48,54 @@ class Kind(Protocol[Augment]):
 
     def pad(self, target: Target, size: tuple[int, int]) -> Target:
         """The target of an image that is padded at the bottom and the right to (height, width) `size`."""
+
+
+class Inputs(Protocol):
+    """How samples become the inputs of a network."""
+
+    def read(self, sample: Sample) -> Example:
+        """The input of a sample before any augmentation, and its target; UnreadableImage if it cannot be read."""
+
+    def prepare(self, example: Example) -> tuple[Tensor, Frame]:
+        """The input of an example as evaluation needs it, without padding."""
+
+    def stack(self, inputs: Sequence[Tensor]) -> Tensor:
+        """A batch of inputs, padded to one size."""
+
+    def groups(self, samples: Sequence[Sample], *, training: bool) -> Sequence[Hashable] | None:
+        """Which samples share batches, see `BatchSampler`; None where all may."""
+
+
+class ImageInputs:
+    """Images, of whose targets those `fields` are read that are needed."""
+
+    def __init__(self, preprocess: Preprocess, fields: Collection[str]) -> None:
+        self.preprocess, self.fields = preprocess, fields
+
+    def read(self, sample: Sample) -> Example:
+        return read_example(sample, self.preprocess.channels, self.fields)
+
+    def prepare(self, example: Example) -> tuple[Tensor, Frame]:
+        """[C, h, w] float32, normalised."""
+        image = prepare(example.image, self.preprocess, example.region)
+        return image, frame_of(example.size, self.preprocess, example.region)
+
+    def stack(self, inputs: Sequence[Tensor]) -> Tensor:
+        """[B, C, H, W] float32."""
+        return pad_batch(list(inputs), self.preprocess)
+
+    def groups(self, samples: Sequence[Sample], *, training: bool) -> list[Hashable] | None:
+        """In training images of one orientation, in evaluation those of one size in the input.
+
+        None where all inputs have one size anyway.
+        """
+        resize = self.preprocess.resize
+        if resize not in ("shortest", "fit") or (training and resize == "fit"):
+            return None
+        sizes = [_size(sample) for sample in samples]
+        if training:
+            return [None if size is None else size[1] > size[0] for size in sizes]
+        return [None if size is None else frame_of(size, self.preprocess).resized for size in sizes]
 
 
 @dataclass
@@ -155,13 +201,11 @@ class ImageDataset(Dataset):
     def __init__(
         self,
         samples: Sequence[Sample],
-        read: Callable[[Sample], Example],
-        preprocess: Preprocess,
+        inputs: Inputs,
         transform: Transform | None,
     ) -> None:
         self.samples = samples
-        self.read = read
-        self.preprocess = preprocess
+        self.inputs = inputs
         self.transform = transform
 
     def __len__(self) -> int:
@@ -182,8 +226,7 @@ class ImageDataset(Dataset):
             if example is None:
                 return Item(index, None, Target(), Frame((0, 0), (0, 0)), unreadable, seed)
             if self.transform is None:
-                image = prepare(example.image, self.preprocess, example.region)
-                frame = frame_of(example.size, self.preprocess, example.region)
+                image, frame = self.inputs.prepare(example)
                 return Item(index, image, example.target, frame, unreadable, seed)
             image, target = self.transform(example, another)
         size = (image.shape[-2], image.shape[-1])
@@ -192,7 +235,7 @@ class ImageDataset(Dataset):
     def _first_readable(self, index: int, unreadable: list[str]) -> Example | None:
         for step in range(1 if self.transform is None else len(self.samples)):
             try:
-                return self.read(self.samples[(index + step) % len(self.samples)])
+                return self.inputs.read(self.samples[(index + step) % len(self.samples)])
             except UnreadableImage as error:
                 unreadable.append(str(error))
         return None
@@ -203,11 +246,11 @@ class Collate:
 
     def __init__(
         self,
-        preprocess: Preprocess,
+        inputs: Inputs,
         pad: Callable[[Target, tuple[int, int]], Target] | None = None,
         mix: BatchTransform | None = None,
     ) -> None:
-        self.preprocess = preprocess
+        self.inputs = inputs
         self.pad = pad
         self.mix = mix
 
@@ -215,7 +258,7 @@ class Collate:
         unreadable = [sentence for item in items for sentence in item.unreadable]
         items_read = [item for item in items if item.image is not None]
         prepared = [item.image for item in items if item.image is not None]
-        images = pad_batch(prepared, self.preprocess) if prepared else torch.empty(0)
+        images = self.inputs.stack(prepared) if prepared else torch.empty(0)
         targets = [item.target for item in items_read]
         if self.pad is not None:
             targets = [self.pad(target, (images.shape[-2], images.shape[-1])) for target in targets]
@@ -373,18 +416,18 @@ def loader(
     in_range("batch_size", batch_size, 1)
     kind.check(preprocess, augment)
     training = augment is not None
-    transform, collate = None, Collate(preprocess)
+    inputs = kind.inputs(preprocess)
+    transform, collate = None, Collate(inputs)
     if augment is not None:
         transform = kind.transform(augment, preprocess, keypoints)
         if transforms is not None:
             transform = CustomTransform(transforms, transform, preprocess.channels)
-        collate = Collate(preprocess, kind.pad, kind.batch_transform(augment, num_classes))
-    read = partial(read_example, channels=preprocess.channels, fields=kind.fields)
+        collate = Collate(inputs, kind.pad, kind.batch_transform(augment, num_classes))
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
-    groups = _groups(samples, preprocess, training=training)
+    groups = inputs.groups(samples, training=training)
     batches = BatchSampler(len(samples), batch_size, seed=seed, training=training, groups=groups)
     batch_loader = WorkerLoader(
-        ImageDataset(samples, read, preprocess, transform),
+        ImageDataset(samples, inputs, transform),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
@@ -393,19 +436,6 @@ def loader(
         pin_memory=torch.cuda.is_available(),
     )
     return EndlessLoader(batch_loader, batches) if training else batch_loader
-
-
-def _groups(samples: Sequence[Sample], preprocess: Preprocess, *, training: bool) -> list[Hashable] | None:
-    """Which samples share batches: in training those of one orientation, in evaluation those of one size in the input.
-
-    None where all inputs have one size anyway.
-    """
-    if preprocess.resize not in ("shortest", "fit") or (training and preprocess.resize == "fit"):
-        return None
-    sizes = [_size(sample) for sample in samples]
-    if training:
-        return [None if size is None else size[1] > size[0] for size in sizes]
-    return [None if size is None else frame_of(size, preprocess).resized for size in sizes]
 
 
 def _size(sample: Sample) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,7 @@ from torch import Tensor
 from vertebra import kinds, options
 from vertebra.data.catalogue import Catalogue, Sample, map_classes
 from vertebra.data.formats import formats
-from vertebra.data.geometry import read_example
-from vertebra.data.loader import loader
+from vertebra.data.loader import Inputs, loader
 from vertebra.data.reading import Source, with_val_split
 from vertebra.engine import checkpoint
 from vertebra.engine.settings import check_workers
@@ -157,7 +156,7 @@ def evaluate(
     if predict is None:
         outcomes = _in_batches(task, samples, batch_size or kind.eval_batch_size, workers)
     else:
-        outcomes = _one_by_one(predict, samples, task.preprocess.channels, kind.fields)
+        outcomes = _one_by_one(predict, samples, kind.inputs(task.preprocess))
     for outcome in track(outcomes, "evaluating", len(samples), size=lambda o: len(o.indices) + len(o.unreadable)):
         unreadable += outcome.unreadable
         if strict and unreadable:
@@ -202,14 +201,11 @@ def _in_batches(task: Task, samples: Sequence[Sample], batch_size: int, workers:
 
 
 def _one_by_one(
-    predict: Callable[[Tensor, Region | None], Prediction],
-    samples: Sequence[Sample],
-    channels: int,
-    fields: Collection[str],
+    predict: Callable[[Tensor, Region | None], Prediction], samples: Sequence[Sample], inputs: Inputs
 ) -> Iterator[_Outcome]:
     for index, sample in enumerate(samples):
         try:
-            example = read_example(sample, channels, fields)
+            example = inputs.read(sample)
         except UnreadableImage as error:
             yield _Outcome(unreadable=[str(error)])
         else:

@@ -19,6 +19,7 @@ from vertebra.data import reading
 from vertebra.data.augment import BatchTransform, Transform
 from vertebra.data.catalogue import Catalogue, Sample, describe_fields
 from vertebra.data.geometry import Example, resize
+from vertebra.data.loader import ImageInputs, Inputs
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, one_of
 from vertebra.images import frame_of, normalise
@@ -144,6 +145,10 @@ class Kind:
             VertebraError: if there are none.
         """
         return catalogue.split(split)
+
+    def inputs(self, preprocess: Preprocess) -> Inputs:
+        """How samples enter the network."""
+        return ImageInputs(preprocess, self.fields)
 
     def transform(self, augment: Any, preprocess: Preprocess, keypoints: KeypointSchema | None = None) -> Transform:
         """The augmentation of training examples, with torch's random numbers.

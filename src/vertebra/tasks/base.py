@@ -116,6 +116,10 @@ class Task(nn.Module):
         """
         raise NotImplementedError
 
+    def check_input(self, images: Any) -> None:
+        """Raises VertebraError if `images` is no batch that `loss` and `infer` take."""
+        inputs.check_images(self, images)
+
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Raw predictions: a fixed number of tensors whose shapes do not depend on the data.
 
@@ -135,7 +139,7 @@ class Task(nn.Module):
         With `merging` they hold what the kind needs to merge those of several views or tiles of an image.
         """
         if __debug__:
-            inputs.check_images(self, images)
+            self.check_input(images)
             inputs.check_frames(images, frames)
         return self.decode(self(images, [frame.resized for frame in frames]), frames)
 

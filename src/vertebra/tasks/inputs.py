@@ -24,6 +24,7 @@ FORMS: dict[str, tuple[torch.dtype, tuple[str, ...], str]] = {
     "crowd": (torch.bool, ("N",), "torch.tensor([False])"),
     "areas": (torch.float32, ("N",), "torch.tensor([512.0])"),
     "semantic": (torch.uint8, ("H", "W"), "torch.zeros(64, 96, dtype=torch.uint8)"),
+    "tokens": (torch.int64, ("T",), "torch.tensor([5, 3])"),
 }
 """Of fields of Target: dtype, sides by name, and an example.
 
@@ -47,7 +48,7 @@ def check(task: Task, images: Tensor, targets: Sequence[Target]) -> None:
 
     The fields in `task.target_fields` must be there. Where a task names none, the fields that are given are checked.
     """
-    check_images(task, images)
+    task.check_input(images)
     if not bool(torch.isfinite(images).all()):
         index = int(torch.isfinite(images).flatten(1).all(1).logical_not().nonzero()[0])
         raise VertebraError(f"image {index} has values that are infinite or not a number.")
@@ -85,14 +86,14 @@ def check_images(task: Task, images: Any) -> None:
     if not isinstance(images, Tensor):
         raise VertebraError(f"images are {_kind(images)}; they must be {expected}.")
     if images.ndim != 4 or images.shape[1] != channels or not images.numel() or not images.is_floating_point():
-        raise VertebraError(f"images are {_form(images)}; they must be {expected}.")
+        raise VertebraError(f"images are {form(images)}; they must be {expected}.")
     if images.device != parameter.device:
         raise VertebraError(
             f"images are on {images.device}, the model is on {parameter.device}: move them with "
             f".to({str(parameter.device)!r})."
         )
     if images.dtype != parameter.dtype and not torch.is_autocast_enabled(images.device.type):
-        raise VertebraError(f"images are {_form(images)}, the model is {_name(parameter.dtype)}: convert one of them.")
+        raise VertebraError(f"images are {form(images)}, the model is {_name(parameter.dtype)}: convert one of them.")
 
 
 def check_frames(images: Tensor, frames: Any) -> None:
@@ -150,7 +151,7 @@ def _check_forms(task: Task, i: int, target: Target, images: Tensor, fields: Seq
         if not fits or any(isinstance(b, int) and a != b for a, b in zip(value.shape, shape, strict=True)):
             expected = f"[{', '.join(map(str, shape))}] {_name(dtype)}"
             raise VertebraError(
-                f"target {i}: {name} is {_form(value)}; it must be {expected}, such as {_example_of(name)}."
+                f"target {i}: {name} is {form(value)}; it must be {expected}, such as {_example_of(name)}."
             )
         if value.device != images.device:
             raise VertebraError(f"target {i}: {name} is on {value.device}, the images are on {images.device}.")
@@ -174,11 +175,11 @@ def _check_masks(i: int, target: Target, size: tuple[int, int]) -> None:
     for j, ((x, y), crop) in enumerate(zip(masks.corners, masks.crops, strict=True)):
         if crop.ndim != 2 or crop.dtype != torch.bool or crop.device.type != "cpu":
             raise VertebraError(
-                f"target {i}: mask {j} is {_form(crop)} on {crop.device}; it must be [h, w] bool on the CPU."
+                f"target {i}: mask {j} is {form(crop)} on {crop.device}; it must be [h, w] bool on the CPU."
             )
         if min(x, y) < 0 or y + crop.shape[0] > size[0] or x + crop.shape[1] > size[1]:
             raise VertebraError(
-                f"target {i}: mask {j} is {_form(crop)} at x = {x}, y = {y}, which lies outside of the image, "
+                f"target {i}: mask {j} is {form(crop)} at x = {x}, y = {y}, which lies outside of the image, "
                 f"{size[0]} x {size[1]}."
             )
 
@@ -261,7 +262,7 @@ def _example_of(name: str) -> str:
     return others.get(name) or FORMS[name][2]
 
 
-def _form(value: Any) -> str:
+def form(value: Any) -> str:
     """Shape and dtype of a tensor, or the type of something else."""
     return f"{list(value.shape)} {_name(value.dtype)}" if isinstance(value, Tensor) else _kind(value)
 

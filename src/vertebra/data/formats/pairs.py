@@ -1,0 +1,130 @@
+"""Pairs of sentences: tab-separated lines, CSV with a header, or two parallel files.
+
+A file of pairs is `NAME.tsv` (source, tab, target; further columns are ignored) or a CSV file with the columns `source`
+and `target`, and maybe `split`. A folder holds such files, or parallel text files with a line per sentence, named after
+their split and language as `train.de` and `train.en`; of the two languages the first by alphabet is the source.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+from vertebra.data.catalogue import SPLIT_NAMES, Catalogue, Sample
+from vertebra.data.formats import ReadOptions
+from vertebra.data.sentences import pair, problem
+from vertebra.errors import VertebraError, shown
+from vertebra.files import read_bytes
+
+PRIORITY = 5
+FIELDS = frozenset({"text"})
+TITLE = "pairs of sentences"
+MAX_BYTES = 2_000_000_000
+"""Of a file."""
+
+
+def recognise(path: Path) -> bool:
+    """Whether it is a .tsv file, a CSV with the columns `source` and `target`, or a folder of such or of parallel
+    files."""
+    if path.is_file():
+        return _is_table(path)
+    return path.is_dir() and bool(_tables(path) or _parallel(path))
+
+
+def read(path: Path, options: ReadOptions) -> Catalogue:
+    """The pairs of a file or a folder; lines that are no pair are listed in `problems`.
+
+    Raises:
+        VertebraError: if there is no pair, or parallel files have different numbers of lines.
+    """
+    splits: dict[str, list[Sample]] = {}
+    problems: list[str] = []
+    if path.is_file() or _tables(path):
+        for table in [path] if path.is_file() else _tables(path):
+            usual = SPLIT_NAMES.get(table.stem.lower(), "train")
+            for where, source, text, split in _rows(table, usual, problems):
+                _add(splits, problems, where, source, text, split)
+    else:
+        for split, (first, second) in _parallel(path).items():
+            lines = [_lines(file) for file in (first, second)]
+            if len(lines[0]) != len(lines[1]):
+                raise VertebraError(
+                    f"{first} has {len(lines[0])} lines and {second.name} {len(lines[1])}; line by line they must be "
+                    "translations of each other."
+                )
+            for number, (source, text) in enumerate(zip(*lines, strict=True), 1):
+                _add(splits, problems, f"{first}, line {number}", source, text, split)
+    if not splits:
+        reason = f": {problems[0]}" if problems else "."
+        raise VertebraError(f"{path} has no pair of sentences{reason}")
+    return Catalogue(str(path), "pairs", ("sentence",), splits, problems=problems, has=FIELDS)
+
+
+def _add(
+    splits: dict[str, list[Sample]], problems: list[str], where: str, source: str, text: str, split: str
+) -> None:
+    source, text = source.strip(), text.strip()
+    if reason := problem(source, text):
+        problems.append(f"{where}: {reason}.")
+    else:
+        splits.setdefault(split, []).append(pair(source, text, where))
+
+
+def _is_table(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    if suffix != ".csv":
+        return suffix == ".tsv"
+    with path.open("rb") as file:
+        header = file.readline(1000).decode("utf-8", "replace").lstrip("﻿").lower()
+    return {"source", "target"} <= {column.strip(' "\r\n') for column in header.split(",")}
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and _is_table(file))
+
+
+def _parallel(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """The two files of each split."""
+    named: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.stem.lower() in SPLIT_NAMES and 2 <= len(file.suffix) <= 4:
+            named.setdefault(SPLIT_NAMES[file.stem.lower()], []).append(file)
+    languages = {tuple(file.suffix for file in files) for files in named.values()}
+    if len(languages) != 1 or len(next(iter(languages))) != 2:
+        return {}
+    return {split: (files[0], files[1]) for split, files in named.items()}
+
+
+def _lines(path: Path) -> list[str]:
+    """Its lines; bytes that are not UTF-8 become the replacement character, which `problem` reports."""
+    text = read_bytes(path, MAX_BYTES).decode("utf-8-sig", "replace")
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+def _rows(path: Path, usual: str, problems: list[str]) -> Iterator[tuple[str, str, str, str]]:
+    """Name of the line, source, target and split."""
+    if path.suffix.lower() == ".tsv":
+        for number, line in enumerate(_lines(path), 1):
+            where = f"{path}, line {number}"
+            columns = line.split("\t")
+            if len(columns) >= 2:
+                yield where, columns[0], columns[1], usual
+            elif line.strip():
+                problems.append(f"{where}: there is no tab between source and target.")
+        return
+    rows = csv.reader(io.StringIO("\n".join(_lines(path))), strict=True)
+    try:
+        header = [column.strip().lower() for column in next(rows)]
+        for row in rows:
+            where = f"{path}, line {rows.line_num}"
+            values = dict(zip(header, row, strict=False))
+            split = values.get("split", "").strip().lower() or usual
+            if split not in SPLIT_NAMES:
+                raise VertebraError(f"{where}: split is {shown(split)}, not one of {', '.join(SPLIT_NAMES)}.")
+            if row:
+                yield where, values.get("source", ""), values.get("target", ""), SPLIT_NAMES[split]
+    except csv.Error as error:
+        raise VertebraError(f"{path}, line {rows.line_num}: cannot be read as CSV ({error}).") from error

@@ -1,0 +1,3 @@
+"""Translation: a sentence for a sentence, by an encoder and a decoder with attention."""
+
+DEFAULT = "transformer"
