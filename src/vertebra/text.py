@@ -17,7 +17,7 @@ PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIAL = ("[PAD]", "[UNK]", "[BOS]", "[EOS]")
 UNITS = ("word", "character", "bpe")
 """What the tokens of a vocabulary can be."""
-MAX_SIZE = 1_000_000
+MAX_SIZE = 100_000
 """Tokens of a vocabulary."""
 
 

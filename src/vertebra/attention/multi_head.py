@@ -97,9 +97,7 @@ class SelfAttention(nn.Module):
         projected: Tensor = self.project(join_heads(y))
         return projected
 
-    def extend(
-        self, x: Tensor, past: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def extend(self, x: Tensor, past: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Attention of a sequence's next elements to themselves and to those before, as a causal decoder needs it.
 
         Args:

@@ -10,16 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from vertebra import kinds
 from vertebra.cli.parsing import REQUIRED, parse, parser
 from vertebra.cli.tables import console
 from vertebra.data import Catalogue, Sample, open_data
 from vertebra.data.convert import convert
 from vertebra.data.formats import shapes, writable
-from vertebra.errors import escaped
-from vertebra.images import UnreadableImage, read_image
+from vertebra.errors import VertebraError, escaped
+from vertebra.images import UnreadableImage
 from vertebra.kinds import Kind
 from vertebra.progress import track
 from vertebra.structures import Target
@@ -55,6 +53,8 @@ class ConvertOptions:
 class Inspection:
     """The results of reading all images."""
 
+    read: int = 0
+    """Samples that could be read."""
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """(height, width) of each readable image."""
     problems: list[str] = field(default_factory=list)
@@ -84,6 +84,8 @@ def run(argv: Sequence[str]) -> None:
         sheet.check(options.save)
     catalogue = open_data(options.path, val_share=options.val_share, seed=options.seed)
     kind = kinds.of(catalogue)
+    if options.save and not kind.reads_images:
+        raise VertebraError(f"{options.path} holds {kind.items}, of which there is no contact sheet: leave --save out.")
     _print(catalogue, kind, _inspect(catalogue, kind))
     if options.save:
         print(f"{sheet.save(options.save, catalogue, kind)} images with their annotations in {options.save}")
@@ -111,28 +113,29 @@ def _convert(argv: Sequence[str]) -> None:
 
 
 def _inspect(catalogue: Catalogue, kind: Kind) -> Inspection:
-    """Reads every image and its complete target."""
+    """Reads every sample and its complete target."""
     result = Inspection(problems=list(catalogue.problems))
     first: dict[bytes, tuple[str, str, Sample]] = {}
     samples = [(split, sample) for split, members in catalogue.splits.items() for sample in members]
     for split, sample in track(samples, "reading"):
         try:
-            image = read_image(sample.image)
+            content, size = kind.content(sample)
         except UnreadableImage as error:
             result.problems.append(str(error))
             continue
-        size = (image.shape[1], image.shape[2])
-        result.sizes.append(size)
+        result.read += 1
+        if size is not None:
+            result.sizes.append(size)
         target, problems = kind.inspect_sample(sample, size)
         result.targets.setdefault(split, []).append(target)
         result.problems += problems
         name = sample.target.path or f"an image of {split}"
-        pixels = hashlib.blake2b(f"{tuple(image.shape)}".encode(), digest_size=16)
-        pixels.update(np.ascontiguousarray(image).data)  # not copied, unless grey planes share their memory
-        digest = pixels.digest()
+        hashed = hashlib.blake2b(f"{size}".encode(), digest_size=16)
+        hashed.update(memoryview(content))
+        digest = hashed.digest()
         if digest in first:
             other_name, other_split, other = first[digest]
-            parts = ["the same pixels"]
+            parts = [f"the same {'source' if size is None else 'pixels'}"]
             if difference := kind.difference(sample.target, other.target, catalogue.classes):
                 parts.append(f"but {difference}")
             if other_split != split:
@@ -154,7 +157,7 @@ def _print(catalogue: Catalogue, kind: Kind, inspection: Inspection) -> None:
         print(escaped(f"note: {note}"))
     for line in _condensed(inspection.problems, catalogue.path):
         print(escaped(line))
-    print(f"{len(inspection.sizes)} images read, {len(inspection.problems)} problems")
+    print(f"{inspection.read} {kind.items} read, {len(inspection.problems)} problems")
 
 
 def _condensed(problems: Sequence[str], path: str) -> Iterator[str]:

@@ -74,7 +74,8 @@ def run(argv: Sequence[str]) -> None:
         "sources",
         nargs="+",
         help="Image and video files, folders, patterns such as 'in/*.jpg', URLs, lists (.txt) of paths and URLs, "
-        "a camera's index such as 0, rtsp:// and rtmp:// streams, or - for an image or a list on standard input.",
+        "a camera's index such as 0, rtsp:// and rtmp:// streams, or - for an image or a list on standard input. "
+        "Of models that read sentences: files with a sentence per line, sentences, or - for lines on standard input.",
     )
     arguments.add_class_arguments(Options)
     options = parse(arguments, argv)
@@ -84,9 +85,6 @@ def run(argv: Sequence[str]) -> None:
     from vertebra.predict.session import Session
     from vertebra.predict.sources import VideoSource, expand
 
-    sources = list({source.name: source for word in options.sources for source in expand(word)}.values())
-    videos = [source for source in sources if isinstance(source, VideoSource)]
-    _check(options, videos)
     predictor = vertebra.load(
         options.checkpoint,
         device=options.device,
@@ -94,6 +92,12 @@ def run(argv: Sequence[str]) -> None:
         refine=options.refine,
         detector=options.detector,
     )
+    if not predictor.kind.reads_images:
+        _translate(options, predictor)
+        return
+    sources = list({source.name: source for word in options.sources for source in expand(word)}.values())
+    videos = [source for source in sources if isinstance(source, VideoSource)]
+    _check(options, videos)
     _check_kind(options, predictor)
     ids = predictor.kind.dataset_ids(options.annotations, predictor.classes) if options.annotations else None
     image_ids = ids.of_all([Path(source.name) for source in sources]) if ids else [None] * len(sources)
@@ -134,6 +138,26 @@ def run(argv: Sequence[str]) -> None:
         session.say(folder.summary())
     if session.stopped.is_set() and not any(source.live for source in videos):
         raise KeyboardInterrupt  # of a live source it is the usual end
+
+
+def _translate(options: Any, predictor: Predictor) -> None:
+    """Predicts on sentences."""
+    from vertebra.predict import sentences
+
+    usual = Options()
+    kept = ("save", "batch_size", "strict", "device", "precision", "refine", "detector")
+    for name, value in vars(usual).items():
+        if name not in kept and getattr(options, name) != value:
+            raise VertebraError(f"--{name} is for models that read images; {options.checkpoint} reads sentences.")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise VertebraError(f"--batch_size is {options.batch_size}; it must be 1 or more.")
+    sentences.predict(
+        predictor,
+        options.sources,
+        save=options.save,
+        batch_size=options.batch_size or 32,
+        strict=options.strict,
+    )
 
 
 def _threshold_line(predictor: Predictor, option: float | None, session: Session) -> str:

@@ -87,9 +87,12 @@ def _arguments(task: str, method: str) -> ArgumentParser:
     arguments.add_option(
         "model.method", "Method; --help lists the options of the one given.", choices=tasks.methods(task)
     )
-    arguments.add_class_arguments(Settings, skip=("task", "method", *GROUPS, *unused(task, method)))
+    left_out = unused(task, method)
+    arguments.add_class_arguments(Settings, skip=("task", "method", *GROUPS, *left_out))
     arguments.add_class_arguments(module.Config, "model")
-    arguments.add_class_arguments(Data, "data", choices={"data.resize": ("auto", *kind.resize_modes)})
+    of_images = [name.removeprefix("data.") for name in left_out]
+    choices = {"data.resize": ("auto", *kind.resize_modes)}
+    arguments.add_class_arguments(Data, "data", skip=of_images, choices=choices)
     if kind.data is not None:
         arguments.add_class_arguments(kind.data, "data")
     arguments.add_class_arguments(kind.augment, "augment")

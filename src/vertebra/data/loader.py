@@ -229,7 +229,7 @@ class ImageDataset(Dataset):
                 image, frame = self.inputs.prepare(example)
                 return Item(index, image, example.target, frame, unreadable, seed)
             image, target = self.transform(example, another)
-        size = (image.shape[-2], image.shape[-1])
+        size = (1, *image.shape)[-2:]
         return Item(index, image, target, Frame(size, size), unreadable, seed)
 
     def _first_readable(self, index: int, unreadable: list[str]) -> Example | None:

@@ -285,7 +285,7 @@ def _split_train(catalogue: Catalogue, share: float, seed: int) -> None:
         val += samples[:count]
         train += samples[count:]
     catalogue.splits = {"train": train, "val": val}
-    of = "each class" if labelled else "the images"
+    of = "each class" if labelled else "the pairs" if "text" in catalogue.has else "the images"
     catalogue.notes.append(f"no val split: {share:.0%} of {of} set apart with seed {seed}")
 
 

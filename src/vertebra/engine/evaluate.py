@@ -167,7 +167,7 @@ def evaluate(
         if outcome.indices:
             metrics.update(outcome.predictions, outcome.targets)
     if not rows:
-        raise VertebraError(f"none of the {len(samples)} images can be read: {unreadable[0]}")
+        raise VertebraError(f"none of the {len(samples)} {kind.items} can be read: {unreadable[0]}")
     rows.sort(key=lambda row: row["index"])  # batches hold images of equal shape
     with busy("computing the metrics"):
         values = metrics.compute()

@@ -88,7 +88,7 @@ class StoppedRun:
             raise state.damaged(path, reason)
         return StoppedRun(path, kept["Facts"], len(kept["RunHistory"]["history"]))
 
-    def check_data(self, kind: Kind, catalogue: Catalogue) -> None:
+    def check_data(self, kind: Kind, catalogue: Catalogue, data: Any = None) -> None:
         """Raises VertebraError if the data has other classes or facts, such as keypoints, than the run was trained on.
 
         Another number of images is a note of the catalogue.
@@ -96,7 +96,7 @@ class StoppedRun:
         now, before = list(catalogue.classes), list(self.facts["classes"])
         if now != before:
             raise VertebraError(f"{_differing('classes', now, before)}, in this order: {self._start_anew()}")
-        for name, value in options.plain(kind.model_options(catalogue)).items():
+        for name, value in options.plain(kind.model_options(catalogue, data=data)).items():
             earlier = options.plain(self.facts["model"].get(name))
             if name in self.facts["model"] and value != earlier:
                 raise VertebraError(f"{_differing(name, value, earlier)}: {self._start_anew()}")
@@ -104,7 +104,7 @@ class StoppedRun:
             count = self.facts["images"].get(split, 0)
             if count != len(samples):
                 catalogue.notes.append(
-                    f"{len(samples)} {split} images, {count} when the run was stopped: its result is not that of a run "
+                    f"{len(samples)} {split} {kind.items}, {count} when the run was stopped: its result is not that of a run "
                     "without a stop"
                 )
 

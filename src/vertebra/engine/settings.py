@@ -23,6 +23,8 @@ MAX_COUNT = 1_000_000
 """Of epochs, batches and images at once: what is beyond it is a slip of the keyboard."""
 MIN_SIDE, MAX_SIDE = 8, 10_000
 """Of the input, in pixels; 100 million pixels take gigabytes at the first layer."""
+PIXELS = ("data.image_size", "data.channels", "data.resize")
+"""Settings of images."""
 MAX_SEED = 2**32 - 1
 """The largest that NumPy takes."""
 
@@ -254,19 +256,22 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     if settings.data.resize != "auto":
         one_of("data.resize", settings.data.resize, kind.resize_modes)
     for name in unused(task, method):
-        if getattr(settings, name) != getattr(Settings, name):
+        holder, option = (settings.data, name.removeprefix("data.")) if name in PIXELS else (settings, name)
+        if getattr(holder, option) != getattr(type(holder), option):
             raise VertebraError(f"{name} has no effect in {task}: leave it out.")
     return settings
 
 
 def unused(task: str, method: str | None = None) -> list[str]:
-    """Settings that have no effect on a method: those of the backbone if it has none, and `balance` if its kind weighs
-    no classes."""
+    """Settings that have no effect on a method: those of the backbone if it has none, those of images if it reads none,
+    and `balance` if its kind weighs no classes."""
     module = tasks.find(task, method)
     known = set(options.names(module.Config))
-    balancing = kinds.find(module.MODEL.kind).balancing
-    balance = [] if balancing and balancing <= known else ["balance"]
-    return balance if "backbone" in known else [*balance, "freeze_backbone", "layer_decay", "checkpointing"]
+    kind = kinds.find(module.MODEL.kind)
+    names = [] if kind.balancing and kind.balancing <= known else ["balance"]
+    if "backbone" not in known:
+        names += ["freeze_backbone", "layer_decay", "checkpointing"]
+    return names if kind.reads_images else [*names, *PIXELS]
 
 
 def check_resumed_method(resume: str, task: str, method: str | None) -> None:

@@ -89,7 +89,7 @@ def train(
     catalogue = _open(settings, data, kind)
     stopped = StoppedRun.open(settings.resume) if settings.resume else None
     if stopped:
-        stopped.check_data(kind, catalogue)
+        stopped.check_data(kind, catalogue, settings.data)
     L.seed_everything(settings.seed, verbose=False)
     plan = _plan(settings, kind, catalogue)
     model = options.flatten(type(plan.config), vars(plan.config))
@@ -99,7 +99,7 @@ def train(
     task = _build(settings, plan, kind, echo)
     samples = _samples(settings, kind, catalogue, task)
     folder = stopped.folder if stopped else _new_folder(settings, plan)
-    _announce(settings, catalogue, task, folder, echo)
+    _announce(settings, kind, catalogue, task, folder, echo)
     batches = partial(
         _training_batches, samples=samples["train"], task=task, kind=kind, catalogue=catalogue, transforms=transforms
     )
@@ -169,7 +169,7 @@ def _plan(settings: Settings, kind: Kind, catalogue: Catalogue) -> Plan:
     """The model's options: those that the data decides win over those of the settings."""
     assumed = tasks.find(settings.task, settings.method)
     known = set(options.names(assumed.Config))
-    decided = kind.model_options(catalogue, settings.balance)
+    decided = kind.model_options(catalogue, settings.balance, settings.data)
     decided = {name: value for name, value in decided.items() if name in known}
     for name in options.differing(options.build(assumed.Config, settings.model), decided):
         if not settings.resume and name in options.flatten(assumed.Config, settings.model):
@@ -305,14 +305,15 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _announce(settings: Settings, catalogue: Catalogue, task: Task, folder: Path, echo: Echo) -> None:
+def _announce(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task, folder: Path, echo: Echo) -> None:
     name = getattr(task.config, "backbone", settings.method)
     parameters = sum(p.numel() for p in task.parameters())
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
     counts = ", ".join(f"{len(samples)} {split}" for split, samples in catalogue.splits.items())
     echo(f"{name}: {parameters:,} parameters, {trained:,} trained")
     classes = len(catalogue.classes)
-    echo(f"{catalogue.path}: {counts} images in {classes} class{'es' * (classes != 1)}")
+    of_classes = f" in {classes} class{'es' * (classes != 1)}" if kind.has_classes else ""
+    echo(f"{catalogue.path}: {counts} {kind.items}{of_classes}")
     for note in catalogue.notes:
         echo(escaped(f"  {note}"))
     for sentence in catalogue.problems:
@@ -356,7 +357,7 @@ def _finish(
     if unreadable:
         echo(f"{len(unreadable)} images could not be read and were skipped")
     best = evaluation.metrics.get(task.monitor, 0.0)
-    echo(f"best: {task.monitor} {best:.4f} on {len(evaluation.rows)} val images, from epoch {about['epoch']}")
+    echo(f"best: {task.monitor} {best:.4f} on {len(evaluation.rows)} val {kind.items}, from epoch {about['epoch']}")
     echo(f"look at {folder / 'report.html'}")
     echo(f"next: {kind.next_command.format(folder / 'best.safetensors')}")
     return evaluation

@@ -68,7 +68,7 @@ class Trainee(L.LightningModule):
         torch.manual_seed(counted_seed(self.settings.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        if batch.targets:
+        if batch.images.ndim == 4:
             batch.images = batch.images.contiguous(memory_format=torch.channels_last)
         return batch
 
@@ -282,8 +282,10 @@ def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
 def write_config(settings: Settings, folder: Path) -> None:
     """config.yaml, which reproduces the run."""
     left_out = unused(settings.task, settings.method)
+    content = plain(settings)
+    content["data"] = {key: value for key, value in content["data"].items() if f"data.{key}" not in left_out}
     content = {  # an empty group has no flags
-        key: value for key, value in plain(settings).items() if value != {} and key not in left_out
+        key: value for key, value in content.items() if value != {} and key not in left_out
     }
     with replacing(folder / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(content | {"resume": None}, sort_keys=False))

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from rich.markup import escape as escape_markup
@@ -22,7 +23,7 @@ from vertebra.data.geometry import Example, resize
 from vertebra.data.loader import ImageInputs, Inputs
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, one_of
-from vertebra.images import frame_of, normalise
+from vertebra.images import frame_of, normalise, read_image
 from vertebra.kinds import views
 from vertebra.kinds.tiles import Tile, grid
 from vertebra.kinds.writers import RecordsWriter, Writer, WriterOptions, formats
@@ -61,6 +62,12 @@ class Kind:
     """Values of Preprocess.resize that the kind supports, the default first."""
     balancing: ClassVar[frozenset[str]] = frozenset()
     """Options of the model that `model_options` sets to balance uneven classes."""
+    reads_images: ClassVar[bool] = True
+    """Whether the input is an image."""
+    items: ClassVar[str] = "images"
+    """What the samples are, in the plural."""
+    has_classes: ClassVar[bool] = True
+    """Whether predictions are of classes."""
     objects: ClassVar[bool] = False
     """Whether objects are predicted, each with a class, a score and a box, as formats such as COCO's hold them."""
     options: ClassVar[frozenset[str]] = frozenset()
@@ -78,7 +85,8 @@ class Kind:
     eval_batch_size: ClassVar[int] = 32
     """Default number of images per forward pass in evaluation."""
     tta_scales: ClassVar[tuple[float, ...]] = (1.0,)
-    """Factors on the input size for test-time augmentation, where the model accepts any size."""
+    """Factors on the input size for test-time augmentation, where the model accepts any size; empty where inputs have
+    no other views."""
 
     @property
     def name(self) -> str:
@@ -182,12 +190,13 @@ class Kind:
     def check_compatible(self, catalogue: Catalogue, task: Task) -> None:
         """Raises VertebraError if the task cannot be evaluated on the dataset; classes are checked elsewhere."""
 
-    def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
+    def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
         """Options of the model that the dataset decides, such as its keypoints.
 
         Args:
             catalogue: the training data.
             balance: whether options that balance uneven classes are wanted too.
+            data: as for `samples`.
 
         Raises:
             VertebraError: if they cannot be computed from the dataset.
@@ -382,6 +391,15 @@ class Kind:
         )
 
     # -- `vertebra data`
+
+    def content(self, sample: Sample) -> tuple[Any, tuple[int, int] | None]:
+        """The bytes or the array by which equal samples are found, and the (height, width) of an image.
+
+        Raises:
+            UnreadableImage: if it cannot be read.
+        """
+        image = read_image(sample.image)
+        return np.ascontiguousarray(image), (image.shape[1], image.shape[2])  # no copy, unless grey planes share memory
 
     def inspect_sample(self, sample: Sample, size: tuple[int, int]) -> tuple[Target, list[str]]:
         """The complete target of an image of (height, width) `size`, and a sentence for everything wrong with it."""

@@ -62,7 +62,7 @@ class Category(Kind):
     def labels(self, target: Target) -> Tensor:
         return super().labels(target) if target.label is None else target.label
 
-    def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
+    def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
         """With `balance`, a weight per class that is inversely proportional to its training images."""
         if not balance:
             return {}

@@ -41,7 +41,7 @@ class KeypointObjects(Objects):
         if task.keypoints is not None:
             check_keypoints(catalogue, task.keypoints)
 
-    def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
+    def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
         """The dataset's keypoint schema."""
         return {"keypoints": catalogue.keypoints} if catalogue.keypoints is not None else {}
 

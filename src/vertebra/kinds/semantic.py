@@ -30,7 +30,7 @@ class LabelMaps(ClassMaps):
 
     # -- data
 
-    def model_options(self, catalogue: Catalogue, balance: bool = False) -> dict[str, Any]:
+    def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
         """With `balance`, weights of the classes by their share of the training pixels: 1 / ln(1.02 + share), as in
         ENet, arXiv:1606.02147, section 5.2, divided by their mean."""
         if not balance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,17 +41,12 @@ class TranslationMetrics(MetricCollection):
         self["exact"].update(torch.tensor([float(_exact(*pair)) for pair in pairs]))
         self["bleu"].update(texts, references)
         self["chrf"].update(texts, references)
-        for prediction, target in pairs:
-            hits = alignment_hits(prediction, target)
-            if len(hits):
-                self["alignment"].update(hits)
+        self["alignment"].update(torch.cat([alignment_hits(*pair) for pair in pairs]))
 
     def compute(self) -> dict[str, Any]:
         """Shares and scores in 0..1; `alignment` only where alignments are known."""
-        values = super().compute()
-        if not self["alignment"].weight:
-            values.pop("alignment")
-        return {name: float(value) for name, value in values.items()}
+        values = {name: float(value) for name, value in super().compute().items()}
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
         """The translation and its reference; the error is 1 - chrF, in 0..1."""

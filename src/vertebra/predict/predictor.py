@@ -222,6 +222,24 @@ class Predictor:
             predictions.append(prediction)
         return predictions
 
+    def translate(self, sentences: Iterable[str], *, batch_size: int = 32) -> Iterator[Prediction]:
+        """For each sentence in turn its translation, with the `alignment` of its tokens.
+
+        Args:
+            sentences: any number of texts, read a batch ahead.
+            batch_size: sentences per forward pass.
+
+        Raises:
+            VertebraError: if the model reads no sentences, or one is empty or too long.
+        """
+        if self.kind.reads_images:
+            raise VertebraError(f"a model for {self.task.task_name} reads images: give them to `predict`.")
+        in_range("batch_size", batch_size, 1)
+        if isinstance(sentences, str):
+            raise VertebraError("sentences is one text; give a sequence of them, such as [text].")
+        for prediction in self.task.translate(sentences, batch_size=batch_size):  # type: ignore[operator]
+            yield prediction
+
     def stream(
         self,
         images: Any,
@@ -248,6 +266,8 @@ class Predictor:
     ) -> Callable[[Tensor, Region | None], Prediction]:
         """A function that predicts on an image [C, H, W] uint8, or a region of it, from tiles or views of it, with any
         score, as evaluation needs it; arguments and errors as in `predict`."""
+        if tta and not self.kind.tta_scales:
+            raise VertebraError(f"tta has no effect on {self.kind.items}: leave it out.")
         options = self._checked(1, 0.0 if self.kind.objects else None, tile, overlap, tta, 1, endless=False)
 
         def predict(image: Tensor, region: Region | None = None) -> Prediction:

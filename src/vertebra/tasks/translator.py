@@ -223,6 +223,7 @@ RECIPE: Mapping[str, Any] = {
     "optimizer": "adamw",
     "weight_decay": 0.0,
     "clip": 1.0,
+    "data.path": "dates",
     "data.batch_size": 64,
 }
 """Training settings of all methods."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import vertebra
 from vertebra.data.catalogue import Sample
@@ -26,6 +26,9 @@ pre { background: #f3f6f9; padding: 1rem; overflow: auto } .numbers { display: f
 figure { margin: 0; width: 130px; font-size: .8rem; overflow-wrap: anywhere }
 figure img { image-rendering: pixelated } .bad { color: #b3261e }
 figure.pair { width: 100% }
+table.sentences td { text-align: left; white-space: pre-wrap }
+table.alignment { margin: .3rem 0 1.6rem } table.alignment th { padding: 0 .1rem; font-weight: normal; font-size: .8rem }
+table.alignment td { width: 1.1rem; height: 1.1rem; padding: 0; border: 1px solid #eef1f4 }
 figure.pair img { image-rendering: auto; max-width: 49%; margin-right: 1%; vertical-align: top }
 """
 TILES = 12
@@ -34,6 +37,9 @@ TILES = 12
 
 class Kind(Protocol):
     """The part of a kind of prediction that a report needs; see `kinds.base.Kind`."""
+
+    items: ClassVar[str]
+    has_classes: ClassVar[bool]
 
     def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]: ...
 
@@ -79,8 +85,8 @@ def write(
         problems: one sentence per image or annotation that was skipped.
     """
     images, classes = len(evaluation.rows), len(evaluation.classes)
-    counts = f"{images} image{'s' * (images != 1)}"
-    if classes:
+    counts = f"{images} {kind.items if images != 1 else kind.items.removesuffix('s')}"
+    if classes and kind.has_classes:
         counts += f", {classes} class{'es' * (classes != 1)}"
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{counts}.</p>"]
     numbers = list(evaluation.numbers.items())

@@ -15,8 +15,8 @@ from vertebra.structures import Preprocess, check_classes
 _REQUIRED = ("task", "model", "preprocess")
 _LARGEST = 1_000_000
 """Of a number among the options of a model, the sign apart."""
-_LONGEST = 1000
-"""Characters of a string among the options of a model."""
+_LONGEST = 20_000_000
+"""Characters of a string among the options of a model, such as a vocabulary."""
 _DEPTH = 8
 """Levels of lists and mappings in one another, among the options of a model."""
 

@@ -62,9 +62,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     return Catalogue(str(path), "pairs", ("sentence",), splits, problems=problems, has=FIELDS)
 
 
-def _add(
-    splits: dict[str, list[Sample]], problems: list[str], where: str, source: str, text: str, split: str
-) -> None:
+def _add(splits: dict[str, list[Sample]], problems: list[str], where: str, source: str, text: str, split: str) -> None:
     source, text = source.strip(), text.strip()
     if reason := problem(source, text):
         problems.append(f"{where}: {reason}.")
