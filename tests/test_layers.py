@@ -13,6 +13,7 @@ ORDER = [
     "structures",
     "files",
     "progress",
+    "text",
     "ops",
     "images",
     "weights",
@@ -41,7 +42,7 @@ SHARED = {
         *("__init__", "base", "inputs", "methods", "loading", "sources"),
         *("detector", "dense_detector", "points_detector", "detector_sources", "two_stage", "zoo", "trunk"),
         *("segmenter", "segmenter_sources", "decoders"),
-        *("top_down", "top_down_sources"),
+        *("top_down", "top_down_sources", "translator"),
     },
 }
 """Modules that several families, or several tasks, import."""

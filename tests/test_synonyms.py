@@ -73,7 +73,7 @@ def test_no_name_stands_twice_or_is_ours(train_options):
         (
             "train segment",
             "task is 'segment'; there are classification, detection, instance, keypoints, pose, refinement, saliency, "
-            "semantic. Here it is 'instance'.",
+            "semantic, translation. Here it is 'instance'.",
         ),
         ("train instance-segmentation", "Here it is 'instance'."),
         ("train segmentation", "Here it is 'semantic'."),

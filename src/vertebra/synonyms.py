@@ -28,6 +28,7 @@ TASKS = {
     "semantic": "segmentation semseg semantic_segmentation",
     "saliency": "salient sod salient_object_detection",
     "refinement": "refine refiner bpr boundary_refinement mask_refinement patch_refinement",
+    "translation": "translate translator nmt mt seq2seq text",
 }
 """Tasks."""
 MISSING_TASKS = {

@@ -31,7 +31,7 @@ def library() -> ModuleType:
         import tokenizers
     except ImportError as error:
         raise VertebraError("sentences need the package tokenizers: pip install 'vertebra[text]'") from error
-    return tokenizers  # type: ignore[no-any-return]
+    return tokenizers
 
 
 class Vocabulary:
@@ -94,6 +94,11 @@ class Vocabulary:
             trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
         tokenizer.train_from_iterator(sentences, trainer)
         return Vocabulary(tokenizer.to_str())
+
+    @staticmethod
+    def bytes() -> Vocabulary:
+        """The 256 bytes of UTF-8, which leave no token unknown."""
+        return Vocabulary.learn((), "bpe", len(SPECIAL) + 256)
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())

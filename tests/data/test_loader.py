@@ -1,7 +1,6 @@
 """Batches: the same on every run, for any number of workers, and despite unreadable images."""
 
 import gc
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 from vertebra import kinds
 from vertebra.data.augment.category import CategoryAugment, batch_transform
 from vertebra.data.catalogue import Sample
-from vertebra.data.geometry import read_example
+from vertebra.data.inputs import ImageInputs
 from vertebra.data.loader import Batch, BatchSampler, Collate, ImageDataset, Item, counted_seed, loader
 from vertebra.errors import VertebraError
 from vertebra.structures import Frame, Preprocess, Target
@@ -252,7 +251,7 @@ def test_images_by_key():
     def transform(example, another):
         return example.image + torch.randint(0, 9, ()), example.target
 
-    data = ImageDataset(samples(3), partial(read_example, channels=3, fields={"label"}), PREPROCESS, transform)
+    data = ImageDataset(samples(3), ImageInputs(PREPROCESS, {"label"}), transform)
     assert len(data) == 3
     item = data[1, 7]
     assert (item.index, item.frame) == (1, Frame((20, 20), (20, 20)))
@@ -264,7 +263,7 @@ def test_collate_keeps_paths_when_it_mixes():
     frame = Frame((4, 4), (4, 4))
     targets = [Target(label=torch.tensor(i), path=str(i)) for i in (0, 1)]
     items = [Item(i, torch.full((3, 4, 4), float(i)), target, frame, [], i) for i, target in enumerate(targets)]
-    batch = Collate(PREPROCESS, mix=batch_transform(CategoryAugment(mixup=1.0), 2))(items)
+    batch = Collate(ImageInputs(PREPROCESS, {"label"}), mix=batch_transform(CategoryAugment(mixup=1.0), 2))(items)
     assert [target.path for target in batch.targets] == ["0", "1"]
     assert torch.stack([target.label for target in batch.targets]).sum(1).tolist() == pytest.approx([1, 1])
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from vertebra import kinds
-from vertebra.data import loader as loading
-from vertebra.data import workers
+from vertebra.data import inputs, workers
 from vertebra.data.augment.category import CategoryAugment
 from vertebra.data.catalogue import Sample
 from vertebra.data.loader import loader
@@ -29,10 +28,10 @@ def batches(count: int = 8, *, training: bool = False, size: int = 16, number: i
 def failing(monkeypatch, fail) -> None:
     """Reading the image of class 5 calls `fail`."""
 
-    def read(sample, channels, fields, read=loading.read_example):
+    def read(sample, channels, fields, read=inputs.read_example):
         return fail() if int(sample.target.label) == 5 else read(sample, channels, fields)
 
-    monkeypatch.setattr(loading, "read_example", read)
+    monkeypatch.setattr(inputs, "read_example", read)
 
 
 def raising(error: Exception):

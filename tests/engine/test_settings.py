@@ -136,13 +136,15 @@ def test_python_and_the_command_line_give_the_same_settings(tmp_path, monkeypatc
     monkeypatch.setattr("vertebra.engine.train.train", lambda settings, *_, **__: runs.append(settings))
     for task in tasks.names():
         for method in tasks.methods(task):
-            config = tasks.find(task, method).Config
-            assert "backbone" in options.names(config)
-            words = [f"--model.method={method}", "--model.backbone=resnet50", "--data.batch_size=6", "--epochs=3"]
+            trunk = {}
+            if "backbone" in options.names(tasks.find(task, method).Config):
+                trunk = {"backbone": "resnet50"}
+            words = [f"--model.{name}={value}" for name, value in trunk.items()]
+            words += [f"--model.method={method}", "--data.batch_size=6", "--epochs=3"]
             assert main(["train", task, f"--data.path={tmp_path}", *words]) == 0
-            vertebra.train(task, data=tmp_path, method=method, backbone="resnet50", batch_size=6, epochs=3)
+            vertebra.train(task, data=tmp_path, method=method, batch_size=6, epochs=3, **trunk)
             assert dataclasses.asdict(runs[-1]) == dataclasses.asdict(runs[-2])
-            assert runs[-1].model == {"backbone": "resnet50"}
+            assert runs[-1].model == trunk
 
 
 def test_the_help_lists_the_options_of_one_method(brightness, capsys):

@@ -146,7 +146,7 @@ def kind(request, number_kind) -> Kind:
 
 
 def test_every_kind_is_swept(number_kind):
-    assert set(kinds.names()) == {*METRICS, *MAPS, "patches"}  # see test_patch_samples.py
+    assert set(kinds.names()) == {*METRICS, *MAPS, "patches", "sentences"}  # see their own tests
 
 
 def test_every_task_has_a_kind():

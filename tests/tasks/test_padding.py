@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vertebra import options, tasks
+from vertebra import kinds, options, tasks
 from vertebra.heads.reppoints import RepPointsHead
 from vertebra.tasks.dense_detector import DenseDetector
 
@@ -13,6 +13,7 @@ CASES = [
     (task, method, norm)
     for task in tasks.names()
     for method in tasks.methods(task)
+    if kinds.find(tasks.find(task, method).MODEL.kind).reads_images
     for norm in (NORMS if "norm" in options.names(tasks.find(task, method).Config) else (None,))
 ]
 BACKBONE = {"depths": (1, 1, 1, 1), "zero_init_residual": True}  # small numbers, of small rounding errors

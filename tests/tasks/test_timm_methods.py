@@ -7,6 +7,7 @@ import torch
 
 from vertebra import tasks
 from vertebra.data.formats import shapes
+from vertebra.options import names as option_names
 from vertebra.structures import Frame, Preprocess
 
 SIDE = 64
@@ -16,7 +17,12 @@ BACKBONES = {  # a pyramid with and without batch norm, a single map, and a mode
     "vit_tiny_patch16_224": {"depth": 2, "embed_dim": 32, "num_heads": 2},
     "hiera_tiny_224": {"stages": (1, 1, 1, 1), "embed_dim": 16},
 }
-METHODS = [(task, method) for task in tasks.names() for method in tasks.methods(task)]
+METHODS = [
+    (task, method)
+    for task in tasks.names()
+    for method in tasks.methods(task)
+    if "backbone" in option_names(tasks.find(task, method).Config)
+]
 
 
 @pytest.mark.parametrize("number", range(len(METHODS)), ids=[method for _, method in METHODS])

@@ -30,7 +30,7 @@ class SentencePair(Sample):
     source: str = ""
 
     @property
-    def size(self) -> None:  # type: ignore[override]
+    def size(self) -> None:
         """None: a sentence has no pixels."""
         return None
 
@@ -57,7 +57,7 @@ def problem(source: str, text: str) -> str:
 
 
 class SentenceInputs:
-    """Sentences as a loader reads them, once they are `tokenized`; see `loader.Inputs`."""
+    """Sentences as a loader reads them, once they are `tokenized`; see `inputs.Inputs`."""
 
     def read(self, sample: Sample) -> Example:
         assert isinstance(sample.image, Tensor)

@@ -12,7 +12,8 @@ from torch import Tensor
 from vertebra import kinds, options
 from vertebra.data.catalogue import Catalogue, Sample, map_classes
 from vertebra.data.formats import formats
-from vertebra.data.loader import Inputs, loader
+from vertebra.data.inputs import Inputs
+from vertebra.data.loader import loader
 from vertebra.data.reading import Source, with_val_split
 from vertebra.engine import checkpoint
 from vertebra.engine.settings import check_workers

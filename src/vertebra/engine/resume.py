@@ -104,8 +104,8 @@ class StoppedRun:
             count = self.facts["images"].get(split, 0)
             if count != len(samples):
                 catalogue.notes.append(
-                    f"{len(samples)} {split} {kind.items}, {count} when the run was stopped: its result is not that of a run "
-                    "without a stop"
+                    f"{len(samples)} {split} {kind.items}, {count} when the run was stopped: its result is not that "
+                    "of a run without a stop"
                 )
 
     def check_settings(self, settings: Settings, plan: Plan) -> None:

@@ -20,7 +20,7 @@ from vertebra.data import reading
 from vertebra.data.augment import BatchTransform, Transform
 from vertebra.data.catalogue import Catalogue, Sample, describe_fields
 from vertebra.data.geometry import Example, resize
-from vertebra.data.loader import ImageInputs, Inputs
+from vertebra.data.inputs import ImageInputs, Inputs
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, one_of
 from vertebra.images import frame_of, normalise, read_image
@@ -401,7 +401,7 @@ class Kind:
         image = read_image(sample.image)
         return np.ascontiguousarray(image), (image.shape[1], image.shape[2])  # no copy, unless grey planes share memory
 
-    def inspect_sample(self, sample: Sample, size: tuple[int, int]) -> tuple[Target, list[str]]:
+    def inspect_sample(self, sample: Sample, size: Any) -> tuple[Target, list[str]]:
         """The complete target of an image of (height, width) `size`, and a sentence for everything wrong with it."""
         try:
             return sample.load_target(size), []

@@ -176,7 +176,7 @@ class Sentences(Kind):
         assert isinstance(sample, SentencePair)
         return sample.source.encode(), None
 
-    def inspect_sample(self, sample: Sample, size: tuple[int, int] | None) -> tuple[Target, list[str]]:
+    def inspect_sample(self, sample: Sample, size: Any) -> tuple[Target, list[str]]:
         return sample.target, []
 
     def difference(self, target: Target, other: Target, classes: Sequence[str]) -> str:

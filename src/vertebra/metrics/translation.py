@@ -57,7 +57,7 @@ class TranslationMetrics(MetricCollection):
             "target": target.text,
             "prediction": prediction.text,
             "exact": exact,
-            "error": 0.0 if exact else max(1e-6, 1 - float(score.compute())),
+            "error": 0.0 if exact else max(1e-6, 1 - float(torch.as_tensor(score.compute()))),
         }
 
 

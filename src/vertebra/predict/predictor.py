@@ -232,13 +232,17 @@ class Predictor:
         Raises:
             VertebraError: if the model reads no sentences, or one is empty or too long.
         """
-        if self.kind.reads_images:
-            raise VertebraError(f"a model for {self.task.task_name} reads images: give them to `predict`.")
+        self.check_sentence("a", "a sentence")
         in_range("batch_size", batch_size, 1)
         if isinstance(sentences, str):
             raise VertebraError("sentences is one text; give a sequence of them, such as [text].")
-        for prediction in self.task.translate(sentences, batch_size=batch_size):  # type: ignore[operator]
-            yield prediction
+        return iter(self.task.translate(sentences, batch_size=batch_size))  # type: ignore[operator]
+
+    def check_sentence(self, sentence: str, name: str) -> None:
+        """Raises VertebraError if the model reads no sentences, or not this one, which `name` names."""
+        if self.kind.reads_images:
+            raise VertebraError(f"a model for {self.task.task_name} reads images: give them to `predict`.")
+        self.task.source_ids(sentence, name)  # type: ignore[operator]
 
     def stream(
         self,

@@ -78,7 +78,7 @@ def _checked(predictor: Predictor, sentences: Sequence[str], strict: bool) -> tu
         if not sentence.strip():
             continue
         try:
-            predictor.task.source_ids(sentence, f"line {i + 1}")
+            predictor.check_sentence(sentence, f"line {i + 1}")
         except VertebraError as error:
             if strict:
                 raise

@@ -6,20 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from vertebra.errors import VertebraError, in_range
-from vertebra.metrics.translation import TranslationMetrics
+from vertebra.ops.beam_search import State, beam_search, repeated
 from vertebra.options import training_only
 from vertebra.structures import Alignment, Frame, Prediction, Preprocess, Target
 from vertebra.tasks import inputs
 from vertebra.tasks.base import Size, Task
-from vertebra.tasks.beam_search import State, beam_search, repeated
 from vertebra.text import BEGIN, END, PAD, Vocabulary
+
+if TYPE_CHECKING:
+    from vertebra.metrics.translation import TranslationMetrics
 
 MAX_TOKENS = 1024
 """Of a source sentence."""
@@ -30,7 +32,7 @@ class TranslatorConfig:
     """Vocabularies, loss and search."""
 
     source_vocabulary: str = ""
-    """Vocabulary of the source as the package tokenizers writes it; learned from the training data."""
+    """Vocabulary of the source as the package tokenizers writes it, learned from the training data; bytes if empty."""
     target_vocabulary: str = ""
     """Vocabulary of the target, likewise."""
     dropout: float = training_only(0.1)
@@ -69,13 +71,8 @@ class Translator(Task):
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__(config, classes, preprocess)
-        if not config.source_vocabulary or not config.target_vocabulary:
-            raise VertebraError(
-                "a translator needs its vocabularies, which `vertebra train` learns from the data: give "
-                "source_vocabulary and target_vocabulary, the `content` of a vertebra.text.Vocabulary."
-            )
-        self.source = Vocabulary(config.source_vocabulary)
-        self.target = Vocabulary(config.target_vocabulary)
+        self.source = _vocabulary(config.source_vocabulary)
+        self.target = _vocabulary(config.target_vocabulary)
 
     # -- of a method
 
@@ -204,7 +201,13 @@ class Translator(Task):
         return torch.cat((ids, ids.new_tensor([END])))
 
     def metrics(self, **options: Any) -> TranslationMetrics:
+        from vertebra.metrics.translation import TranslationMetrics  # with torchmetrics, which prediction does not need
+
         return TranslationMetrics(**options)
+
+
+def _vocabulary(content: str) -> Vocabulary:
+    return Vocabulary(content) if content else Vocabulary.bytes()
 
 
 def shifted(tokens: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def matrix(alignment: Alignment) -> Figure:
 
 def heads(alignment: Alignment) -> Figure:
     """Every head of every layer: a row of matrices per layer, a column per head."""
-    layers, count, height, width = alignment.weights.shape
+    layers, count = alignment.weights.shape[:2]
     figure = Figure(figsize=(0.4 + 2.1 * count, 0.4 + 2.1 * layers), layout="constrained")
     grid = figure.subplots(layers, count, squeeze=False)
     for layer in range(layers):

@@ -27,7 +27,8 @@ figure { margin: 0; width: 130px; font-size: .8rem; overflow-wrap: anywhere }
 figure img { image-rendering: pixelated } .bad { color: #b3261e }
 figure.pair { width: 100% }
 table.sentences td { text-align: left; white-space: pre-wrap }
-table.alignment { margin: .3rem 0 1.6rem } table.alignment th { padding: 0 .1rem; font-weight: normal; font-size: .8rem }
+table.alignment { margin: .3rem 0 1.6rem }
+table.alignment th { padding: 0 .1rem; font-weight: normal; font-size: .8rem }
 table.alignment td { width: 1.1rem; height: 1.1rem; padding: 0; border: 1px solid #eef1f4 }
 figure.pair img { image-rendering: auto; max-width: 49%; margin-right: 1%; vertical-align: top }
 """

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ TITLE = "the built-in dates and numbers"
 COUNTS = {"train": 8000, "val": 800}
 """Pairs of each split; no source of val is in train."""
 LOCALES = ("en_US", "en_GB", "de", "fr", "es", "it", "nl", "pt", "sv", "pl", "fi", "da", "cs", "tr", "hu", "ro")
-FORMS = ("short", "medium", "long", "full")
+FORMS: tuple[Literal["short", "medium", "long", "full"], ...] = ("short", "medium", "long", "full")
 FIRST, LAST = date(1950, 1, 1).toordinal(), date(2049, 12, 31).toordinal()
 NUMBER_SHARE = 0.1
 """Share of numbers among the pairs."""
@@ -86,10 +86,14 @@ def _pairs(random: random.Random) -> Iterator[tuple[str, str, Tensor]]:
         day = date.fromordinal(random.randint(FIRST, LAST))
         name, form = random.choice(choices)
         source, spans = "", {}
-        for kind, value in patterns[name, form]:
-            written = value if kind == "chars" else DateTimeFormat(day, locales[name])[value[0] * value[1]]
-            if kind == "field" and value[0] in PARTS:
-                spans[PARTS[value[0]]] = (len(source), written)
+        for _, value in patterns[name, form]:
+            if isinstance(value, str):
+                source += value
+                continue
+            letter, count = value
+            written = DateTimeFormat(day, locales[name])[letter * count]
+            if letter in PARTS:
+                spans[PARTS[letter]] = (len(source), written)
             source += written
         yield source, day.isoformat(), _date_alignment(len(source), spans)
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from vertebra.attention import Attention, LocalMonotonicAttention, LocalPredictiveAttention, scores
 from vertebra.errors import in_range
 from vertebra.nn.recurrent import Bidirectional
+from vertebra.ops.beam_search import State
 from vertebra.structures import Preprocess
 from vertebra.tasks import translator
-from vertebra.tasks.beam_search import State
 from vertebra.tasks.translator import Translator, TranslatorConfig, embedding
 
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -56,7 +56,7 @@ class Config(TranslatorConfig):
         super().__post_init__()
         in_range("width", self.width, 1, 65536)
         in_range("depth", self.depth, 1, 64)
-        in_range("half_window", self.half_window, 1)
+        in_range("half_window", self.half_window, 1, 10_000)
 
 
 class Recurrent(Translator):

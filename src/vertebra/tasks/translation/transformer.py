@@ -14,10 +14,10 @@ from vertebra.attention import Attention, MultiHeadAttention, SelfAttention
 from vertebra.attention.multi_head import check_heads
 from vertebra.attention.positions import Sinusoidal
 from vertebra.errors import VertebraError, in_range
+from vertebra.ops.beam_search import State
 from vertebra.options import training_only
 from vertebra.structures import Preprocess
 from vertebra.tasks import translator
-from vertebra.tasks.beam_search import State
 from vertebra.tasks.translator import Translator, TranslatorConfig, embedding
 
 
