@@ -46,7 +46,12 @@ def test_csv_with_a_header(tmp_path):
 
 
 def test_parallel_files(tmp_path):
-    for name, text in (("train.de", "eins\nzwei\n"), ("train.en", "one\ntwo\n"), ("val.de", "drei"), ("val.en", "three")):
+    for name, text in (
+        ("train.de", "eins\nzwei\n"),
+        ("train.en", "one\ntwo\n"),
+        ("val.de", "drei"),
+        ("val.en", "three"),
+    ):
         (tmp_path / name).write_text(text)
     catalogue = read(tmp_path)
     assert pairs(catalogue) == [("eins", "one"), ("zwei", "two")]
