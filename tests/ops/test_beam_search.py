@@ -78,3 +78,30 @@ def test_sources_of_other_lengths_do_not_matter():
     state = repeated({"count": torch.zeros(2)}, 2)
     found = beam_search(step, state, mask, beam=2, max_lengths=torch.tensor([1, 6]))
     assert found.tokens.tolist() == [[A, PAD], [B, END]]
+
+
+@pytest.mark.parametrize("beam", [9, 12])
+def test_what_a_decoder_keeps_follows_its_hypothesis(beam):
+    """Probabilities depend on the last two tokens, of which the state keeps one; a beam that holds all hypotheses
+    finds what enumeration finds, for each of 20 sources."""
+    torch.manual_seed(0)
+    tables = torch.randn(20, 6, 6, 6).softmax(-1)  # source, token before, last token, next token
+    tables[..., [PAD, UNKNOWN, BEGIN]] = 1e-30
+
+    def step(tokens, state):
+        logits = tables[state["source"], state["before"], tokens].log()
+        return logits, torch.ones(len(tokens), 1), {"source": state["source"], "before": tokens}
+
+    state = repeated({"source": torch.arange(20), "before": torch.full((20,), PAD)}, beam)
+    mask = torch.ones(20, 1, dtype=torch.bool)
+    searched = beam_search(step, state, mask, beam=beam, max_lengths=torch.full((20,), 3))
+    for i, table in enumerate(tables):
+        sentences = ((*s, END) for n in range(3) for s in itertools.product((A, B), repeat=n))
+        best = max(sentences, key=lambda sentence, table=table: probability_of(table, sentence))
+        assert [t for t in searched.tokens[i].tolist() if t != PAD] == list(best)
+
+
+def probability_of(table, sentence):
+    table = table / table.sum(-1, keepdim=True)
+    triples = zip([PAD, BEGIN, *sentence], [BEGIN, *sentence], sentence, strict=False)
+    return math.prod(float(table[triple]) for triple in triples)
