@@ -85,7 +85,7 @@ def test_what_a_decoder_keeps_follows_its_hypothesis(beam):
     """Probabilities depend on the last two tokens, of which the state keeps one; a beam that holds all hypotheses
     finds what enumeration finds, for each of 20 sources."""
     torch.manual_seed(0)
-    tables = torch.randn(20, 6, 6, 6).softmax(-1)  # source, token before, last token, next token
+    tables = (4 * torch.randn(20, 6, 6, 6)).softmax(-1)  # source, token before, last token, next token
     tables[..., [PAD, UNKNOWN, BEGIN]] = 1e-30
     tables[:, [PAD, BEGIN], :, END] *= 1e-3  # so that the best has two tokens or more
 
