@@ -249,7 +249,7 @@ class Catalogue:
 def describe_fields(names: Iterable[str]) -> str:
     """Fields of Target in words, such as `boxes and masks`, in their order in Target."""
     chosen = set(names)
-    words = {"label": "classes of whole images", "semantic": "label maps"}
+    words = {"label": "classes of whole images", "semantic": "label maps", "text": "pairs of sentences"}
     return " and ".join(words.get(entry.name, entry.name) for entry in fields(Target) if entry.name in chosen)
 
 

@@ -79,7 +79,7 @@ def test_a_task_of_images_names_the_one_that_fits(tmp_path):
     from vertebra import kinds
 
     (tmp_path / "a.tsv").write_text("one\teins\ntwo\tzwei\n")
-    with pytest.raises(VertebraError, match=r"has text but no boxes: train translation on it"):
+    with pytest.raises(VertebraError, match=r"has pairs of sentences but no boxes: train translation on it"):
         kinds.find("boxes").open(tmp_path / "a.tsv")
 
 
