@@ -37,7 +37,7 @@ def test_the_run(trained, capsys):
     assert not {"image_size", "channels", "resize"} & config["data"].keys()
     assert not {"freeze_backbone", "layer_decay", "balance"} & config.keys()
     report = (trained / "report.html").read_text()
-    assert "3 pairs of sentences." in report
+    assert "4 pairs of sentences." in report
     assert 'class="alignment"' in report
     assert "odd" not in report
     assert "there is no tab between source and target" in report

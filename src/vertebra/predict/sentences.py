@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from html import escape
@@ -35,13 +36,17 @@ def lines(sources: Sequence[str]) -> Iterator[str]:
     for word in sources:
         if word == "-":
             yield from (line.rstrip("\n") for line in sys.stdin)
-        elif expanded(word).is_file():
+        elif _is_file(word):
             text = read_text(expanded(word), MAX_BYTES)
             yield from text.removesuffix("\n").split("\n")
         elif Path(word).suffix.lower() in SUFFIXES and not any(map(str.isspace, word)):
             raise VertebraError(f"{word} is not there.")
         else:
             yield word
+
+
+def _is_file(word: str) -> bool:
+    return os.path.isfile(expanded(word))  # Path.is_file fails for a sentence that is too long for a name
 
 
 def predict(predictor: Predictor, sources: Sequence[str], *, save: str | None, batch_size: int, strict: bool) -> None:
@@ -55,7 +60,7 @@ def predict(predictor: Predictor, sources: Sequence[str], *, save: str | None, b
     if not any(sentence.strip() for sentence in sentences):
         raise VertebraError("there is no sentence to translate.")
     folder = None if save is None else expanded(save)
-    given = {expanded(word).resolve() for word in sources if word != "-" and expanded(word).is_file()}
+    given = {expanded(word).resolve() for word in sources if word != "-" and _is_file(word)}
     if folder and (clash := given & {(folder / name).resolve() for name in ("translations.txt", "predictions.json")}):
         raise VertebraError(f"{next(iter(clash))} would be overwritten: choose another folder to save to.")
     good, problems = _checked(predictor, sentences, strict)
