@@ -118,6 +118,8 @@ def test_alignments_of_dates(drawn):
             continue
         assert said[4] == said[7] == ""
         assert said[2:4] == list(text[2:4])
+        assert said[0] == said[1]
+        assert said[0] in (text[:2], text[2:4])
         assert said[8] == said[9] == str(int(text[8:])).zfill(len(said[8]))
         assert said[5] == said[6] != ""
         if said[5].isdigit():

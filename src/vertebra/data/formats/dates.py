@@ -99,14 +99,13 @@ def _pairs(random: random.Random) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def _date_alignment(length: int, spans: dict[str, tuple[int, Any]]) -> Tensor:
-    """Digits of the year stand for its digits, those of month and day for all that says them; hyphens for nothing."""
+    """The last two digits of the year stand for its last two, those of century, month and day for all that says them;
+    hyphens for nothing."""
     alignment = torch.zeros(len("2000-01-01"), length, dtype=torch.bool)
     start, written = spans["year"]
-    for i in range(4):
-        if (place := len(written) - 4 + i) >= 0:
-            alignment[i, start + place] = True
-        else:  # the century of a year of two digits
-            alignment[i, start : start + len(written)] = True
+    alignment[0:2, start : start + 2] = True  # a year of two digits says its century too
+    for row in (2, 3):
+        alignment[row, start + len(written) - 4 + row] = True
     for part, row in (("month", 5), ("day", 8)):
         start, written = spans[part]
         alignment[row : row + 2, start : start + len(written)] = True
