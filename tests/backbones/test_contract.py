@@ -318,6 +318,24 @@ def test_layers_hold_every_parameter_once(full):
     assert model.first_conv in model.state_dict()
 
 
+def test_the_stages_hold_the_layers_in_their_order(full):
+    _, model = full
+    stages = model.stage_layers()
+    assert len(stages) in (4, 6, 7)
+    assert all(stages)
+    of_layers, of_stages = model.layers(), [layer for stage in stages for layer in stage]
+    assert [list(a.parameters()) == list(b.parameters()) for a, b in zip(of_layers, of_stages, strict=True)]
+
+
+def test_the_stem_is_in_the_first_stage_and_what_follows_the_last_one_in_that():
+    counts = {"resnet18": [3, 2, 2, 2], "swin_tiny": [3, 3, 7, 4], "vit_tiny_16": [4, 3, 3, 4]}
+    counts["hrnet_w18"] = [5, 2, 5, 7]  # the stem and four blocks; of the others, a transition and the modules
+    for name, expected in counts.items():
+        with torch.device("meta"):
+            stages = backbones.create(name, embedding=True).stage_layers()
+        assert [len(stage) for stage in stages] == expected
+
+
 def test_learning_rates_fall_layer_by_layer(full):
     from vertebra import tasks
     from vertebra.engine.optim import parameter_groups

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform
+from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform, eased
 from vertebra.data.geometry import Example
+from vertebra.errors import VertebraError
 from vertebra.images import prepare
 from vertebra.structures import Masks, Preprocess, Target
 
@@ -45,6 +46,22 @@ def test_the_target_keeps_what_holds_for_the_whole_image():
     assert target.size == (40, 50)
 
 
+def test_policies_are_alternatives():
+    with pytest.raises(VertebraError, match=r"augment.randaugment and augment.augmix are alternatives: choose one"):
+        CategoryAugment(randaugment=9, augmix=3)
+
+
+def test_augmentation_that_rises_from_stage_to_stage():
+    """The magnitude from 5, mixup from 0, by equal steps; what is off stays so."""
+    full = CategoryAugment(randaugment=15, mixup=0.2, erase=0.25)
+    steps = [eased(full, share) for share in (0, 0.5, 1)]
+    assert [step.randaugment for step in steps] == [5, 10, 15]
+    assert [step.mixup for step in steps] == pytest.approx([0, 0.1, 0.2])
+    assert {step.erase for step in steps} == {0.25}
+    assert eased(CategoryAugment(), 0) == CategoryAugment()
+    assert eased(CategoryAugment(randaugment=3), 0).randaugment == 3
+
+
 @pytest.mark.parametrize(("option", "axis"), [("flip", 2), ("flip_vertical", 1)])
 def test_flips(option, axis):
     square = Preprocess(size=(24, 24))
@@ -56,7 +73,10 @@ def test_flips(option, axis):
 
 @pytest.mark.parametrize(
     "option",
-    [{"crop": 0.35}, {"rotate": 30.0}, {"colour": 0.4}, {"randaugment": 9}, {"erase": 1.0}, {"flip": 0.5}],
+    [
+        *({"crop": 0.35}, {"rotate": 30.0}, {"colour": 0.4}, {"erase": 1.0}, {"flip": 0.5}),
+        *({"randaugment": 9}, {"trivialaugment": True}, {"augmix": 3}),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("channels", [1, 3])

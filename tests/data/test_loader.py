@@ -232,6 +232,20 @@ def test_processes_share_every_batch(monkeypatch, train):
         assert abs(len(first) - len(second)) <= 1
 
 
+def test_repeated_augmentation_shows_fewer_images_more_often():
+    """Each three times in a row, with three seeds, the first of which is that without repetitions."""
+    sampler = BatchSampler(10, 6, seed=0, training=True, repeats=3)
+    batches, once = iter(sampler), iter(BatchSampler(10, 6, seed=0, training=True))
+    batch, plain = next(batches), next(once)
+    assert len(sampler) == 1
+    assert [index for index, _ in batch] == [plain[0][0], plain[1][0]] * 3
+    assert len({seed for _, seed in batch}) == 6
+    assert batch[:2] == plain[:2]
+    assert [len(batch) for batch in BatchSampler(10, 6, seed=0, training=False, repeats=3)] == [6, 4]
+    in_groups = next(iter(BatchSampler(4, 4, seed=0, training=True, groups=[0, 1, 0, 1], repeats=2)))
+    assert len({index % 2 for index, _ in in_groups}) == 1
+
+
 def test_counted_seed():
     assert counted_seed(1, 2, 3) == counted_seed(1, 2, 3)
     assert len({counted_seed(a, b) for a in range(20) for b in range(20)}) == 400

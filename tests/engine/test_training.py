@@ -105,7 +105,7 @@ def test_settings_that_a_resumed_run_cannot_change(photos, first):
     for change, sentence in (
         ({"epochs": 1}, "has 2 epochs already, and epochs is 1"),
         ({"optimizer": "adamw"}, "optimizer is 'adamw' and was 'sgd', which a run that is resumed cannot change"),
-        ({"freeze_backbone": True}, "freeze_backbone is True and was False"),
+        ({"freeze": "all"}, "freeze is 'all' and was 0"),
         ({"ema": 0.9}, "ema is True and was False"),
         ({"backbone": "resnet34"}, "model.backbone is 'resnet34' and was 'resnet18'"),
     ):
@@ -151,7 +151,7 @@ def test_validating_every_few_epochs(tmp_path, photos):
 
 
 def test_a_frozen_backbone_stays_as_it_was(tmp_path, photos, first):
-    more = {"epochs": 1, "lr": 0.5, "freeze_backbone": True, "weights": first.best}
+    more = {"epochs": 1, "lr": 0.5, "freeze": "all", "weights": first.best}
     second = train(settings(tmp_path / "second", photos, **more))
     before, after = load_file(first.best), load_file(second.best)
     for name, tensor in before.items():
@@ -225,7 +225,7 @@ class Bright(torch.utils.data.Dataset):
 
 
 def test_a_task_without_a_backbone_learns(tmp_path, photos, brightness):
-    more = {"weight_decay": 0.0, "checkpointing": False, "freeze_backbone": False}
+    more = {"weight_decay": 0.0, "checkpointing": False, "freeze": 0}
     run = vertebra.train(
         brightness, data=photos, output=tmp_path / "run", model={"width": 16}, **QUICK | more | {"epochs": 10}
     )
@@ -320,7 +320,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, photos):
 def frozen(photos, first) -> list[str]:
     """The command of a run with a frozen backbone, in which nothing depends on how a batch is split."""
     words = ["train", "classification", *TINY, f"--data.path={photos}", "--data.batch_size=20", "--data.workers=0"]
-    return [*words, "--epochs=2", "--freeze_backbone", f"--weights={first.best}", "--lr=0.1", "--augment.colour=0"]
+    return [*words, "--epochs=2", "--freeze=all", f"--weights={first.best}", "--lr=0.1", "--augment.colour=0"]
 
 
 @pytest.fixture(scope="module")

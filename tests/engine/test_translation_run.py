@@ -35,7 +35,7 @@ def test_the_run(trained, capsys):
     config = run_config(trained)
     assert config["data"]["vocabulary"] == "word"
     assert not {"image_size", "channels", "resize"} & config["data"].keys()
-    assert not {"freeze_backbone", "layer_decay", "balance"} & config.keys()
+    assert not {"freeze", "layer_decay", "balance"} & config.keys()
     report = (trained / "report.html").read_text()
     assert "4 pairs of sentences." in report
     assert 'class="alignment"' in report

@@ -46,6 +46,23 @@ def test_label_smoothing_and_class_weights_by_hand():
     assert float(weighted.loss(torch.zeros(2, 3, 32, 32), both)["classification"]) == pytest.approx(expected)
 
 
+def test_binary_cross_entropy_by_hand():
+    """Of sigmoids of 0.5 and 0.75; the sum over the classes. After mixup both classes are there."""
+    logits, images = [[0.0, math.log(3)]], torch.zeros(1, 3, 32, 32)
+    task = with_logits(make(classes=2, loss="bce"), logits)
+    hard, mixed = [Target(label=torch.tensor(1))], [Target(label=torch.tensor([0.9, 0.1]))]
+    assert float(task.loss(images, hard)["classification"]) == pytest.approx(-math.log(0.5) - math.log(0.75))
+    assert float(task.loss(images, mixed)["classification"]) == pytest.approx(-math.log(0.5) - math.log(0.75))
+    other = [Target(label=torch.tensor(0))]
+    assert float(task.loss(images, other)["classification"]) == pytest.approx(-math.log(0.5) - math.log(0.25))
+    smooth = with_logits(make(classes=2, loss="bce", label_smoothing=0.2), logits)
+    expected = -math.log(0.5) - 0.9 * math.log(0.75) - 0.1 * math.log(0.25)
+    assert float(smooth.loss(images, hard)["classification"]) == pytest.approx(expected)
+    weighted = with_logits(make(classes=2, loss="bce", class_weights=(1.0, 3.0)), logits)
+    assert float(weighted.loss(images, hard)["classification"]) == pytest.approx(-math.log(0.5) - 3 * math.log(0.75))
+    assert make(classes=5, loss="bce").head.bias.tolist() == pytest.approx([-math.log(4)] * 5)  # sigmoid 1 / 5
+
+
 def test_predictions_are_probabilities():
     task = with_logits(make(classes=2), [[0.0, math.log(3)]])
     (prediction,) = task.infer(torch.zeros(1, 3, 32, 32), [Frame((32, 32), (32, 32))])

@@ -99,6 +99,25 @@ class Backbone(nn.Module):
         """Every part that holds parameters, input first, one entry per depth of layer-wise decay."""
         raise NotImplementedError
 
+    def stage_layers(self) -> list[list[nn.Module]]:
+        """`layers` by stage, input first: a layer between two stages, such as the stem, belongs to the one after it.
+
+        A network without stages has four, with as many blocks each.
+        """
+        layers = self.layers()
+        stages: list[list[nn.Module]] = [[stage] for stage in getattr(self, "stages", ())]
+        if not stages:
+            blocks = list(getattr(self, "blocks", layers))
+            size = -(-len(blocks) // 4)
+            stages = [blocks[i : i + size] for i in range(0, len(blocks), size)]
+        number = {id(p): i for i, stage in enumerate(stages) for part in stage for p in part.parameters()}
+        groups: list[list[nn.Module]] = [[] for _ in stages]
+        last = len(stages) - 1
+        for layer in reversed(layers):
+            last = next((number[id(p)] for p in layer.parameters() if id(p) in number), last)
+            groups[last].insert(0, layer)
+        return groups
+
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         """A checkpoint's `tensor` for parameter `name` of another `shape`, and how; None if it does not fit."""
         if name == self.first_conv and tensor.shape[0::2] == shape[0::2]:

@@ -212,6 +212,11 @@ class HRNet(Backbone):
             parts += [transition, *stage.children()]
         return parts + [getattr(self, name) for name in ("increase", "down", "final") if hasattr(self, name)]
 
+    def stage_layers(self) -> list[list[nn.Module]]:
+        first = [self.stem, *self.stage1]
+        rest = super().stage_layers()
+        return [first, rest[0][len(first) :], *rest[1:]]
+
 
 def _transition(old: Sequence[int], new: Sequence[int], i: int) -> nn.Module:
     """From the branches of one stage to branch `i` of the next."""

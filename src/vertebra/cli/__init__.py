@@ -24,6 +24,7 @@ VERBS = {
     "refine": "sharpen the masks in the results of any tool, and judge them before and after",
     "models": "list all backbones: parameters, multiply-adds, levels, known weights",
     "methods": "list all methods: task, paper, checkpoints they read",
+    "recipes": "list published training recipes: task, source, score",
     "data": "show the contents of a dataset and its problems; convert it",
     "verify": "compare every backbone with its reference outputs on this machine",
 }

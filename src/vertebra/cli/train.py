@@ -9,6 +9,7 @@ import yaml
 
 from vertebra import kinds, tasks
 from vertebra.cli.parsing import ArgumentParser, explicit_options, option, parser, read_config
+from vertebra.engine import recipes
 from vertebra.engine.settings import (
     GROUPS,
     Data,
@@ -18,6 +19,7 @@ from vertebra.engine.settings import (
     resolve,
     run_config,
     run_folder,
+    superseded,
     unused,
 )
 from vertebra.errors import VertebraError, one_of
@@ -32,13 +34,20 @@ def run(argv: Sequence[str]) -> None:
     file = option(words, "config") or _config_of_resumed(resume)
     config = read_config(file) if file else None
     content = config.content if config else {}
-    task = _task(task or option(words, "task"), str(content.get("task") or ""), file)
-    method = _method(task, words, content)
+    recipe = option(words, "recipe") or str(content.get("recipe") or "")
+    start = read_config(str(recipes.find(recipe))) if recipe else None
+    base = start.content if start else {}
+    task = _task(task or option(words, "task"), str(content.get("task") or base.get("task") or ""), file or recipe)
+    method = _method(task, words, content, base)
     if resume:
         check_resumed_method(resume, task, method)
     arguments = _arguments(task, method)
     tasks.check_options(task, method, _model_options(words, content), "model.", unknown_ok=True)
     given = explicit_options(arguments, words, config)  # among them model.method, if the user chose it
+    if start:
+        explicit_options(arguments, [], start)  # its mistakes are named by their lines
+    for name in superseded(explicit_options(arguments, [], config), explicit_options(arguments, words)):
+        del given[name]
     settings = resolve(task, None, {name: value for name, value in given.items() if name != "config"})
     if PRINT in argv:
         print(yaml.safe_dump(plain(settings), sort_keys=False), end="")
@@ -64,10 +73,11 @@ def _task(typed: str, configured: str, file: str) -> str:
     return task
 
 
-def _method(task: str, words: Sequence[str], content: Mapping[str, Any]) -> str:
-    model = content.get("model")
-    configured = model.get("method") if isinstance(model, Mapping) else None
-    method = option(words, "model.method") or str(configured or tasks.default_method(task))
+def _method(task: str, words: Sequence[str], *configs: Mapping[str, Any]) -> str:
+    """The method of the command line, else of the first config that has one, else the default."""
+    models = (content.get("model") for content in configs)
+    configured = filter(None, (model.get("method") for model in models if isinstance(model, Mapping)))
+    method = option(words, "model.method") or str(next(configured, tasks.default_method(task)))
     one_of("model.method", method, tasks.methods(task))
     return method
 

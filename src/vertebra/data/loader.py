@@ -228,8 +228,10 @@ class BatchSampler(Sampler):
     """Batches of (index, seed): every process takes its share of each batch, so `size` is the total over processes.
 
     Training continues from epoch to epoch without end; its order is shuffled by (seed, epoch), and a last batch that
-    is not full is left out unless it is the only one. Evaluation goes through every sample once, and no two processes
-    get the same. The length is that of one epoch.
+    is not full is left out unless it is the only one. With `repeats`, each image comes so many times in a row, with
+    other seeds, and an epoch ends after as many batches all the same, so that it shows fewer images (repeated
+    augmentation, arXiv:1901.09335, as in DeiT, arXiv:2012.12877). Evaluation goes through every sample once, and no two
+    processes get the same. The length is that of one epoch.
 
     With `groups`, one per sample, training fills each batch from one group as long as any group has enough left; what
     then remains of all groups is put together. Evaluation never mixes groups in a batch, and samples of the group None
@@ -237,10 +239,19 @@ class BatchSampler(Sampler):
     """
 
     def __init__(
-        self, count: int, size: int, *, seed: int, training: bool, groups: Sequence[Hashable] | None = None
+        self,
+        count: int,
+        size: int,
+        *,
+        seed: int,
+        training: bool,
+        groups: Sequence[Hashable] | None = None,
+        repeats: int = 1,
     ) -> None:
         self.count, self.size, self.seed, self.training = count, size, seed, training
-        self.groups: Sequence[Hashable] = [0] * count if groups is None else groups
+        self.repeats = repeats if training else 1
+        # Number n stands for sample n modulo `count`, so that each repetition has a seed of its own.
+        self.groups: Sequence[Hashable] = [*([0] * count if groups is None else groups)] * self.repeats
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -260,16 +271,19 @@ class BatchSampler(Sampler):
         for number, batch in enumerate(batches):
             # The first process is another in each batch, so that small batches do not all fall to one.
             share = batch[(rank - number) % world :: world]
-            yield [(index, counted_seed(self.seed, epoch, index)) for index in share]
+            yield [(n % self.count, counted_seed(self.seed, epoch, n)) for n in share]
 
     def _training_batches(self, epoch: int) -> Iterator[list[int]]:
         order = np.arange(self.count)
         np.random.default_rng([self.seed, epoch]).shuffle(order)
         incomplete: dict[Hashable, list[int]] = {group: [] for group in sorted(set(self.groups), key=repr)}
-        full = self._fill(order.tolist(), incomplete)
+        numbers = [index + self.count * i for index in order.tolist() for i in range(self.repeats)]
+        full = self._fill(numbers, incomplete)
         rest = (index for group in incomplete.values() for index in group)  # evaluated after `full`
         mixed = iter(lambda: list(itertools.islice(rest, self.size)), [])
-        yield from itertools.islice(itertools.chain(full, mixed), len(self))
+        for batch in itertools.islice(itertools.chain(full, mixed), len(self)):
+            # The repetitions of an image apart: mixup blends neighbours, and processes take turns.
+            yield sorted(batch, key=lambda n: n // self.count)
 
     def _evaluation_batches(self) -> Iterator[list[int]]:
         alone = [index for index, group in enumerate(self.groups) if group is None]
@@ -344,6 +358,7 @@ def loader(
     *,
     num_classes: int,
     batch_size: int,
+    repeats: int = 1,
     workers: int | None = None,
     seed: int = 0,
     augment: Augment | None = None,
@@ -358,6 +373,7 @@ def loader(
     Args:
         kind: the kind of answer to learn; it says which fields of Target are read and how they are augmented.
         batch_size: images per step, over all processes together.
+        repeats: times that an image comes in a training batch, each time augmented anew.
         workers: processes that read images; None chooses by the number of cores.
         transforms: a user's, before the augmentation.
         keypoints: the dataset's keypoints, so that those with sides swap in a mirror image.
@@ -378,7 +394,7 @@ def loader(
         collate = Collate(inputs, kind.pad, kind.batch_transform(augment, num_classes))
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     groups = inputs.groups(samples, training=training)
-    batches = BatchSampler(len(samples), batch_size, seed=seed, training=training, groups=groups)
+    batches = BatchSampler(len(samples), batch_size, seed=seed, training=training, groups=groups, repeats=repeats)
     batch_loader = WorkerLoader(
         ImageDataset(samples, inputs, transform),
         batch_sampler=batches,

@@ -135,7 +135,7 @@ class StoppedRun:
 def _fixed(settings: Settings) -> dict[str, Any]:
     """Settings besides the model's that a resumed run cannot change."""
     return {
-        **{name: getattr(settings, name) for name in ("task", "optimizer", "freeze_backbone", "layer_decay")},
+        **{name: getattr(settings, name) for name in ("task", "optimizer", "freeze", "unfreeze_every", "layer_decay")},
         "model.method": settings.method,
         "data.channels": settings.data.channels,
         "ema": bool(settings.ema),
@@ -211,7 +211,7 @@ def _misfits(
     if any(len(content[name]) != 1 for name in ("optimizer_states", "lr_schedulers")):
         yield "it has more than one optimiser"
     yield from _optimizer_misfits(content["optimizer_states"][0], optimizer)
-    yield from _schedule_misfits(content["lr_schedulers"][0], optimizer)
+    yield from _schedule_misfits(content["lr_schedulers"][0], optimizer, trainee.settings)
 
 
 def _unlike(value: Any, example: dict[str, Any], where: str) -> Iterator[str]:
@@ -252,10 +252,10 @@ def _tensors(optimizer: torch.optim.Optimizer) -> Sequence[tuple[str, Tensor]]:
     return [(name, value) for name, value in entry.items() if isinstance(value, Tensor)]
 
 
-def _schedule_misfits(kept: dict[str, Any], optimizer: torch.optim.Optimizer) -> Iterator[str]:
+def _schedule_misfits(kept: dict[str, Any], optimizer: torch.optim.Optimizer, settings: Settings) -> Iterator[str]:
     count = len(optimizer.param_groups)
     if len(kept["base_lrs"]) != count or kept["lr_lambdas"] != [None] * count:
         yield "its learning rates are those of another optimiser"
-    schedule = optim.schedule(optimizer, steps=1, warmup=0, final_lr_ratio=1.0)
+    schedule = optim.schedule(optimizer, settings, steps=1)
     if more := kept.keys() - schedule.state_dict().keys():
         yield f"its schedule has {shown(min(map(str, more)), 40)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vertebra import kinds, options, tasks
-from vertebra.engine import loggers
+from vertebra.engine import loggers, recipes
 from vertebra.errors import VertebraError, check_choices, in_range, nearest, one_of, shown
 from vertebra.files import read_yaml
 from vertebra.synonyms import option_hint
@@ -27,6 +27,20 @@ PIXELS = ("data.image_size", "data.channels", "data.resize")
 """Settings of images."""
 MAX_SEED = 2**32 - 1
 """The largest that NumPy takes."""
+DEFAULT_LR = {"sgd": 0.02, "adamw": 0.001, "adam": 0.001, "rmsprop": 0.002}
+DEFAULT_DECAY = {"sgd": 1e-4, "adamw": 0.05, "adam": 0.0, "rmsprop": 1e-5}
+"""Weight decay."""
+OWNERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "schedule": {
+        "final_lr_ratio": ("cosine", "poly", "one_cycle"),
+        "step_epochs": ("step",),
+        "step_gamma": ("step",),
+        "poly_power": ("poly",),
+        "one_cycle_rise": ("one_cycle",),
+    },
+    "optimizer": {"nesterov": ("sgd",)},
+}
+"""By setting, the settings that have an effect with some of its values alone, and those values."""
 
 
 @dataclass
@@ -44,6 +58,8 @@ class Data:
     """Processes that read images; chosen by the number of cores if not given."""
     val_share: float = 0.2
     """Share of each class set apart for validation where the data has no val split, in 0..1."""
+    repeats: int = 1
+    """Times that an image comes in a batch, each time augmented anew; an epoch keeps its number of steps."""
     channels: int = 3
     """1 reads images as grey, 3 as RGB."""
     resize: Literal["auto", "crop", "squash", "shortest", "fit", "box"] = "auto"
@@ -53,8 +69,9 @@ class Data:
 
     def __post_init__(self) -> None:
         in_range("data.image_size", self.image_size or None, MIN_SIDE, MAX_SIDE)
-        _check_auto("data.batch_size", self.batch_size, 1, MAX_COUNT)
+        _check_word("data.batch_size", self.batch_size, "auto", 1, MAX_COUNT)
         check_workers(self.workers)
+        in_range("data.repeats", self.repeats, 1, 1000)
         if not 0 < self.val_share < 1:
             raise VertebraError(f"data.val_share is {self.val_share}; it must lie between 0 and 1.")
         if self.channels not in (1, 3):
@@ -93,29 +110,55 @@ class Settings:
     """Which images, and how they enter the network."""
     augment: Any = None
     """Random changes of training images: the augmentation dataclass of the task's kind."""
+    recipe: str | None = None
+    """Options to start from: the name of a published recipe, see `vertebra recipes`, or a YAML file of one's own."""
     epochs: int = 30
     """Passes over the training images."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """`sgd` with Nesterov momentum, or `adamw`."""
+    optimizer: Literal["sgd", "adamw", "adam", "rmsprop"] = "sgd"
+    """`sgd` with momentum, `adamw`, `adam` whose weight decay is added to the gradient, or `rmsprop`."""
     lr: float | Literal["auto"] | None = None
     """Peak learning rate; `auto` finds one in 100 trial steps. With another optimizer than the default one: 0.02 for
-    sgd, 0.001 for adamw."""
+    sgd, 0.001 for adamw and adam, 0.002 for rmsprop."""
     base_batch_size: int = 0
     """Images per step that `lr` is for: with others in data.batch_size * accumulate, it is scaled in proportion. 0 does
     not scale it."""
+    schedule: Literal["cosine", "step", "poly", "one_cycle", "constant", "inverse_sqrt"] = "cosine"
+    """How the learning rate goes on after warmup: along half a cosine, in steps, by a power of the steps that are left,
+    up and down again, not at all, or by the inverse square root of the step."""
     final_lr_ratio: float = 0.01
-    """The cosine schedule ends at lr * final_lr_ratio."""
+    """The schedules cosine, poly and one_cycle end at lr * final_lr_ratio."""
+    step_epochs: tuple[float, ...] = ()
+    """Schedule step: epochs, counted from the start of training, after which the learning rate is multiplied by
+    step_gamma."""
+    step_gamma: float = 0.1
+    """Schedule step: factor on the learning rate."""
+    poly_power: float = 0.9
+    """Schedule poly: power of the share of steps that are left; 1 is a straight line."""
+    one_cycle_rise: float = 0.3
+    """Schedule one_cycle: share of the steps in which the learning rate rises from lr / 25 to lr."""
     momentum: float = 0.9
-    """Momentum of sgd; adamw's first beta."""
+    """Momentum of sgd and rmsprop; first beta of adamw and adam."""
+    nesterov: bool = True
+    """Nesterov momentum, for sgd."""
     weight_decay: float | None = None
     """On weights of two or more dimensions. With another optimizer than the default one: 0.0001 for sgd, 0.05 for
-    adamw."""
+    adamw, 0 for adam, 0.00001 for rmsprop."""
     warmup: float = 1.0
-    """Epochs in which the learning rate rises linearly to lr."""
+    """Epochs in which the learning rate rises linearly to the schedule's first one."""
+    warmup_steps: int = 0
+    """Steps of the optimizer in which it does so, in place of the epochs of warmup."""
     layer_decay: float = 1.0
     """Factor on the learning rate per layer away from the output, in 0..1; 1 gives all layers the same rate."""
-    freeze_backbone: bool = False
-    """Train the head alone."""
+    freeze: int | Literal["all"] = 0
+    """Stages of the backbone that are not trained, from the input on; `all` trains the head alone."""
+    unfreeze_every: int = 0
+    """Epochs after which one more stage of the backbone is trained, from the output to the input; at first the head
+    alone is. 0 trains all of them from the start."""
+    progressive: int = 0
+    """Stages of equal length in which the image size, RandAugment's magnitude, mixup's alpha and dropout rise to what
+    is set; 0 trains with these from the start."""
+    progressive_size: int = 0
+    """Side in pixels of the images of the first stage; 0 takes 0.43 times the final one."""
     weights: str | None = None
     """Checkpoint to start from: a file, a folder, a published name or a Hub name; what does not fit is listed."""
     source: str | None = None
@@ -153,25 +196,52 @@ class Settings:
     """Run folder (or its last.ckpt) of a stopped run to continue."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("epochs", "accumulate", "val_every"):
             in_range(name, getattr(self, name), 1, MAX_COUNT)
-        for name in ("warmup", "patience", "processes", "base_batch_size"):
+        for name in ("warmup", "warmup_steps", "unfreeze_every", "patience", "processes", "base_batch_size"):
             in_range(name, getattr(self, name), 0, MAX_COUNT)
-        _check_auto("lr", self.lr, 0)
+        _check_word("lr", self.lr, "auto", 0)
+        _check_word("freeze", self.freeze, "all", 0, MAX_COUNT)
         for name in ("weight_decay", "clip"):
             in_range(name, getattr(self, name), 0)
         for name in ("ema", "momentum"):
             in_range(name, getattr(self, name), 0, 0.999999)
-        for name in ("final_lr_ratio", "layer_decay"):
+        for name in ("final_lr_ratio", "step_gamma", "one_cycle_rise", "layer_decay"):
             in_range(name, getattr(self, name), 0, 1)
+        in_range("progressive", self.progressive, 0, MAX_COUNT)
+        in_range("progressive_size", self.progressive_size or None, MIN_SIDE, MAX_SIDE)
+        in_range("poly_power", self.poly_power, 0, 100)
+        for epoch in self.step_epochs:
+            in_range("step_epochs", epoch, 0, MAX_COUNT)
         in_range("seed", self.seed, 0, MAX_SEED)
         for name in self.logger:
             one_of("logger", name, loggers.names())
+        for choice, owners in OWNERS.items():
+            for name, values in owners.items():
+                if getattr(self, choice) not in values and getattr(self, name) != getattr(Settings, name):
+                    raise VertebraError(
+                        f"{name} has no effect with {choice} {getattr(self, choice)}: leave it out, or choose {choice} "
+                        f"{' or '.join(values)}."
+                    )
+        if self.schedule == "step" and not self.step_epochs:
+            raise VertebraError("schedule step needs step_epochs, such as [30, 60, 80].")
+        if self.freeze == "all" and self.unfreeze_every:
+            raise VertebraError("unfreeze_every has no effect with freeze all, which trains the head alone.")
+        if self.progressive == 1 or self.progressive > self.epochs:
+            raise VertebraError(
+                f"progressive is {self.progressive}; it must be 0, or the number of two or more stages, which an epoch "
+                f"each at least, of {self.epochs}, can be given."
+            )
+        if self.progressive_size and not self.progressive:
+            raise VertebraError("progressive_size has no effect without progressive, the number of stages.")
+        if self.warmup and self.warmup_steps:
+            raise VertebraError("warmup, in epochs, and warmup_steps are both given; give one of them.")
 
     @property
     def base_lr(self) -> float:
         """`lr`, or the default of the optimizer where it is None, or `auto` and not found yet."""
-        return {"sgd": 0.02, "adamw": 0.001}[self.optimizer] if self.lr in (None, "auto") else float(self.lr)
+        return DEFAULT_LR[self.optimizer] if self.lr in (None, "auto") else float(self.lr)
 
     @property
     def peak_lr(self) -> float:
@@ -182,7 +252,7 @@ class Settings:
 
     @property
     def decay(self) -> float:
-        return self.weight_decay if self.weight_decay is not None else {"sgd": 1e-4, "adamw": 0.05}[self.optimizer]
+        return self.weight_decay if self.weight_decay is not None else DEFAULT_DECAY[self.optimizer]
 
 
 def check_workers(workers: int | None) -> None:
@@ -190,10 +260,10 @@ def check_workers(workers: int | None) -> None:
     in_range("data.workers", workers, 0, 16 * (os.cpu_count() or 1))
 
 
-def _check_auto(name: str, value: float | str | None, low: float, high: float | None = None) -> None:
-    """Raises if a setting is neither `auto` nor in low..high."""
-    if isinstance(value, str) and value != "auto":
-        raise VertebraError(f"{name} is {shown(value)}; it must be a number or auto.")
+def _check_word(name: str, value: float | str | None, word: str, low: float, high: float | None = None) -> None:
+    """Raises if a setting is neither `word` nor in low..high."""
+    if isinstance(value, str) and value != word:
+        raise VertebraError(f"{name} is {shown(value)}; it must be a number or {word}.")
     in_range(name, None if isinstance(value, str) else value, low, high)
 
 
@@ -202,15 +272,15 @@ SCALARS = tuple(name for name in Settings.__dataclass_fields__ if name not in ("
 
 
 def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Settings:
-    """The settings of a run: default < the method's RECIPE < the resumed run's config.yaml < what the user gave.
+    """The settings of a run: default < the method's RECIPE < `recipe` < what the user gave.
 
-    With another optimizer than the recipe's, the recipe's learning rate does not apply. A learning rate that the user
-    gave is not scaled by the recipe's base_batch_size.
+    Where a run is resumed, its config.yaml takes the place of `recipe`. What does not apply with a later layer is left
+    out of an earlier one, see `superseded`.
 
     Args:
         task: its name.
-        method: its name; `model.method` of the settings if None. Without either it is left to the checkpoint in
-            `weights`, or is the task's default.
+        method: its name; `model.method` of the settings or the recipe if None. Without either it is left to the
+            checkpoint in `weights`, or is the task's default.
         overrides: fields of Settings; those of `model`, `data` and `augment` as mappings or by dotted name
             (`data.batch_size`); those of Data also by their name alone.
 
@@ -220,7 +290,12 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     """
     data = data_options(kinds.find(tasks.find(task).MODEL.kind))
     layers = [_flat(overrides, data)]
-    if resume := layers[0].get("resume"):
+    recipe, resume = (layers[0].get(name) for name in ("recipe", "resume"))
+    if recipe and resume:
+        raise VertebraError("recipe is for a new run: one that is resumed has its options in its config.yaml.")
+    if recipe:
+        layers.insert(0, _flat(_checked_recipe(recipe, task, method or layers[0].get("model.method")), data))
+    if resume:
         layers.insert(0, _flat(run_config(resume), data))
         check_resumed_method(resume, task, method or layers[1].get("model.method"))
     chosen = {key: value for layer in layers for key, value in layer.items()}
@@ -228,19 +303,17 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     module = tasks.find(task, method)
     kind = kinds.find(module.MODEL.kind)
     augment = kind.augment
-    recipe = _flat(module.RECIPE, data)
-    usual = recipe.get("optimizer", Settings.optimizer)
-    if chosen.get("optimizer", usual) != usual:
-        recipe.pop("lr", None)
-    if "lr" in chosen or "lr" not in recipe:
-        recipe.pop("base_batch_size", None)
     merged: dict[str, Any] = {}
-    for layer in (recipe, *layers):
+    for layer in (_flat(module.RECIPE, data), *layers):
         named = {key: value for key, value in layer.items() if key not in ("task", "method", "model.method")}
         _check_names(named, task, method or tasks.default_method(task), data, augment)
         model = options.flatten(module.Config, _part(named, "model"))
+        for key in superseded(merged, named):
+            del merged[key]
         merged |= {key: value for key, value in named.items() if not key.startswith("model.")}
         merged |= {f"model.{name}": value for name, value in model.items()}
+    if merged.get("warmup_steps"):
+        merged.setdefault("warmup", 0.0)
     scalars = {key: options.as_tuples(value) for key, value in merged.items() if key in SCALARS}
     options.check_types(Settings, scalars)
     options.build(module.Config, _part(merged, "model"), owner="model.")  # raises if a value is refused
@@ -252,7 +325,6 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
         augment=_built(augment, "augment", merged),
         **scalars,
     )
-    check_choices(settings)
     if settings.data.resize != "auto":
         one_of("data.resize", settings.data.resize, kind.resize_modes)
     for name in unused(task, method):
@@ -262,15 +334,36 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
     return settings
 
 
+def superseded(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> set[str]:
+    """Settings of a lower layer, by dotted name, that do not apply with those of an upper one.
+
+    With another optimizer, its own learning rate and weight decay do; with another schedule, its own options. A
+    learning rate is not scaled by the base_batch_size of another. Of the two ways to give warmup, the later counts.
+    """
+    names: set[str] = set()
+    for choice, owners in OWNERS.items():
+        if upper.get(choice, before := lower.get(choice, getattr(Settings, choice))) != before:
+            names |= owners.keys() | ({"lr", "weight_decay"} if choice == "optimizer" else set())
+    if "lr" in upper or "lr" in names:
+        names.add("base_batch_size")
+    if "warmup" in upper:
+        names.add("warmup_steps")
+    if "warmup_steps" in upper:
+        names.add("warmup")
+    return names & lower.keys() - upper.keys()
+
+
 def unused(task: str, method: str | None = None) -> list[str]:
     """Settings that have no effect on a method: those of the backbone if it has none, those of images if it reads none,
-    and `balance` if its kind weighs no classes."""
+    `balance` if its kind weighs no classes, and progressive learning if its kind has none."""
     module = tasks.find(task, method)
     known = set(options.names(module.Config))
     kind = kinds.find(module.MODEL.kind)
     names = [] if kind.balancing and kind.balancing <= known else ["balance"]
+    if not kind.progressive:
+        names += ["progressive", "progressive_size"]
     if "backbone" not in known:
-        names += ["freeze_backbone", "layer_decay", "checkpointing"]
+        names += ["freeze", "unfreeze_every", "layer_decay", "checkpointing"]
     return names if kind.reads_images else [*names, *PIXELS]
 
 
@@ -339,6 +432,19 @@ def _flat(settings: Mapping[str, Any], data_type: type[Data]) -> dict[str, Any]:
         elif key not in GROUPS:
             flat[f"data.{key}" if key in data else key] = value
     return {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in flat.items()}
+
+
+def _checked_recipe(recipe: Any, task: str, method: str | None) -> dict[str, Any]:
+    """The options of a recipe. Raises VertebraError if it is for another task, or could not be trained by itself."""
+    options.check_types(Settings, {"recipe": recipe})
+    content = recipes.read(recipe)
+    if content.get("task", task) != task:
+        raise VertebraError(f"recipe {recipe} is for task {shown(content['task'])}, not {task!r}.")
+    try:
+        resolve(task, method, content)
+    except VertebraError as error:
+        raise VertebraError(f"recipe {recipe}: {error}") from error
+    return content
 
 
 def _part(flat: Mapping[str, Any], name: str) -> dict[str, Any]:

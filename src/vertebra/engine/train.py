@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,14 @@ from vertebra.data.augment.custom import Transforms
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.loader import EndlessLoader, loader
 from vertebra.data.reading import Source
-from vertebra.engine import checkpoint
+from vertebra.engine import checkpoint, progressive
 from vertebra.engine import loggers as named_loggers
 from vertebra.engine import trainer as trainers
 from vertebra.engine.devices import is_first_process, run_devices
 from vertebra.engine.evaluate import evaluate
 from vertebra.engine.finders import replace_auto
+from vertebra.engine.freezing import Freezing
+from vertebra.engine.progressive import GrowingLoader
 from vertebra.engine.resume import Facts, StoppedRun
 from vertebra.engine.settings import Settings, plain
 from vertebra.engine.trainee import RunHistory, Trainee, write_config
@@ -106,7 +108,10 @@ def train(
     if "auto" in (settings.lr, settings.data.batch_size):
         settings = replace_auto(settings, task, batches, len(samples["train"]), folder, echo)
         write_config(settings, folder)
-    loaders = batches(settings), _validation_batches(settings, samples["val"], task, kind, catalogue)
+    loaders = (
+        _growing(settings, task, partial(batches, settings), echo),
+        _validation_batches(settings, samples["val"], task, kind, catalogue),
+    )
     if settings.base_batch_size:
         images = settings.data.known_batch_size * settings.accumulate
         base = f"{settings.base_lr:g} is for {settings.base_batch_size} images per step"
@@ -198,6 +203,8 @@ def _build(settings: Settings, plan: Plan, kind: Kind, echo: Echo) -> Task:
     task = plan.build(_preprocess(settings, plan, kind.resize_modes))
     if task.report:
         echo(str(task.report))
+    Freezing(task, settings)  # before anything is written
+    progressive.check(task, settings)
     return task
 
 
@@ -219,9 +226,25 @@ def _preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preproc
     return replace(known, size=(side, longest), crop=1.0, resize=resize)
 
 
+def _growing(
+    settings: Settings, task: Task, batches: Callable[..., EndlessLoader], echo: Echo
+) -> EndlessLoader | GrowingLoader:
+    """The training batches; those of progressive learning say the image size of each stage."""
+    if not settings.progressive:
+        return batches()
+
+    def make(share: float) -> EndlessLoader:
+        height, width = progressive.preprocess(task.preprocess, settings, share).size
+        echo(f"images of {width} x {height} pixels")
+        return batches(share=share)
+
+    return GrowingLoader(make, partial(progressive.share, settings))
+
+
 def _training_batches(
     settings: Settings,
     *,
+    share: float = 1.0,
     samples: Sequence[Sample],
     task: Task,
     kind: Kind,
@@ -230,13 +253,14 @@ def _training_batches(
 ) -> EndlessLoader:
     batches = loader(
         samples,
-        task.preprocess,
+        progressive.preprocess(task.preprocess, settings, share),
         kind,
         num_classes=len(catalogue.classes),
         batch_size=settings.data.known_batch_size,
+        repeats=settings.data.repeats,
         workers=settings.data.workers,
         seed=settings.seed,
-        augment=settings.augment,
+        augment=settings.augment if share == 1 else kind.eased(settings.augment, share),
         transforms=transforms,
         keypoints=catalogue.keypoints,
     )

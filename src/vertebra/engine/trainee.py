@@ -19,6 +19,8 @@ from torch import Tensor
 
 from vertebra.data.loader import Batch, counted_seed
 from vertebra.engine import checkpoint, optim
+from vertebra.engine.freezing import Freezing
+from vertebra.engine.progressive import GrowingDropout, share
 from vertebra.engine.settings import Settings, plain, unused
 from vertebra.errors import VertebraError
 from vertebra.files import replacing
@@ -36,15 +38,13 @@ class Trainee(L.LightningModule):
         self.metrics = task.metrics()
         self.unreadable: dict[str, None] = {}  # an ordered set of sentences
         task.checkpoint_activations(settings.checkpointing)
-        if settings.freeze_backbone:
-            for layer in task.parameter_layers():
-                layer.requires_grad_(False)
+        self.freezing = Freezing(task, settings)
+        self.dropout = GrowingDropout(task)
 
     def configure_optimizers(self) -> Any:
         optimizer = optim.optimizer(self.task, self.settings)
         total = int(self.trainer.estimated_stepping_batches)
-        warmup = round(total * min(1.0, self.settings.warmup / max(1, self.settings.epochs)))
-        scheduler = optim.schedule(optimizer, steps=total, warmup=warmup, final_lr_ratio=self.settings.final_lr_ratio)
+        scheduler = optim.schedule(optimizer, self.settings, steps=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -59,9 +59,8 @@ class Trainee(L.LightningModule):
         scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
     def on_train_epoch_start(self) -> None:
-        if self.settings.freeze_backbone:
-            for layer in self.task.parameter_layers():
-                layer.eval()  # so that batch norm's statistics stay as they are
+        self.freezing.start(self.current_epoch)
+        self.dropout.start(share(self.settings, self.current_epoch))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout and drop path draw from a seed that counts, so a resumed run needs no generator's state.
@@ -287,5 +286,6 @@ def write_config(settings: Settings, folder: Path) -> None:
     content = {  # an empty group has no flags
         key: value for key, value in content.items() if value != {} and key not in left_out
     }
+    alone: dict[str, None] = {"recipe": None, "resume": None}  # what they say is among the rest
     with replacing(folder / "config.yaml") as temporary:
-        temporary.write_text(yaml.safe_dump(content | {"resume": None}, sort_keys=False))
+        temporary.write_text(yaml.safe_dump(content | alone, sort_keys=False))

@@ -21,6 +21,7 @@ from vertebra.engine import loggers as named_loggers
 from vertebra.engine import processes, state
 from vertebra.engine.devices import run_devices
 from vertebra.engine.progress import TrainingBar
+from vertebra.engine.progressive import GrowingLoader
 from vertebra.engine.resume import StoppedRun
 from vertebra.engine.settings import Settings
 from vertebra.engine.trainee import Average, Patience, RunHistory, Trainee
@@ -49,7 +50,8 @@ def create(
     devices = run_devices(settings)
     on_gpu = devices[0].type == "cuda"
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or len(devices) > 1
-    ddp = "ddp_find_unused_parameters_true" if task.unused_parameters else "ddp"
+    unused = task.unused_parameters or settings.unfreeze_every
+    ddp = "ddp_find_unused_parameters_true" if unused else "ddp"
     callbacks = [*_callbacks(settings, folder, history), *callbacks]
     if on_terminal() and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks.append(TrainingBar(settings))
@@ -113,7 +115,7 @@ def _callbacks(settings: Settings, folder: Path, history: RunHistory) -> list[Ca
 def fit(
     trainer: L.Trainer,
     trainee: Trainee,
-    loaders: tuple[EndlessLoader, Iterable],
+    loaders: tuple[EndlessLoader | GrowingLoader, Iterable],
     folder: Path,
     stopped: StoppedRun | None,
     echo: Echo,

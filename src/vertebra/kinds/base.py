@@ -68,6 +68,8 @@ class Kind:
     """What the samples are, in the plural."""
     has_classes: ClassVar[bool] = True
     """Whether predictions are of classes."""
+    progressive: ClassVar[bool] = False
+    """Whether progressive learning is known for it; `eased` makes its augmentation."""
     objects: ClassVar[bool] = False
     """Whether objects are predicted, each with a class, a score and a box, as formats such as COCO's hold them."""
     options: ClassVar[frozenset[str]] = frozenset()
@@ -167,6 +169,10 @@ class Kind:
             keypoints: the schema of the dataset, so that left and right keypoints are swapped in a mirror image.
         """
         return _Resize(preprocess)
+
+    def eased(self, augment: Any, share: float) -> Any:
+        """The augmentation at a share, in 0..1, of the way to `augment`, for a kind that is `progressive`."""
+        raise NotImplementedError
 
     def batch_transform(self, augment: Any, num_classes: int) -> BatchTransform | None:
         """Augmentation that mixes the images of a training batch; None if there is none."""

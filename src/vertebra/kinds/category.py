@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from vertebra.data.augment import BatchTransform, Transform
-from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform
+from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform, eased
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, escaped
@@ -38,6 +38,7 @@ class Category(Kind):
     no_augment = CategoryAugment(crop=1.0, flip=0.0, colour=0.0)
     resize_modes = ("crop", "squash")
     balancing = frozenset({"class_weights"})
+    progressive = True
     options = frozenset({"top", "embeddings"})
 
     # -- data
@@ -55,6 +56,9 @@ class Category(Kind):
         self, augment: CategoryAugment, preprocess: Preprocess, keypoints: KeypointSchema | None = None
     ) -> Transform:
         return CategoryTransform(augment, preprocess)
+
+    def eased(self, augment: CategoryAugment, share: float) -> CategoryAugment:
+        return eased(augment, share)
 
     def batch_transform(self, augment: CategoryAugment, num_classes: int) -> BatchTransform | None:
         return batch_transform(augment, num_classes)

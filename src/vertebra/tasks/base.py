@@ -156,6 +156,10 @@ class Task(nn.Module):
         """The trunk, input first, one entry per depth of layer-wise decay; all other parameters are the head's."""
         return []
 
+    def parameter_stages(self) -> list[list[nn.Module]]:
+        """`parameter_layers` by the stages that are frozen and unfrozen together, input first."""
+        return [[layer] for layer in self.parameter_layers()]
+
     def checkpoint_activations(self, on: bool) -> None:
         """Recompute activations in the backward pass instead of storing them."""
         if on:
@@ -261,6 +265,9 @@ class BackboneTask(Task):
 
     def parameter_layers(self) -> list[nn.Module]:
         return self.backbone.layers()
+
+    def parameter_stages(self) -> list[list[nn.Module]]:
+        return self.backbone.stage_layers()
 
     def checkpoint_activations(self, on: bool) -> None:
         self.backbone.checkpointing = on

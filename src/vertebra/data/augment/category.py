@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vertebra.data.augment import BatchTransform
 from vertebra.data.geometry import LOCATED, Example
-from vertebra.errors import in_range
+from vertebra.errors import VertebraError, in_range
 from vertebra.images import normalise, resize_image
 from vertebra.structures import Preprocess, Target
 
@@ -35,6 +35,10 @@ class CategoryAugment:
     """Maximum relative change of brightness, contrast and saturation, in 0..1."""
     randaugment: int = 0
     """Magnitude of RandAugment's two operations, 1 to 30."""
+    trivialaugment: bool = False
+    """TrivialAugment: one operation of a random magnitude, in its wide space."""
+    augmix: int = 0
+    """Severity of AugMix, 1 to 10: the image is blended with three chains of operations on it."""
     erase: float = 0.0
     """Probability of random erasing."""
     mixup: float = 0.0
@@ -50,6 +54,22 @@ class CategoryAugment:
         for name in ("mixup", "cutmix"):
             in_range(f"augment.{name}", getattr(self, name), 0, 100)
         in_range("augment.randaugment", self.randaugment, 0, 30)
+        in_range("augment.augmix", self.augmix, 0, 10)
+        policies = [name for name in ("randaugment", "trivialaugment", "augmix") if getattr(self, name)]
+        if len(policies) > 1:
+            raise VertebraError(f"augment.{' and augment.'.join(policies)} are alternatives: choose one.")
+
+
+FIRST_MAGNITUDE = 5
+"""Of RandAugment in the first stage of progressive learning: EfficientNetV2, arXiv:2104.00298, table 6."""
+
+
+def eased(augment: CategoryAugment, share: float) -> CategoryAugment:
+    """The augmentation at a share, in 0..1, of the way from the first stage of progressive learning to the last: the
+    magnitude of RandAugment rises from FIRST_MAGNITUDE, if it is to become more, and mixup's alpha from 0."""
+    first = min(FIRST_MAGNITUDE, augment.randaugment)
+    magnitude = round(first + (augment.randaugment - first) * share)
+    return replace(augment, randaugment=magnitude, mixup=augment.mixup * share)
 
 
 class CategoryTransform:
@@ -80,6 +100,10 @@ class CategoryTransform:
             steps.append(v2.RandomRotation(augment.rotate, v2.InterpolationMode.BILINEAR, fill=fill))
         if augment.randaugment:
             steps.append(v2.RandAugment(2, augment.randaugment, fill=fill))
+        if augment.trivialaugment:
+            steps.append(v2.TrivialAugmentWide(fill=fill))
+        if augment.augmix:
+            steps.append(v2.AugMix(augment.augmix, fill=fill))
         if augment.colour:
             saturation = augment.colour if preprocess.channels == 3 else 0.0
             steps.append(v2.ColorJitter(augment.colour, augment.colour, saturation))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,9 @@ class Config:
     """Stochastic depth rate of the last block; it rises linearly from 0 at the first."""
     dropout: float = training_only(0.0)
     """Dropout rate before the classifier."""
+    loss: Literal["cross_entropy", "bce"] = training_only("cross_entropy")
+    """Cross-entropy, or binary cross-entropy of each class (`bce`), for which every class that mixup or CutMix has put
+    into an image is there."""
     label_smoothing: float = training_only(0.0)
     """Label smoothing, in 0..1."""
     class_weights: tuple[float, ...] | None = training_only(None)
@@ -84,7 +88,8 @@ class LinearClassifier(BackboneTask):
         for layer in self.head.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.01)
-                nn.init.zeros_(layer.bias)
+                # Binary cross-entropy starts from equal probabilities too.
+                nn.init.constant_(layer.bias, -math.log(max(1, len(self.classes) - 1)) if config.loss == "bce" else 0.0)
         weights = config.class_weights
         if weights is not None and len(weights) != len(self.classes):
             raise VertebraError(f"{len(weights)} class weights for {len(self.classes)} classes.")
@@ -95,15 +100,24 @@ class LinearClassifier(BackboneTask):
         return (self.head(self.dropout(self.backbone.embed(images))),)
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Cross-entropy with hard labels or, after mixup and CutMix, soft ones."""
+        """Cross-entropy with hard labels or, after mixup and CutMix, soft ones; or binary cross-entropy, the sum over
+        the classes.
+
+        Source of the latter: ResNet strikes back, arXiv:2110.00476, section 2.
+        """
         labels = torch.stack([t.label for t in targets if t.label is not None])  # [B] or [B, num_classes]
         (logits,) = self(images)
-        value = nn.functional.cross_entropy(
-            logits, labels, weight=self.class_weights, label_smoothing=self.config.label_smoothing
-        )
+        smoothing = self.config.label_smoothing
+        if self.config.loss == "bce":
+            hot = (labels > 0).float() if labels.ndim == 2 else nn.functional.one_hot(labels, len(self.classes)).float()
+            hot = hot * (1 - smoothing) + smoothing / len(self.classes)
+            terms = nn.functional.binary_cross_entropy_with_logits(logits, hot, self.class_weights, reduction="none")
+            return {"classification": terms.sum(1).mean()}
+        value = nn.functional.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=smoothing)
         return {"classification": value}
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
+        # After binary cross-entropy too: if exactly one of independent classes is there, these are its probabilities.
         return [Prediction(probabilities=p) for p in raw[0].float().softmax(1).cpu()]
 
     def metrics(self, **options: Any) -> ClassificationMetrics:
