@@ -114,7 +114,7 @@ def test_a_kind_imports_no_other():
         assert not [other for other in others if other in kinds[name]], name
 
 
-FIELDS = ("boxes", "masks", "keypoints", "semantic", "label")
+FIELDS = ("boxes", "masks", "keypoints", "semantic", "label", "tags")
 
 
 def test_no_command_asks_for_a_field():

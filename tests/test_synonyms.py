@@ -72,12 +72,13 @@ def test_no_name_stands_twice_or_is_ours(train_options):
         ("evaluate run --batch=2", "Here it is --data.batch_size."),
         (
             "train segment",
-            "task is 'segment'; there are classification, detection, instance, keypoints, pose, refinement, saliency, "
-            "semantic, translation. Here it is 'instance'.",
+            "task is 'segment'; there are classification, detection, instance, keypoints, multilabel, pose, "
+            "refinement, saliency, semantic, translation. Here it is 'instance'.",
         ),
         ("train instance-segmentation", "Here it is 'instance'."),
         ("train segmentation", "Here it is 'semantic'."),
         ("train sod", "Here it is 'saliency'."),
+        ("train multi-label", "Here it is 'multilabel'."),
         ("train landmarks", "Here it is 'pose'."),
         ("train obb", "There is no task for boxes that are rotated yet."),
         ("val run", "Here it is 'evaluate'."),

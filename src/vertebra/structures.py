@@ -58,6 +58,9 @@ class Target:
 
     label: Tensor | None = None
     """Class of the whole image: [] int64, or [num_classes] float32 that sums to 1 (a soft label)."""
+    tags: Tensor | None = None
+    """Classes of the whole image, which may have several or none: [N] int64, each once, or [num_classes] float32 in
+    0..1 (soft tags)."""
     boxes: Tensor | None = None
     """[N, 4] float32."""
     labels: Tensor | None = None
@@ -92,6 +95,9 @@ class Target:
         parts = [] if counted is None else [f"{len(counted)} object{'s' * (len(counted) != 1)}"]
         if self.label is not None:
             parts.append(f"class {int(self.label)}" if self.label.ndim == 0 else "a soft label")
+        if self.tags is not None:
+            soft = self.tags.is_floating_point()
+            parts.append("soft tags" if soft else f"{len(self.tags)} tag{'s' * (len(self.tags) != 1)}")
         if self.semantic is not None:
             parts.append("a label map")
         if self.text is not None:
@@ -203,6 +209,11 @@ class Prediction:
 
     probabilities: Tensor | None = None
     """[num_classes] float32 that sums to 1."""
+    tags: Tensor | None = None
+    """[num_classes] float32 in 0..1, the probability of each class of the whole image, where it may have several;
+    `labels` and `scores` are those that reach their thresholds."""
+    thresholds: Tensor | None = None
+    """[num_classes] float32 in 0..1, the threshold of each of the `tags`."""
     embedding: Tensor | None = None
     """[width] float32, the pooled features."""
     boxes: Tensor | None = None
@@ -257,6 +268,10 @@ class Prediction:
         if self.probabilities is not None:
             (top,) = self
             content = f"{escaped(top.name)} {top.score:.3f}"
+        elif self.tags is not None:
+            shown_tags = [f"{escaped(instance.name)} {instance.score:.3f}" for instance in self]
+            others = len(shown_tags) - SHOWN_CLASSES
+            content = ", ".join([*shown_tags[:SHOWN_CLASSES], *[f"{others} others"] * (others > 0)]) or "nothing"
         elif self.values is not None:
             content = ", ".join(f"{value:.4g}" for value in self.values[:SHOWN_CLASSES].tolist())
         elif self.semantic is not None:
@@ -292,6 +307,16 @@ class Prediction:
             if (value := getattr(self, name)) is not None
         }
         return replace(self, masks=self.masks.take(chosen) if self.masks is not None else None, **picked)
+
+    def with_tags(self, tags: Tensor, thresholds: float | Sequence[float] | Tensor = 0.5) -> Prediction:
+        """The prediction with `tags` [num_classes] float32 and those of them that reach their thresholds, one for all
+        or one per class, by descending probability."""
+        import torch
+
+        limits = torch.as_tensor(thresholds, dtype=torch.float32).expand(len(tags))
+        labels = torch.nonzero(tags >= limits).flatten()
+        labels = labels[tags[labels].argsort(descending=True, stable=True)]
+        return replace(self, tags=tags, thresholds=limits, labels=labels, scores=tags[labels])
 
     def regions(self) -> list[Region]:
         """The region of each detection whose box has an area."""

@@ -22,6 +22,7 @@ VERBS = {
 """Commands."""
 TASKS = {
     "classification": "cls classify classifier image_classification multiclass",
+    "multilabel": "multi_label tags tagging tagger attributes multilabel_classification multi_label_classification",
     "detection": "detect det detector object_detection bbox boxes od yolo",
     "instance": "segment seg instance_segmentation insseg mask masks segm",
     "keypoints": "keypoint kpt kpts keypoint_detection bottom_up",
@@ -37,7 +38,6 @@ MISSING_TASKS = {
     "panoptic segmentation": "panoptic panoptic_segmentation",
     "tracking": "track tracking mot",
     "depth estimation": "depth depth_estimation",
-    "several labels per image": "multilabel multi_label",
 }
 """Tasks that have no counterpart, in words."""
 

@@ -48,6 +48,7 @@ def full(first: int = 0, size: tuple[int, int] = SIZE) -> Example:
     keypoints[0, 2] = torch.tensor([5.0, 5, 2])  # the others do not have it
     target = Target(
         label=torch.tensor(first),
+        tags=torch.tensor([first, first + 1]),
         boxes=boxes,
         labels=torch.arange(first, first + len(BOXES)),
         masks=masks,
@@ -137,6 +138,7 @@ def check(result: Example, drawn: Drawn, sources: dict[int, Target], *, scale: f
             assert drawn.keypoints[label][k][int(y), int(x)] if visible else (x, y) == (0, 0)
     first = next(iter(sources.values()))
     assert (target.label, target.id, target.path) == (first.label, first.id, first.path)
+    assert torch.equal(target.tags, first.tags)
 
 
 def window(top: int, left: int, height: int, width: int) -> tuple[Callable[[Example], Example], Move]:

@@ -105,7 +105,9 @@ def test_folders_of_classes_have_labels_alone(tmp_path):
 
 
 def test_unknown_fields(tmp_path):
-    with pytest.raises(VertebraError, match=r"fields is 'mask'; there are label, boxes, .* Did you mean 'masks'\?"):
+    with pytest.raises(
+        VertebraError, match=r"fields is 'mask'; there are label, tags, boxes, .* Did you mean 'masks'\?"
+    ):
         open_data(tmp_path, fields={"mask"})
 
 
@@ -306,7 +308,8 @@ def test_recognition_opens_few_files(tmp_path, monkeypatch):
 
 
 def test_the_order_of_recognition():
-    csv = ["via", "csv_classes", "hugging_face", "csv_boxes", "deeplabcut", "landmarks", "csv"]
+    csv = ["via", "csv_classes", "csv_tags", "json_lines_tags", "celeba", "hugging_face"]
+    csv += ["csv_boxes", "deeplabcut", "landmarks", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
     others = ["coco", "coco_panoptic", "yolo", "voc", "masks", "label_maps", "coco_file", "folder"]
     assert list(formats.formats()) == ["shapes", *csv, "idx", *tools, *others]

@@ -351,6 +351,25 @@ def write_csv_classes(folder: Path) -> None:
     write_rows(folder / "train" / "_classes.csv", [["filename", *CLASSES], *rows])
 
 
+def write_csv_tags(folder: Path) -> None:
+    write_images(folder / "train-jpg")
+    rows = [[name.removesuffix(".png"), " ".join(CLASSES[: i % 3])] for i, name in enumerate(NAMES)]
+    write_rows(folder / "tags.csv", [["image_name", "tags"], *rows])
+
+
+def write_json_lines_tags(folder: Path) -> None:
+    write_images(folder / "images")
+    lines = [json.dumps({"path": name, "tags": CLASSES[: i % 3]}) for i, name in enumerate(NAMES)]
+    (folder / "tags.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def write_celeba(folder: Path) -> None:
+    write_images(folder / "img_align_celeba")
+    rows = [f"{name}  {1 - 2 * (i % 2)} {2 * (i % 2) - 1}" for i, name in enumerate(NAMES)]
+    (folder / "list_attr_celeba.txt").write_text("\n".join([str(len(NAMES)), " ".join(CLASSES), *rows]) + "\n")
+    (folder / "list_eval_partition.txt").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(NAMES)))
+
+
 def write_coco_file(folder: Path) -> None:
     write_images(folder)
     write_json(folder / "labels.json", coco_content())
@@ -379,6 +398,9 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "wflw": write_wflw,
     "csv_landmarks": write_csv_landmarks,
     "csv_classes": write_csv_classes,
+    "csv_tags": write_csv_tags,
+    "json_lines_tags": write_json_lines_tags,
+    "celeba": write_celeba,
     "coco_file": write_coco_file,
     "retinanet_csv": partial(write_csv_boxes, form="retinanet"),
     "tensorflow_csv": partial(write_csv_boxes, form="tensorflow"),

@@ -24,6 +24,7 @@ from vertebra.kinds.writers import WriterOptions, formats
 from vertebra.metrics.classification import ClassificationMetrics
 from vertebra.metrics.coco import CocoMetrics
 from vertebra.metrics.evaluation import Evaluation
+from vertebra.metrics.multilabel import MultilabelMetrics
 from vertebra.metrics.pose import PoseMetrics
 from vertebra.structures import KeypointSchema, Masks, Prediction, Preprocess, Region, Target
 from vertebra.viz import plots, report
@@ -59,6 +60,9 @@ def example(name: str) -> tuple[Prediction, Target]:
         return Prediction(probabilities=torch.tensor([0.1, 0.7, 0.2]), path="in/7.png"), Target(
             label=torch.tensor(1), **common
         )
+    if name == "tags":
+        tags = Prediction(path="in/7.png").with_tags(torch.tensor([0.5, 0.25, 0.75]), 0.0)
+        return tags, Target(tags=torch.tensor([0, 2]), **common)
     if name == "number":
         return Prediction(values=torch.tensor([2.25]), path="in/7.png"), Target(boxes=BOXES, **common)
     labels = torch.tensor([2, 0])
@@ -101,6 +105,7 @@ MAPS = ("saliency", "semantic")
 """Kinds of a value per pixel, which test_maps.py sweeps."""
 METRICS = {
     "category": lambda **options: ClassificationMetrics(len(CLASSES), **options),
+    "tags": lambda **options: MultilabelMetrics(len(CLASSES), **options),
     "boxes": lambda **options: CocoMetrics(len(CLASSES), ("box",), **options),
     "masks": lambda **options: CocoMetrics(len(CLASSES), ("mask", "boundary", "box"), **options),
     "keypoints": lambda **options: CocoMetrics(len(CLASSES), ("keypoints", "box"), SCHEMA, **options),
@@ -126,8 +131,8 @@ def catalogue(name: str, tmp_path: Path) -> Catalogue:
     """Two training images, the second a copy of the first, and one to validate."""
     _, target = example(name)
     field = (
-        "label"
-        if name == "category"
+        kinds.find(name).target_field
+        if name in ("category", "tags")
         else {"boxes", "masks", "keypoints"} & {key for key, value in vars(target).items() if value is not None}
     )
     has = frozenset({field} if isinstance(field, str) else field)
@@ -140,7 +145,7 @@ def catalogue(name: str, tmp_path: Path) -> Catalogue:
     return Catalogue("DATA", "coco", CLASSES, splits, has=has, category_ids=(3, 8, 5), keypoints=keypoints)
 
 
-@pytest.fixture(params=["boxes", "category", "keypoints", "masks", "number", "pose"])
+@pytest.fixture(params=["boxes", "category", "keypoints", "masks", "number", "pose", "tags"])
 def kind(request, number_kind) -> Kind:
     return kinds.find(request.param)
 
@@ -252,7 +257,13 @@ def test_the_data_must_have_the_target(kind, tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         for i in range(2):
             Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / name / f"{i}.png")
-    if kind.target_field == "label":
+    if kind.target_field == "tags":
+        assert kind.open(tmp_path).has == {"tags"}  # the one class of each image
+        maps = dataclasses.replace(catalogue("boxes", tmp_path), has=frozenset({"semantic"}))
+        monkeypatch.setattr("vertebra.data.reading.read", lambda *_, **__: maps)
+        with pytest.raises(VertebraError, match=r"has label maps but no tags: train saliency or semantic on it\.$"):
+            kind.read(tmp_path)
+    elif kind.target_field == "label":
         assert kind.open(tmp_path).splits.keys() == {"train", "val"}
         assert kind.read(tmp_path).splits.keys() == {"train"}
         monkeypatch.setattr("vertebra.data.reading.read", lambda *_, **__: catalogue("boxes", tmp_path))
@@ -284,10 +295,12 @@ def test_the_kind_of_a_dataset(kind, tmp_path):
 def test_options_that_the_data_decides(kind, tmp_path):
     data = catalogue(kind.name, tmp_path)
     assert kind.model_options(data) == ({"keypoints": SCHEMA} if kind.target_field == "keypoints" else {})
-    about = {"metrics": {"threshold": 0.25}}
+    about = {"metrics": {"threshold": 0.25, "thresholds": [0.25, 0.5, 0.75]}}
     METRICS[kind.name](**kind.metric_options({}, data))
     metrics = METRICS[kind.name](**kind.metric_options(about, data))
-    if "threshold" in kind.options:
+    if kind.name == "tags":
+        assert metrics.thresholds == [0.25, 0.5, 0.75]
+    elif "threshold" in kind.options:
         assert metrics.threshold == 0.25
     if kind.name == "keypoints":
         assert metrics.sigmas.tolist() == [0.1, 0.1, 0.1]
@@ -343,7 +356,10 @@ def test_the_threshold_keeps_and_counts(kind):
     prediction, _ = example(kind.name)
     assert equal(kind.filter(prediction, 0.0)[0], prediction)
     kept, below = kind.filter(prediction, 0.75)
-    if "threshold" in kind.options:
+    if kind.name == "tags":  # which are chosen anew, so that none is dropped
+        assert (below, kept.scores.tolist()) == (0, [0.75])
+        assert kind.filter(kept, (0.5, 0.3, 0.8))[0].labels.tolist() == [0]
+    elif "threshold" in kind.options:
         assert below == 1
         assert kept.scores.tolist() == [0.75]
         assert kind.filter(prediction, 0.76)[1] == 2
@@ -355,6 +371,7 @@ def test_the_threshold_keeps_and_counts(kind):
 SUMMARIES = {
     "category": ("dog 0.700  emu 0.200", "2 dog"),
     "number": ("count 2.2", "count 2.2"),
+    "tags": ("emu 0.750  cat 0.500  dog 0.250", "2 cat, 2 dog, 2 emu"),
 }
 
 
@@ -415,6 +432,9 @@ def test_written_predictions_can_be_read_back(kind, tmp_path):
         ranked = [{"class": "dog", "probability": 0.7}, {"class": "emu", "probability": 0.2}]
         assert content[0] == {"path": "in/7.png", "drawn": "7.png", "classes": ranked}
         assert rows[0] == {"path": "in/7.png", "class": "dog", "probability": "0.7"}
+    elif kind.name == "tags":
+        assert [tag["class"] for tag in content[0]["tags"]] == ["emu", "cat", "dog"]
+        assert rows[0] == {"path": "in/7.png", "tags": "emu;cat;dog", "probabilities": "0.75;0.5;0.25"}
     elif kind.name == "number":
         assert content[0] == {"path": "in/7.png", "drawn": "7.png", "value": 2.25}
         assert rows[1] == {"path": "in/8.png", "value": "2.25"}
@@ -491,6 +511,7 @@ def test_the_report(kind, tmp_path, monkeypatch):
     bad = {
         "category": Prediction(probabilities=torch.tensor([0.7, 0.1, 0.2])),
         "number": Prediction(values=torch.tensor([9.0])),
+        "tags": Prediction().with_tags(torch.tensor([0.1, 0.9, 0.3])),
     }.get(kind.name, prediction if prediction.boxes is None else prediction.take([]))
     metrics = METRICS[kind.name](**kind.metric_options({}, data))
     predictions, rows = [prediction, bad], []
@@ -517,6 +538,9 @@ def test_the_report(kind, tmp_path, monkeypatch):
     assert len(images) == 2
     if kind.name == "category":
         assert [images[1]["target"], images[1]["prediction"]] == ["dog", "cat"]
+    if kind.name == "tags":
+        assert [images[1]["target"], images[1]["prediction"]] == [["cat", "emu"], ["dog"]]
+        assert "missing <b>cat, emu</b><br>wrong <b>dog</b>" in sections["Most wrong"]
     monkeypatch.setattr(plots, "plot", lambda figure, description: "")  # which take long, and were drawn above
     samples[1].image.unlink()
     assert "there is no such file" in dict(kind.sections(evaluation, samples))["Most wrong"]
@@ -552,6 +576,9 @@ def test_differences_of_equal_images(kind):
     if kind.name == "category":
         other = dataclasses.replace(target, label=torch.tensor(2))
         assert kind.difference(target, other, CLASSES) == "classes 'dog' and 'emu'"
+    elif kind.name == "tags":
+        other = dataclasses.replace(target, tags=torch.tensor([], dtype=torch.int64))
+        assert kind.difference(target, other, CLASSES) == "tags 'cat', 'emu' and none"
     else:
         other = dataclasses.replace(target, boxes=target.boxes + 1)
         assert kind.difference(target, other, CLASSES) == ("other boxes" if kind.name == "number" else "other objects")
@@ -560,7 +587,7 @@ def test_differences_of_equal_images(kind):
 def test_an_image_of_another_size_than_annotated(kind, tmp_path):
     sample = catalogue(kind.name, tmp_path).splits["val"][0]
     _, problems = kind.inspect_sample(sample, (64, 48))
-    if kind.name == "category":
+    if kind.name in ("category", "tags"):
         assert problems == []
     else:
         assert len(problems) == 1

@@ -41,14 +41,15 @@ MAPS = tuple(task for task in tasks.names() if issubclass(tasks.find(task).MODEL
 
 
 def pairs(every):
-    """Task, method and backbone. Classification with every backbone is tested with the backbones. Of the others, unless
+    """Task, method and backbone. Classification with every backbone is tested with the backbones, and tags, whose
+    head is as simple, take every fourth. Of the others, unless
     `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so that a
     backbone has one or two of them; methods beside the default one of a task take every fourth backbone."""
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             trunk = "backbone" in options.names(tasks.find(task, method).Config)
             chosen = list(BACKBONES) if trunk and task != "classification" else []
-            if number and task not in MAPS and not every:
+            if (number or task == "multilabel") and task not in MAPS and not every:
                 chosen = chosen[number % 4 :: 4]
             if task in MAPS and not every:
                 step = max(1, len(tasks.methods(task)) // (2 if task == "semantic" else 1))
@@ -98,7 +99,7 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
     classes = tasks.find(task, method).MODEL.fixed_classes or shapes.CLASSES
     if task in MAPS and classes is shapes.CLASSES:
         classes = ("background", *classes)
-    if task not in (*MAPS, *POSE):
+    if task not in (*MAPS, *POSE, "multilabel"):
         # Boxes may lie outside the image at first, and are clipped to nothing.
         chosen |= {"score_threshold": 0.0, "max_detections": 5, "min_box_size": 0.0}
     if task in MAPS:
@@ -138,6 +139,9 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
         return
     if task in POSE:
         assert [tuple(prediction.keypoints.shape) for prediction in predictions] == [(1, 4, 3)] * 2
+        return
+    if task == "multilabel":
+        assert all(((p.tags > 0) & (p.tags < 1)).tolist() == [True] * len(classes) for p in predictions)
         return
     for prediction in predictions:
         count = len(prediction.boxes)

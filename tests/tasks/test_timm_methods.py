@@ -39,7 +39,9 @@ def test_every_method(make, number):
         targets = [replace(target, semantic=target.semantic.clamp(max=1)) for target in targets]
     extra = tasks.find(task, method).MODEL.extra_channels
     images = torch.cat((images, torch.randn(2, extra, SIDE, SIDE).sign()), 1)
-    preprocess = Preprocess((SIDE, SIDE), resize={"classification": "crop", "pose": "box"}.get(task, "fit"))
+    preprocess = Preprocess(
+        (SIDE, SIDE), resize={"classification": "crop", "multilabel": "squash", "pose": "box"}.get(task, "fit")
+    )
     mean, std = (*preprocess.mean, *(0.5,) * extra), (*preprocess.std, *(0.5,) * extra)
     made = make(
         task,

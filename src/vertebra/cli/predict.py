@@ -164,12 +164,14 @@ def _threshold_line(predictor: Predictor, option: float | None, session: Session
     """The score threshold, where it comes from, and what it hides."""
     if option is not None:
         threshold, origin = option, "--threshold"
+    elif predictor.class_thresholds is not None:
+        return "thresholds of the classes: best F1 of the checkpoint's evaluation"
     elif predictor.measured_threshold is not None:
         threshold, origin = predictor.threshold, "best F1 of the checkpoint's evaluation"
     else:
         threshold, origin = predictor.threshold, "default"
-    hidden = session.below_threshold
-    return f"score threshold {threshold:.4g} ({origin}): {hidden} detection{'s' * (hidden != 1)} below it"
+    line, hidden = f"score threshold {threshold:.4g} ({origin})", session.below_threshold
+    return f"{line}: {hidden} detection{'s' * (hidden != 1)} below it" if predictor.kind.objects else line
 
 
 def _check(options: Any, videos: Sequence[VideoSource]) -> None:

@@ -131,7 +131,7 @@ class Gatherer:
             VertebraError: if it has no images, or no object in any.
         """
         if not any(splits.values()):
-            raise VertebraError(f"{path} has no images.{_first(self.problems)}")
+            raise VertebraError(f"{path} has no images.{first_problem(self.problems)}")
         if not self.objects and self.crowds:
             raise VertebraError(
                 f"{path}: all its {self.crowds} objects are marked as crowd (COCO's iscrowd, VOC's difficult), which "
@@ -139,7 +139,7 @@ class Gatherer:
                 "polygons."
             )
         if not self.objects:
-            raise VertebraError(f"{path} has images but not one object.{_first(self.problems)}")
+            raise VertebraError(f"{path} has images but not one object.{first_problem(self.problems)}")
         notes = list(notes)
         if self.crowds > self.objects:
             notes.append(
@@ -213,7 +213,8 @@ class Gatherer:
         return [max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)]
 
 
-def _first(sentences: Sequence[str]) -> str:
+def first_problem(sentences: Sequence[str]) -> str:
+    """The end of a message: the first of the problems; empty if there are none."""
     return f" The first of {len(sentences)} problems: {sentences[0]}" if sentences else ""
 
 

@@ -49,7 +49,11 @@ def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] 
         reader.split: [ReadSample.of(reader, i) for i in range(len(reader))] for reader in readers
     }
     first = next(_targets(readers))
-    has = {name for name in ("label", "boxes", "masks", "keypoints", "semantic") if getattr(first, name) is not None}
+    has = {
+        name
+        for name in ("label", "tags", "boxes", "masks", "keypoints", "semantic")
+        if getattr(first, name) is not None
+    }
     keypoints = None
     if first.keypoints is not None:
         keypoints = _attribute(readers[0].dataset, "keypoints")
@@ -165,9 +169,11 @@ def checked_target(
         target.keypoints = target.keypoints.float()
     if target.label is not None:
         _check_shape("label", target.label, (-1,) if getattr(target.label, "ndim", 0) else ())
+    if target.tags is not None:
+        _check_shape("tags", target.tags, (-1,))
     if target.semantic is not None:
         _check_shape("semantic", target.semantic, size)
-    for name in ("label", "labels", "semantic"):
+    for name in ("label", "tags", "labels", "semantic"):
         values = getattr(target, name)
         if values is not None and (name != "label" or values.ndim == 0):
             if values.is_floating_point() or values.dtype == torch.bool:
@@ -177,6 +183,8 @@ def checked_target(
         if number < 0 or (classes and number >= len(classes)):
             expected = f"from 0 to {len(classes) - 1}" if classes else "0 or more"
             raise VertebraError(f"it has class {number}; classes are {expected}.")
+    if target.tags is not None:
+        target.tags = target.tags.unique()
     if target.semantic is not None:
         target.semantic = target.semantic.to(torch.uint8)
     return target
@@ -247,7 +255,7 @@ def _class_numbers(target: Target) -> Tensor:
     """The class numbers in a target, [M] int64: of image and instances, or else of the label map."""
     if target.label is not None and target.label.ndim == 1:
         return torch.tensor([len(target.label) - 1])  # a soft label
-    values = [value.reshape(-1) for value in (target.label, target.labels) if value is not None]
+    values = [value.reshape(-1) for value in (target.label, target.tags, target.labels) if value is not None]
     if not values and target.semantic is not None:
         values = [target.semantic[target.semantic != IGNORED]]
     return torch.cat(values).unique() if values else torch.zeros(0, dtype=torch.int64)

@@ -23,9 +23,11 @@ from vertebra.data.annotations import (
     Listing,
     check_class_names,
     check_keypoint_count,
+    first_problem,
     named_keypoints,
     split_folders,
     split_of,
+    subfolders,
     unnamed_keypoints,
 )
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
@@ -88,6 +90,8 @@ class ExportedImage:
     shapes: list[Shape] = field(default_factory=list)
     label: str | None = None
     """Its class as a whole, if it has one."""
+    tags: Sequence[str] | None = None
+    """Its classes as a whole, where it may have several or none."""
     pixels: Tensor | None = None
     """The image [C, H, W] uint8 itself, where it is inside of the annotation file."""
 
@@ -160,6 +164,12 @@ class Export:
 
         return find
 
+    def tagged_images(self, file: Path, split: str) -> Callable[[str], Path]:
+        """As `images`, for lists whose images lie in any folder beside them, as `train-jpg` and `img_align_celeba`."""
+        find = self.images(file, split)
+        beside = [folder.name for folder in subfolders(file.parent)[:CANDIDATES]]
+        return lambda name: find(name, *(f"{folder}/{name}" for folder in beside))
+
     def add(self, split: str, entry: ExportedImage) -> None:
         """Adds an image to a split."""
         self.splits.setdefault(split, []).append(entry)
@@ -173,7 +183,7 @@ class Export:
         return bounds(turned([x1, y1, x2, y1, x2, y2, x1, y2], centre, degrees))
 
     def catalogue(self, classes: Sequence[str] = (), keypoints: Sequence[str] | None = None) -> Catalogue:
-        """All images as a dataset of objects, or of one class per image where these are needed or all there is.
+        """All images as a dataset of tags, of objects, or of one class per image where it is needed or all there is.
 
         Args:
             classes: of objects, in their order; those that occur are added. Alphabetical if empty.
@@ -188,6 +198,8 @@ class Export:
         entries = [entry for members in splits.values() for entry in members]
         labelled = sum(entry.label is not None for entry in entries)
         fields = self.options.fields
+        if any(entry.tags is not None for entry in entries):
+            return self._of_tags(splits)
         objects = any(entry.shapes for entry in entries)
         if labelled and (not objects or (fields is not None and "label" in fields)):
             return self._of_classes(splits)
@@ -225,6 +237,26 @@ class Export:
                 target = Target(label=index[entry.label], path=str(entry.image))
                 samples[split].append(Sample(entry.image if entry.pixels is None else entry.pixels, target))
         return Catalogue(str(self.path), self.format, classes, samples, self.notes, self.problems)
+
+    def _of_tags(self, splits: dict[str, list[ExportedImage]]) -> Catalogue:
+        names = {name for members in splits.values() for entry in members for name in entry.tags or ()}
+        if not names:
+            raise VertebraError(f"{self.path} has no image with a tag.{first_problem(self.problems)}")
+        classes = check_class_names(sorted(names), self.path)
+        index = {name: i for i, name in enumerate(classes)}
+        samples: dict[str, list[Sample]] = {}
+        for split, members in splits.items():
+            samples[split] = []
+            for entry in members:
+                tags = sorted(index[name] for name in set(entry.tags or ()))
+                target = Target(tags=torch.tensor(tags, dtype=torch.int64), path=str(entry.image))
+                samples[split].append(Sample(entry.image, target))
+        without = sum(not entry.tags for members in splits.values() for entry in members)
+        if without:
+            total = sum(map(len, splits.values()))
+            self.notes.append(f"images without a tag: {without} of {total}, kept as images that have none")
+        has = frozenset({"tags"})
+        return Catalogue(str(self.path), self.format, classes, samples, self.notes, self.problems, has)
 
     def _of_objects(
         self, splits: dict[str, list[ExportedImage]], classes: tuple[str, ...], keypoints: Sequence[str] | None
@@ -383,6 +415,14 @@ def by_name(names: Sequence[str], row: Sequence[str]) -> dict[str, str]:
 
 
 # -- values
+
+
+def tag_names(values: Any) -> list[str]:
+    """The tags of an image from a list, each once; numbers as text. Invalid if one is neither."""
+    if not isinstance(values, list):
+        raise Invalid(f"its tags are {shown(values)}, a list of text is expected")
+    names = [str(value) if type(value) is int else text(value, "tag") for value in values]
+    return list(dict.fromkeys(names))
 
 
 def text(value: Any, what: str) -> str:

@@ -298,6 +298,26 @@ def _label(sample: Sample) -> int:
     return -1 if label is None or label.ndim else int(label)
 
 
+def tagged(catalogue: Catalogue) -> Catalogue:
+    """The dataset with the classes of each image's objects, or else its one class, as tags. Crowd regions count: their
+    objects are in the image."""
+
+    def tags_of(sample: Sample) -> Sample:
+        target = sample.target
+        labels = target.label if target.labels is None else target.labels
+        assert labels is not None, "a dataset of objects or of classes of whole images"
+        return Sample(sample.image, Target(tags=labels.reshape(-1).unique(), id=target.id, path=target.path))
+
+    source = "the class" if "label" in catalogue.has else "the classes of the objects"
+    return dataclasses.replace(
+        catalogue,
+        splits={split: [tags_of(sample) for sample in samples] for split, samples in catalogue.splits.items()},
+        has=frozenset({"tags"}),
+        notes=[*catalogue.notes, f"tags of an image are {source} in it"],
+        keypoints=None,
+    )
+
+
 def painted(path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
     """The dataset with label maps painted from instance masks, as which `background` is the first class.
 

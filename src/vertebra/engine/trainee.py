@@ -178,7 +178,7 @@ class RunHistory(L.Callback):
             epoch = trainer.current_epoch + 1
             self.best = {"score": score, "epoch": epoch, "metrics": values}
             if trainer.is_global_zero:
-                numbers = {name: value for name, value in values.items() if isinstance(value, float)}
+                numbers = {k: value for k, value in values.items() if isinstance(value, float) or k == "thresholds"}
                 path = self.folder / "best.safetensors"
                 checkpoint.save(module.task, path, metrics=numbers, epoch=epoch, **self.about)
 

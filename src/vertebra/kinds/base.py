@@ -240,8 +240,11 @@ class Kind:
         """
         raise NotImplementedError
 
-    def filter(self, prediction: Prediction, threshold: float) -> tuple[Prediction, int]:
-        """The detections whose score reaches the threshold, and the number of the others."""
+    def filter(self, prediction: Prediction, threshold: float | Sequence[float]) -> tuple[Prediction, int]:
+        """The detections whose score reaches the threshold, and the number of the others.
+
+        A threshold per class is that of a checkpoint whose metrics have such, as `thresholds`.
+        """
         return prediction, 0
 
     def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
@@ -464,6 +467,22 @@ def uneven(catalogue: Catalogue, counts: Sequence[int], unit: str, *, ignore_abs
         return ""
     rarest = catalogue.classes[counts.index(min(counted))]
     return f"classes are uneven ({min(counted)} to {max(counted)} {unit}, fewest {rarest!r})"
+
+
+def inverse_frequencies(catalogue: Catalogue, counts: Sequence[int]) -> tuple[float, ...]:
+    """A weight per class, inversely proportional to its `counts` of training images; 1 where all are equal.
+
+    Raises:
+        VertebraError: if a class has none.
+    """
+    if 0 in counts:
+        raise VertebraError(f"class {catalogue.classes[counts.index(0)]!r} has no training images to balance.")
+    return tuple(sum(counts) / (len(counts) * count) for count in counts)
+
+
+def shorten(name: str, length: int = 40) -> str:
+    """A class name of at most so many letters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def listed_classes(counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:

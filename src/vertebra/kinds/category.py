@@ -19,7 +19,7 @@ from vertebra.data.augment.category import CategoryAugment, CategoryTransform, b
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, escaped
-from vertebra.kinds.base import Kind, listed_classes, uneven
+from vertebra.kinds.base import Kind, inverse_frequencies, listed_classes, shorten, uneven
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz.draw import captioned, thumbnail
@@ -70,10 +70,7 @@ class Category(Kind):
         """With `balance`, a weight per class that is inversely proportional to its training images."""
         if not balance:
             return {}
-        counts = catalogue.counts("train", self.labels)
-        if 0 in counts:
-            raise VertebraError(f"class {catalogue.classes[counts.index(0)]!r} has no training images to balance.")
-        return {"class_weights": tuple(sum(counts) / (len(counts) * count) for count in counts)}
+        return {"class_weights": inverse_frequencies(catalogue, catalogue.counts("train", self.labels))}
 
     # -- predictions
 
@@ -176,11 +173,6 @@ class Category(Kind):
     def notes(self, catalogue: Catalogue) -> list[str]:
         note = uneven(catalogue, catalogue.counts("train", self.labels), "images")
         return [f"{note}: consider --balance"] if note else []
-
-
-def shorten(name: str, length: int = 40) -> str:
-    """A class name of at most so many letters."""
-    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def _reliability(evaluation: Evaluation) -> Figure:

@@ -96,8 +96,9 @@ class Objects(Kind):
     ) -> Prediction:
         return tiling.merge(list(predictions), tiles, size)
 
-    def filter(self, prediction: Prediction, threshold: float) -> tuple[Prediction, int]:
+    def filter(self, prediction: Prediction, threshold: float | Sequence[float]) -> tuple[Prediction, int]:
         assert prediction.scores is not None
+        assert not isinstance(threshold, Sequence), "detections have one threshold"
         kept = torch.nonzero(prediction.scores >= threshold).flatten().tolist()
         below = len(prediction.scores) - len(kept)
         return (prediction.take(kept) if below else prediction), below

@@ -41,7 +41,7 @@ def mean(predictions: Sequence[Prediction]) -> Prediction:
     """The mean of the class probabilities, or of whatever numbers are predicted for the image as a whole."""
     averaged: dict[str, Any] = {
         name: torch.stack([getattr(prediction, name) for prediction in predictions]).mean(0)
-        for name in ("probabilities", "values")
+        for name in ("probabilities", "tags", "values")
         if all(getattr(prediction, name) is not None for prediction in predictions)
     }
     return replace(predictions[0], **averaged)

@@ -43,7 +43,7 @@ class _Options:
     """The arguments of `Predictor.predict`."""
 
     batch_size: int
-    threshold: float
+    threshold: float | Sequence[float]
     tile: int
     overlap: float
     tta: bool
@@ -164,6 +164,13 @@ class Predictor:
         return None if measured is None else float(measured)
 
     @property
+    def class_thresholds(self) -> tuple[float, ...] | None:
+        """Of each class, the threshold with the best F1 in the checkpoint's evaluation, for models that predict several
+        classes per image; None if it has none."""
+        measured = (self.about.get("metrics") or {}).get("thresholds")
+        return None if measured is None else tuple(map(float, measured))
+
+    @property
     def below_threshold(self) -> int:
         """Detections that the latest call of `predict` or `stream` has dropped so far, because their score is below
         the threshold."""
@@ -199,8 +206,8 @@ class Predictor:
             images: PIL image, array [H, W, C] or tensor [C, H, W] (uint8, or floats in 0..1), path of an image, a
                 folder or a video, pattern, URL, list file, a sequence of these, or a tensor [B, C, H, W].
             batch_size: most images per forward pass; it does not change the predictions.
-            threshold: detections with a lower score are dropped, 0..1; None takes `self.threshold`. `below_threshold`
-                counts them.
+            threshold: detections with a lower score are dropped, 0..1; None takes `self.threshold`, or
+                `self.class_thresholds` if there are such. `below_threshold` counts them.
             tile: images with a longer side are cut into square tiles of this side in pixels, whose detections are
                 merged; 0 predicts on whole images.
             overlap: smallest share of a tile's side that neighbouring tiles have in common, above 0 and up to 0.5;
@@ -312,9 +319,9 @@ class Predictor:
             raise VertebraError(f"tile is {tile}; it must be 16 pixels or more, or 0 for whole images.")
         if not 0 < overlap <= 0.5:
             raise VertebraError(f"overlap is {overlap}; it must be above 0 and 0.5 at most.")
-        threshold = self.threshold if threshold is None else threshold
+        known = next(value for value in (threshold, self.class_thresholds, self.threshold) if value is not None)
         self._counter = _Counter()
-        return _Options(batch_size, threshold, tile, overlap, tta, every, endless, self._counter)
+        return _Options(batch_size, known, tile, overlap, tta, every, endless, self._counter)
 
     def _check_kind(self) -> None:
         """Raises if the model cannot predict on images alone."""

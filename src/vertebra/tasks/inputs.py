@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Loss = Callable[..., dict[str, Tensor]]
 
 FORMS: dict[str, tuple[torch.dtype, tuple[str, ...], str]] = {
+    "tags": (torch.int64, ("T",), "torch.tensor([0, 2])"),
     "boxes": (torch.float32, ("N", "4"), "torch.tensor([[8.0, 8.0, 40.0, 24.0]])"),
     "labels": (torch.int64, ("N",), "torch.tensor([0])"),
     "keypoints": (torch.float32, ("N", "K", "3"), "torch.tensor([[[8.0, 8.0, 2.0]]])"),
@@ -28,7 +29,7 @@ FORMS: dict[str, tuple[torch.dtype, tuple[str, ...], str]] = {
 }
 """Of fields of Target: dtype, sides by name, and an example.
 
-N is the number of objects, K that of their keypoints; H and W are the input's."""
+T is the number of tags or of tokens, N that of objects, K that of their keypoints; H and W are the input's."""
 
 
 def checked(loss: Loss) -> Loss:
@@ -72,7 +73,7 @@ def check(task: Task, images: Tensor, targets: Sequence[Target]) -> None:
             _check_masks(i, target, sizes[i])
     if "boxes" in fields:
         _check_boxes(targets, sizes, positive=bool(task.target_fields))
-    for name in ("label", "labels", "semantic"):
+    for name in ("label", "tags", "labels", "semantic"):
         if name in fields:
             _check_classes(task, targets, name)
     if "keypoints" in fields:
@@ -139,6 +140,8 @@ def _check_forms(task: Task, i: int, target: Target, images: Tensor, fields: Seq
             dtype, shape = torch.int64, []
             if isinstance(value, Tensor) and value.ndim:  # a soft label
                 dtype, shape = torch.float32, [len(task.classes)]
+        elif name == "tags" and isinstance(value, Tensor) and value.is_floating_point():  # soft tags
+            dtype, shape = torch.float32, [len(task.classes)]
         else:
             dtype, sides, _ = FORMS[name]
             sizes: dict[str, Any] = {"4": 4, "3": 3, "H": images.shape[-2], "W": images.shape[-1]}
@@ -212,6 +215,8 @@ def _check_classes(task: Task, targets: Sequence[Target], name: str) -> None:
     """Raises if a class is none of the task's, or a soft label is not finite."""
     if name == "label" and len({target.label.ndim for target in targets if target.label is not None}) > 1:
         raise VertebraError("the targets have classes and soft labels, label of [] and of [num_classes]; choose one.")
+    if name == "tags" and len({target.tags.dtype for target in targets if target.tags is not None}) > 1:
+        raise VertebraError("the targets have tags of int64 and soft tags, of float32; choose one.")
     values = torch.cat([_rows(target, name).reshape(-1) for target in targets])
     if values.is_floating_point():
         _check_finite(targets, name)
@@ -223,7 +228,7 @@ def _check_classes(task: Task, targets: Sequence[Target], name: str) -> None:
         return
     i, j = _first(targets, name, good)
     value = int(_rows(targets[i], name).reshape(-1)[j])
-    where = f"labels[{j}]" if name == "labels" else name
+    where = f"{name}[{j}]" if name in ("labels", "tags") else name
     raise VertebraError(
         f"target {i}: {where} is {value}; the {len(task.classes)} classes are 0 to {len(task.classes) - 1}."
     )

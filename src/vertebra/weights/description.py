@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class _Metrics:
     """The metrics that are used again."""
 
     threshold: float | None
+    thresholds: tuple[float, ...] | None
 
 
 def parse(text: str, path: object) -> dict[str, Any]:
@@ -84,10 +85,19 @@ def parse(text: str, path: object) -> dict[str, Any]:
         _check_values(about["model"], "model")
         check_types(_Metrics, about.get("metrics") or {}, "metrics.")
         in_range("metrics.threshold", (about.get("metrics") or {}).get("threshold"), 0, 1)
+        _check_thresholds((about.get("metrics") or {}).get("thresholds"), about.get("classes", ()))
         check_types(_Data, about.get("data", {}), "data.")
     except VertebraError as error:
         raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}") from error
     return about
+
+
+def _check_thresholds(thresholds: Sequence[float] | None, classes: Sequence[str]) -> None:
+    """Raises if there is not one threshold per class in 0..1."""
+    for value in thresholds or ():
+        in_range("metrics.thresholds", value, 0, 1)
+    if thresholds is not None and len(thresholds) != len(classes):
+        raise VertebraError(f"metrics.thresholds has {len(thresholds)} numbers for {len(classes)} classes.")
 
 
 def _check_values(value: Any, entry: str, depth: int = 0) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from vertebra.data.catalogue import SPLIT_NAMES, Catalogue, Sample
-from vertebra.data.formats import ReadOptions
+from vertebra.data.exports import first_rows
+from vertebra.data.formats import ReadOptions, csv_tags
 from vertebra.errors import VertebraError, escaped, shown
 from vertebra.files import read_text
 from vertebra.structures import Target
@@ -23,8 +24,11 @@ COLUMNS = ("path", "label", "split")
 
 
 def recognise(path: Path) -> bool:
-    """Whether it is a file that ends in .csv."""
-    return path.suffix.lower() == ".csv" and path.is_file()
+    """Whether it is a file that ends in .csv, unless it has tags and no column `label`."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    header = [column.lower() for row in first_rows(path)[:1] for column in row]
+    return "label" in header or not csv_tags.recognise(path)
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:

@@ -1,8 +1,9 @@
 """CSV lists of images with a column of 0 and 1 for each class, as Roboflow's `_classes.csv` has them.
 
-The first column is the image, `filename`; the others are the classes. An image has one class.
+The first column is the image, `filename`; the others are the classes. An image has one class, or several or none where
+its tags are needed. -1 stands for 0, as in CelebA's attributes.
 
-Source: exports of Roboflow, "Multi-Class Classification".
+Source: exports of Roboflow, "Multi-Class Classification" and "Multi-Label Classification".
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from vertebra.data.formats import ReadOptions
 from vertebra.errors import shown
 
 PRIORITY = 7
-FIELDS = frozenset({"label"})
+FIELDS = frozenset({"label", "tags"})
 TITLE = "CSV lists of 0 and 1"
 IMAGE = ("filename", "file_name", "path", "image", "image_name", "id", "image_id")
 
@@ -36,23 +37,31 @@ def recognise(path: Path) -> bool:
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
-    """The images of the lists, which lie beside them. One with no class or several is skipped.
+    """The images of the lists, which lie beside them or in a folder beside them.
+
+    Where the class of an image is needed, one with no class or several is skipped. Where everything is, they have tags
+    if most of them have no class or several.
 
     Raises:
         VertebraError: if a list cannot be read as CSV.
     """
     export = Export(path, "csv_classes", options)
-    for split, file in split_files(path, ".csv", _is_one_hot).items():
-        (_, header), *rows = csv_rows(file)
-        find = export.images(file, split)
-        for line, row in rows:
+    tables = {split: (file, csv_rows(file)) for split, file in split_files(path, ".csv", _is_one_hot).items()}
+    numbers = [row[1:].count("1") for _, table in tables.values() for _, row in table[1:]]
+    with_tags = "tags" in options.fields if options.fields else 2 * numbers.count(1) < len(numbers)
+    for split, (file, table) in tables.items():
+        header, find = table[0][1], export.tagged_images(file, split)
+        for line, row in table[1:]:
             with export.skipping(f"{file}, line {line}") as where:
                 values = by_name(header, row)
                 entry = ExportedImage(where, find(text(values.pop(header[0]), header[0])))
                 chosen = [name for name, value in values.items() if _is_set(value)]
-                if len(chosen) != 1:
+                if with_tags:
+                    entry.tags = [text(name, "class") for name in chosen]
+                elif len(chosen) != 1:
                     raise Invalid(f"it has {len(chosen)} classes ({shown(', '.join(chosen))}), one is expected")
-                entry.label = text(chosen[0], "class")
+                else:
+                    entry.label = text(chosen[0], "class")
                 export.add(split, entry)
     return export.catalogue()
 
@@ -61,10 +70,10 @@ def _is_one_hot(file: Path) -> bool:
     rows = first_rows(file)
     if len(rows) < 2 or len(rows[0]) < 3 or rows[0][0].lower() not in IMAGE or len(rows[0]) != len(rows[1]):
         return False
-    return all(value in ("0", "1") for value in rows[1][1:])
+    return all(value in ("0", "1", "-1") for value in rows[1][1:])
 
 
 def _is_set(value: str) -> bool:
-    if value not in ("0", "1"):
+    if value not in ("0", "1", "-1"):
         raise Invalid(f"one of its values is {shown(value)}, 0 or 1 is expected")
     return value == "1"

@@ -27,7 +27,7 @@ from vertebra.structures import KeypointSchema, Masks, Target
 PRIORITY = 0
 GENERATED = True
 OBJECT_FIELDS = frozenset({"boxes", "labels", "masks", "keypoints", "crowd", "areas"})
-FIELDS = OBJECT_FIELDS | {"label", "semantic"}
+FIELDS = OBJECT_FIELDS | {"label", "tags", "semantic"}
 CLASSES = ("circle", "cross", "hexagon", "square", "star", "triangle")
 KEYPOINTS = KeypointSchema(
     ("ahead", "right", "behind", "left"), ((0, 1), (1, 2), (2, 3), (3, 0)), (0, 3, 2, 1), (0.05, 0.05, 0.05, 0.05)
@@ -50,12 +50,14 @@ def recognise(path: Path) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
     """The set with one object per image where the label alone is needed, else the set with several; where label maps
-    alone are needed, the background is a class too."""
+    alone are needed, the background is a class too. Tags are the classes of the objects."""
     if options.fields == frozenset({"label"}):
         return catalogue(options.seed)
     drawn = catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
     if options.fields == frozenset({"semantic"}):
         return replace(drawn, classes=("background", *CLASSES), has=options.fields, keypoints=None)
+    if options.fields == frozenset({"tags"}):
+        return replace(drawn, has=options.fields, keypoints=None)
     # The classes of objects are not those of the label maps, which have the background as well.
     return replace(drawn, has=drawn.has - {"semantic"}) if options.fields is None else drawn
 
@@ -72,10 +74,10 @@ def catalogue(
         seed: each seed gives other images.
         size: side of the images in pixels.
         objects: minimum and maximum number of objects per image.
-        fields: fields of Target that the samples carry; None for all but the label, because an image of several
-            objects has a label only where it is asked for.
+        fields: fields of Target that the samples carry; None for all but the label and the tags, because an image of
+            several objects has them only where they are asked for.
     """
-    chosen = FIELDS - {"label"} if fields is None else fields
+    chosen = FIELDS - {"label", "tags"} if fields is None else fields
     if chosen & OBJECT_FIELDS:
         chosen |= {"boxes", "labels", "crowd", "areas"}
     splits: dict[str, list[Sample]] = {}
@@ -88,7 +90,7 @@ def catalogue(
         "shapes",
         CLASSES,
         splits,
-        has=frozenset(has | (chosen & {"label"})),
+        has=frozenset(has | (chosen & {"label", "tags"})),
         keypoints=KEYPOINTS if has else None,
     )
 
@@ -223,6 +225,7 @@ def _target(labels: list[int], keypoints: list[np.ndarray], owner: np.ndarray) -
         points.append(np.concatenate([keypoints[i], visibility[:, None]], 1))
     return Target(
         label=torch.tensor(labels[0]),
+        tags=torch.tensor(sorted({labels[i] for i in visible})),
         boxes=masks.boxes(),
         labels=torch.tensor([labels[i] for i in visible]),
         masks=masks,

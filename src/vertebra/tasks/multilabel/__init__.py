@@ -1,0 +1,3 @@
+"""Multi-label classification: any number of classes, or tags, for the whole image."""
+
+DEFAULT = "linear"
