@@ -136,7 +136,8 @@ def train(
             list of these.
         settings: everything else that `vertebra train --help` lists, by the same names: `epochs`, `lr`, `optimizer`,
             `weights`, `output`, `resume`, ...; those of `--data` without that prefix: `batch_size`, `image_size`,
-            `workers`, `val_share`, `channels`, `resize`.
+            `workers`, `val_share`, `channels`, `resize`; those of `--distill`, which `teacher` needs, as a mapping:
+            `distill={"loss": "hard"}`.
 
     Returns:
         The run: its folder, the best model's file, epoch and metrics, the history; `run.load()` gives a Predictor.

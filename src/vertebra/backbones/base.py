@@ -86,6 +86,25 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """A context whose value holds the maps of the pyramid once images have passed in it, by `embed` too."""
+        maps: list[Tensor] = []
+        inner = self.forward_features
+
+        def forward_features(images: Tensor, on_level: Callable[[Tensor], object]) -> Tensor:
+            def record(level: Tensor) -> None:
+                maps.append(level)
+                on_level(level)
+
+            return inner(images, record)
+
+        self.forward_features = forward_features  # type: ignore[method-assign]
+        try:
+            yield maps
+        finally:
+            del self.forward_features
+
     def pool(self, x: Tensor) -> Tensor:
         """The embedding, from the features that `forward_features` returns: -> [B, width]."""
         return x.mean((2, 3))

@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a model on your images",
     "evaluate": "compute a trained model's metrics on a dataset",
     "predict": "run a trained model on images and videos",
+    "label": "store a model's predictions as a dataset to train others on",
     "refine": "sharpen the masks in the results of any tool, and judge them before and after",
     "models": "list all backbones: parameters, multiply-adds, levels, known weights",
     "methods": "list all methods: task, paper, checkpoints they read",
@@ -33,6 +34,7 @@ MEMORY = {
     "train": "lower --data.batch_size (and raise --accumulate), or set --checkpointing",
     "evaluate": "lower --data.batch_size or --data.workers",
     "refine": "lower --batch_size",
+    "label": "lower --batch_size",
     "predict": "lower --batch_size, or cut large images with --tile",
 }
 """By verb, what takes less memory."""

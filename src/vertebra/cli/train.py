@@ -13,6 +13,7 @@ from vertebra.engine import recipes
 from vertebra.engine.settings import (
     GROUPS,
     Data,
+    Distill,
     Settings,
     check_resumed_method,
     plain,
@@ -106,6 +107,7 @@ def _arguments(task: str, method: str) -> ArgumentParser:
     if kind.data is not None:
         arguments.add_class_arguments(kind.data, "data")
     arguments.add_class_arguments(kind.augment, "augment")
+    arguments.add_class_arguments(Distill, "distill")
     usual = resolve(task, method, {})
     arguments.set_defaults({**plain(usual), "lr": usual.base_lr, "weight_decay": usual.decay, "task": None})
     return arguments

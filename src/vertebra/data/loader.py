@@ -66,6 +66,8 @@ class Batch:
     indices: list[int]
     """Which of the loader's samples each image is; in training the sample it was drawn as, even if another stands in
     for it."""
+    unlabelled: int = 0
+    """How many of the images, the last ones, have no ground truth: their targets have a path alone."""
 
     def pin_memory(self) -> Batch:
         self.images = self.images.pin_memory()
@@ -194,18 +196,36 @@ class ImageDataset(Dataset):
         return None
 
 
+class WithUnlabelled(Dataset):
+    """A dataset and one of unlabelled images behind it; in neither does an image of the other stand in for one."""
+
+    def __init__(self, labelled: ImageDataset, unlabelled: ImageDataset) -> None:
+        self.labelled, self.unlabelled = labelled, unlabelled
+
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        index, seed = key
+        if index < len(self.labelled):
+            return self.labelled[key]
+        return replace(self.unlabelled[index - len(self.labelled), seed], index=index)
+
+
 class Collate:
-    """Items of ImageDataset to a Batch; in training, targets are padded with `pad`, and the batch changed by `mix`."""
+    """Items of ImageDataset to a Batch; in training, targets are padded with `pad`, and the batch changed by `mix`.
+
+    Items from index `labelled` on have no ground truth; they are not mixed.
+    """
 
     def __init__(
         self,
         inputs: Inputs,
         pad: Callable[[Target, tuple[int, int]], Target] | None = None,
         mix: BatchTransform | None = None,
+        labelled: int | None = None,
     ) -> None:
         self.inputs = inputs
         self.pad = pad
         self.mix = mix
+        self.labelled = labelled
 
     def __call__(self, items: list[Item]) -> Batch:
         unreadable = [sentence for item in items for sentence in item.unreadable]
@@ -215,13 +235,16 @@ class Collate:
         targets = [item.target for item in items_read]
         if self.pad is not None:
             targets = [self.pad(target, (images.shape[-2], images.shape[-1])) for target in targets]
-        if self.mix is not None and len(targets) > 1:
+        count = len(targets)
+        if self.labelled is not None:
+            count = sum(item.index < self.labelled for item in items_read)
+        if self.mix is not None and count > 1:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(counted_seed(items[0].seed))
-                images, targets = self.mix(images, targets)
-        return Batch(
-            images, targets, unreadable, [item.frame for item in items_read], [item.index for item in items_read]
-        )
+                mixed, mixed_targets = self.mix(images[:count], targets[:count])
+                images, targets = torch.cat((mixed, images[count:])), [*mixed_targets, *targets[count:]]
+        frames, indices = [item.frame for item in items_read], [item.index for item in items_read]
+        return Batch(images, targets, unreadable, frames, indices, len(targets) - count)
 
 
 class BatchSampler(Sampler):
@@ -304,6 +327,28 @@ class BatchSampler(Sampler):
                 incomplete[self.groups[index]] = []
 
 
+class MixedSampler(BatchSampler):
+    """Training batches of labelled samples, each followed by a batch of unlabelled ones, whose indices go on from those
+    of the labelled.
+
+    An epoch is one of the labelled samples. The unlabelled batches go on from epoch to epoch, and from pass to pass,
+    as their number is counted.
+    """
+
+    def __init__(self, labelled: BatchSampler, unlabelled: BatchSampler) -> None:
+        super().__init__(labelled.count, labelled.size, seed=labelled.seed, training=True)
+        self.labelled, self.unlabelled = labelled, unlabelled
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def _epoch(self, epoch: int) -> Iterator[list[tuple[int, int]]]:
+        first, used = divmod(epoch * len(self), len(self.unlabelled))  # pass, and its batches in the epochs before
+        passes = itertools.chain.from_iterable(map(self.unlabelled._epoch, itertools.count(first)))
+        for batch, more in zip(self.labelled._epoch(epoch), itertools.islice(passes, used, None), strict=False):
+            yield [*batch, *((self.labelled.count + index, seed) for index, seed in more)]
+
+
 def _process() -> tuple[int, int]:
     """Rank of this process and number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -364,6 +409,8 @@ def loader(
     augment: Augment | None = None,
     transforms: Transforms | None = None,
     keypoints: KeypointSchema | None = None,
+    unlabelled: Sequence[Sample] = (),
+    unlabelled_batch_size: int | None = None,
 ) -> WorkerLoader | EndlessLoader:
     """Batches of the samples: augmented and shuffled if `augment` is given, else for evaluation.
 
@@ -377,6 +424,8 @@ def loader(
         workers: processes that read images; None chooses by the number of cores.
         transforms: a user's, before the augmentation.
         keypoints: the dataset's keypoints, so that those with sides swap in a mirror image.
+        unlabelled: samples without ground truth, in training; their images stand at the end of each batch.
+        unlabelled_batch_size: how many of them per step, over all processes together; `batch_size` if None.
 
     Raises:
         VertebraError: if the batch size is not positive, or the preprocessing or the augmentation does not suit the
@@ -391,12 +440,19 @@ def loader(
         transform = kind.transform(augment, preprocess, keypoints)
         if transforms is not None:
             transform = CustomTransform(transforms, transform, preprocess.channels)
-        collate = Collate(inputs, kind.pad, kind.batch_transform(augment, num_classes))
+        mix = kind.batch_transform(augment, num_classes)
+        collate = Collate(inputs, kind.pad, mix, len(samples) if unlabelled else None)
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     groups = inputs.groups(samples, training=training)
     batches = BatchSampler(len(samples), batch_size, seed=seed, training=training, groups=groups, repeats=repeats)
+    images = ImageDataset(samples, inputs, transform)
+    dataset: Dataset = images
+    if unlabelled:
+        dataset = WithUnlabelled(images, ImageDataset(unlabelled, inputs, transform))
+        size = min(unlabelled_batch_size or batch_size, len(unlabelled))
+        batches = MixedSampler(batches, BatchSampler(len(unlabelled), size, seed=counted_seed(seed, 1), training=True))
     batch_loader = WorkerLoader(
-        ImageDataset(samples, inputs, transform),
+        dataset,
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,

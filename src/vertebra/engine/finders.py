@@ -15,11 +15,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from vertebra.data.loader import Batch, EndlessLoader
-from vertebra.engine import optim
 from vertebra.engine.devices import run_devices
 from vertebra.engine.settings import Settings
 from vertebra.engine.trainee import Trainee
@@ -49,12 +48,23 @@ Batches = Callable[[Settings], EndlessLoader]
 """Makes the training batches of settings."""
 
 
-def replace_auto(settings: Settings, task: Task, batches: Batches, count: int, folder: Path, echo: Echo) -> Settings:
+def replace_auto(
+    settings: Settings,
+    task: Task,
+    batches: Batches,
+    count: int,
+    folder: Path,
+    echo: Echo,
+    distiller: nn.Module | None = None,
+) -> Settings:
     """The settings with numbers in place of `auto`: the batch size first, then the learning rate for it.
 
     The trials train copies of the task; no random number that the run will use is drawn.
 
     Args:
+        settings: of the run.
+        task: its model.
+        distiller: as for Trainee.
         batches: makes the training batches of settings.
         count: number of training images.
         folder: of the run; the curve of the learning rate is written to lr.png in it.
@@ -64,12 +74,12 @@ def replace_auto(settings: Settings, task: Task, batches: Batches, count: int, f
     """
     with torch.random.fork_rng():
         if settings.data.batch_size == "auto":
-            size, reason = _batch_size(settings, task, batches, count, folder)
+            size, reason = _batch_size(settings, task, batches, count, folder, distiller)
             settings = _with_batch_size(settings, size)
             echo(f"data.batch_size {size}: {reason}")
         if settings.lr == "auto":
             settings = replace(settings, base_batch_size=0)  # the rate is that of the batch at hand
-            settings = replace(settings, lr=_learning_rate(settings, task, batches(settings), folder))
+            settings = replace(settings, lr=_learning_rate(settings, task, batches(settings), folder, distiller))
             echo(f"lr {settings.lr:g}: a tenth of the rate with the lowest loss, see {folder / 'lr.png'}")
     return settings
 
@@ -80,8 +90,14 @@ class Trial(Trainee):
     It ends early where the loss is not finite, or DIVERGED times what it was.
     """
 
-    def __init__(self, task: Task, settings: Settings, factor: Callable[[int], float] = lambda _: 1.0) -> None:
-        super().__init__(copy.deepcopy(task), settings)
+    def __init__(
+        self,
+        task: Task,
+        settings: Settings,
+        distiller: nn.Module | None,
+        factor: Callable[[int], float] = lambda _: 1.0,
+    ) -> None:
+        super().__init__(copy.deepcopy(task), settings, copy.deepcopy(distiller))
         self.factor = factor
         self.losses: list[float] = []
         """Of each batch."""
@@ -89,7 +105,7 @@ class Trial(Trainee):
         """Is advanced with each batch."""
 
     def configure_optimizers(self) -> Any:
-        optimizer = optim.optimizer(self.task, self.settings)
+        optimizer = self.new_optimizer()
         return [optimizer], [{"scheduler": LambdaLR(optimizer, self.factor), "interval": "step"}]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -108,7 +124,9 @@ class Diverged(VertebraError):
     """The loss of a trial is not finite."""
 
 
-def _learning_rate(settings: Settings, task: Task, batches: EndlessLoader, folder: Path) -> float:
+def _learning_rate(
+    settings: Settings, task: Task, batches: EndlessLoader, folder: Path, distiller: nn.Module | None
+) -> float:
     """A tenth of the rate at which the loss is lowest while the rate rises exponentially, in three digits.
 
     Lightning's finder, which takes the steepest slope, measures it over the rate and not its logarithm, and so mostly
@@ -117,7 +135,7 @@ def _learning_rate(settings: Settings, task: Task, batches: EndlessLoader, folde
     Source: Cyclical Learning Rates, arXiv:1506.01186, section 3.3.
     """
     rates = [LOWEST * (HIGHEST / LOWEST) ** (step / (RATE_STEPS - 1)) for step in range(RATE_STEPS)]
-    trial = Trial(task, replace(settings, lr=1.0), lambda step: rates[min(step, RATE_STEPS - 1)])
+    trial = Trial(task, replace(settings, lr=1.0), distiller, lambda step: rates[min(step, RATE_STEPS - 1)])
     with contextlib.suppress(Diverged):
         _fit(trial, batches, folder, RATE_STEPS, "finding lr")
     starts = range(0, len(trial.losses), settings.accumulate)
@@ -134,7 +152,9 @@ def _learning_rate(settings: Settings, task: Task, batches: EndlessLoader, folde
     return rate
 
 
-def _batch_size(settings: Settings, task: Task, batches: Batches, count: int, folder: Path) -> tuple[int, str]:
+def _batch_size(
+    settings: Settings, task: Task, batches: Batches, count: int, folder: Path, distiller: nn.Module | None
+) -> tuple[int, str]:
     """The largest power of two that fits into memory and leaves MIN_EPOCH steps per epoch, and why it is no larger.
 
     Lightning's finder sets the batch size of a DataLoader, which ours does not have: its batch sampler makes batches of
@@ -143,7 +163,7 @@ def _batch_size(settings: Settings, task: Task, batches: Batches, count: int, fo
     device = run_devices(settings)[0]
     limit, before = _memory(device)
     size = 2
-    while _fits(_with_batch_size(settings, size), task, batches, folder):
+    while _fits(_with_batch_size(settings, size), task, batches, folder, distiller):
         used = _memory(device)[1]
         if used + (used - before) > MEMORY_SHARE * limit:
             return size, f"{2 * size} images would fill more than {MEMORY_SHARE:.0%} of the memory"
@@ -159,10 +179,10 @@ def _with_batch_size(settings: Settings, size: int) -> Settings:
     return replace(settings, data=replace(settings.data, batch_size=size))
 
 
-def _fits(settings: Settings, task: Task, batches: Batches, folder: Path) -> bool:
+def _fits(settings: Settings, task: Task, batches: Batches, folder: Path, distiller: nn.Module | None) -> bool:
     """Whether a copy of the task can be trained for some steps without running out of memory."""
     try:
-        _fit(Trial(task, settings), batches(settings), folder, BATCH_STEPS, "finding data.batch_size")
+        _fit(Trial(task, settings, distiller), batches(settings), folder, BATCH_STEPS, "finding data.batch_size")
         fits = True
     except Exception as error:
         if not is_out_of_memory(error):

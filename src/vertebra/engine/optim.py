@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,11 @@ def parameter_groups(task: Task, *, lr: float, weight_decay: float, layer_decay:
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
 
 
-def optimizer(task: Task, settings: Settings) -> torch.optim.Optimizer:
-    """The run's optimiser over the task's trainable parameters."""
+def optimizer(task: Task, settings: Settings, further: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """The run's optimiser over the task's trainable parameters and `further` weights, which are trained as a head's."""
     groups = parameter_groups(task, lr=settings.peak_lr, weight_decay=settings.decay, layer_decay=settings.layer_decay)
+    if more := list(further):
+        groups.append({"params": more, "lr": settings.peak_lr, "weight_decay": settings.decay})
     # On a CPU torch's default is a loop over the parameters; elsewhere it chooses well. Lightning clips no gradients
     # for a fused optimiser in mixed precision.
     cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])

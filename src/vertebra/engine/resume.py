@@ -124,7 +124,7 @@ class StoppedRun:
     def check_state(self, trainer: L.Trainer, trainee: Trainee) -> None:
         """Raises VertebraError if last.ckpt is no state of this run: a part is missing or of another type or shape."""
         content = state.read(self.path, mapped=True)
-        optimizer = optim.optimizer(trainee.task, trainee.settings)
+        optimizer = trainee.new_optimizer()
         if reason := next(_misfits(content, trainer, trainee, optimizer), None):
             raise state.damaged(self.path, reason)
 
@@ -139,6 +139,9 @@ def _fixed(settings: Settings) -> dict[str, Any]:
         "model.method": settings.method,
         "data.channels": settings.data.channels,
         "ema": bool(settings.ema),
+        "teacher": settings.teacher,
+        "distill.loss": settings.distill.loss if settings.teacher else None,
+        "distill.unlabelled": settings.distill.unlabelled,
     }
 
 

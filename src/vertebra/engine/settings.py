@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from vertebra import kinds, options, tasks
 from vertebra.engine import loggers, recipes
@@ -17,7 +17,7 @@ from vertebra.synonyms import option_hint
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 """Number formats of the computation, by Lightning's names."""
-GROUPS = ("model", "data", "augment")
+GROUPS = ("model", "data", "augment", "distill")
 """Settings that hold further ones."""
 MAX_COUNT = 1_000_000
 """Of epochs, batches and images at once: what is beyond it is a slip of the keyboard."""
@@ -97,6 +97,47 @@ def data_options(kind: kinds.Kind) -> type[Data]:
 
 
 @dataclass
+class Distill:
+    """What is learned of a teacher, and how; with `teacher`."""
+
+    loss: Literal["soft", "hard", "ssld", "features"] = "soft"
+    """`soft` learns the teacher's probabilities beside the labels, `hard` its top class beside the labels, `ssld` its
+    probabilities alone, without labels, and `features` its maps beside what the method learns."""
+    weight: float | None = None
+    """Weight of what is learned of the teacher: a share in 0..1 for soft and hard (default: 0.5), where the labels have
+    the rest; a factor for features (default: 1)."""
+    temperature: float | None = None
+    """Of soft: the logits of both are divided by it; default: 1."""
+    unlabelled: str | None = None
+    """Of soft, hard and ssld in classification: folder of further images, without labels, which learn of the teacher
+    alone."""
+    unlabelled_batch_size: int | None = None
+    """Unlabelled images per step, over all processes together; default: as many as in data.batch_size."""
+
+    OPTIONS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "soft": ("weight", "temperature", "unlabelled", "unlabelled_batch_size"),
+        "hard": ("weight", "unlabelled", "unlabelled_batch_size"),
+        "ssld": ("unlabelled", "unlabelled_batch_size"),
+        "features": ("weight",),
+    }
+    """Those that each loss uses."""
+
+    def __post_init__(self) -> None:
+        one_of("distill.loss", self.loss, self.OPTIONS)
+        for option in dataclasses.fields(self)[1:]:
+            if getattr(self, option.name) is not None and option.name not in self.OPTIONS[self.loss]:
+                others = [loss for loss, names in self.OPTIONS.items() if option.name in names]
+                raise VertebraError(
+                    f"distill.{option.name} has no effect with distill.loss={self.loss}: it is for {', '.join(others)}."
+                )
+        in_range("distill.weight", self.weight, 0, 1 if self.loss != "features" else 1_000_000)
+        in_range("distill.temperature", self.temperature, 0.01, 1000)
+        in_range("distill.unlabelled_batch_size", self.unlabelled_batch_size, 1, MAX_COUNT)
+        if self.unlabelled_batch_size and not self.unlabelled:
+            raise VertebraError("distill.unlabelled_batch_size needs distill.unlabelled, the folder of the images.")
+
+
+@dataclass
 class Settings:
     """A training run."""
 
@@ -110,6 +151,8 @@ class Settings:
     """Which images, and how they enter the network."""
     augment: Any = None
     """Random changes of training images: the augmentation dataclass of the task's kind."""
+    distill: Distill = field(default_factory=Distill)
+    """What is learned of the teacher, and how."""
     recipe: str | None = None
     """Options to start from: the name of a published recipe, see `vertebra recipes`, or a YAML file of one's own."""
     epochs: int = 30
@@ -163,6 +206,9 @@ class Settings:
     """Checkpoint to start from: a file, a folder, a published name or a Hub name; what does not fit is listed."""
     source: str | None = None
     """Library whose tensor names `weights` has, such as `mmdet/caffe`; recognised if not given."""
+    teacher: str | None = None
+    """Model to learn from as well: a checkpoint as `weights` takes it, or a folder that `vertebra label` wrote; the
+    options are those of `distill`."""
     balance: bool = False
     """Weight each class in the loss by the inverse of its share of the training images."""
     ema: float = 0.0
@@ -237,6 +283,9 @@ class Settings:
             raise VertebraError("progressive_size has no effect without progressive, the number of stages.")
         if self.warmup and self.warmup_steps:
             raise VertebraError("warmup, in epochs, and warmup_steps are both given; give one of them.")
+        if self.teacher is None and self.distill != Distill():
+            name, value = next(iter(options.changed(self.distill, Distill()).items()))
+            raise VertebraError(f"distill.{name} is {shown(value)}, and there is no teacher: give --teacher=FILE too.")
 
     @property
     def base_lr(self) -> float:
@@ -281,7 +330,7 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
         task: its name.
         method: its name; `model.method` of the settings or the recipe if None. Without either it is left to the
             checkpoint in `weights`, or is the task's default.
-        overrides: fields of Settings; those of `model`, `data` and `augment` as mappings or by dotted name
+        overrides: fields of Settings; those of `model`, `data`, `augment` and `distill` as mappings or by dotted name
             (`data.batch_size`); those of Data also by their name alone.
 
     Raises:
@@ -323,6 +372,7 @@ def resolve(task: str, method: str | None, overrides: Mapping[str, Any]) -> Sett
         model=_part(merged, "model"),
         data=_built(data, "data", merged),
         augment=_built(augment, "augment", merged),
+        distill=_built(Distill, "distill", merged),
         **scalars,
     )
     if settings.data.resize != "auto":
@@ -455,7 +505,7 @@ def _part(flat: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _check_names(flat: Mapping[str, Any], task: str, method: str, data: type, augment: type) -> None:
     config = tasks.find(task, method).Config
     model = options.names(config)
-    parts = {"data": data, "augment": augment}
+    parts = {"data": data, "augment": augment, "distill": Distill}
     known = [
         *SCALARS,
         *(f"{part}.{option.name}" for part, kind in parts.items() for option in dataclasses.fields(kind)),

@@ -21,7 +21,7 @@ from vertebra.data.augment.custom import Transforms
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.loader import EndlessLoader, loader
 from vertebra.data.reading import Source
-from vertebra.engine import checkpoint, progressive
+from vertebra.engine import checkpoint, distill, progressive
 from vertebra.engine import loggers as named_loggers
 from vertebra.engine import trainer as trainers
 from vertebra.engine.devices import is_first_process, run_devices
@@ -89,6 +89,8 @@ def train(
     echo = print if is_first_process() else _silent
     kind = kinds.find(tasks.find(settings.task, settings.method).MODEL.kind)
     catalogue = _open(settings, data, kind)
+    if unlabelled := distill.unlabelled_samples(settings, kind, catalogue.splits.get("val", [])):
+        catalogue.splits["unlabelled"] = unlabelled
     stopped = StoppedRun.open(settings.resume) if settings.resume else None
     if stopped:
         stopped.check_data(kind, catalogue, settings.data)
@@ -100,13 +102,23 @@ def train(
         stopped.check_settings(settings, plan)
     task = _build(settings, plan, kind, echo)
     samples = _samples(settings, kind, catalogue, task)
+    written = stopped.folder if stopped else settings.output
+    distiller = distill.create(
+        settings,
+        task,
+        [*samples["train"], *unlabelled],
+        written=Path(written) / "best.safetensors" if written else None,
+        mixing=kind.batch_transform(settings.augment, len(catalogue.classes)) is not None,
+    )
     folder = stopped.folder if stopped else _new_folder(settings, plan)
     _announce(settings, kind, catalogue, task, folder, echo)
+    if settings.teacher:
+        echo(f"teacher {settings.teacher}: distill.loss={settings.distill.loss}")
     batches = partial(
         _training_batches, samples=samples["train"], task=task, kind=kind, catalogue=catalogue, transforms=transforms
     )
     if "auto" in (settings.lr, settings.data.batch_size):
-        settings = replace_auto(settings, task, batches, len(samples["train"]), folder, echo)
+        settings = replace_auto(settings, task, batches, len(samples["train"]), folder, echo, distiller)
         write_config(settings, folder)
     loaders = (
         _growing(settings, task, partial(batches, settings), echo),
@@ -118,7 +130,7 @@ def train(
         echo(f"lr {settings.peak_lr:g}: {base}, scaled to {images}")
     history = RunHistory(folder, echo, _origin(settings, data, kind))
     trainer = trainers.create(settings, task, folder, history, [Facts(settings, task, catalogue), *callbacks], loggers)
-    trainee = Trainee(task, settings)
+    trainee = Trainee(task, settings, distiller)
     trainers.fit(trainer, trainee, loaders, folder, stopped, echo)
     assert history.best is not None, "the last epoch is always validated"
     metrics = history.best["metrics"]
@@ -263,6 +275,8 @@ def _training_batches(
         augment=settings.augment if share == 1 else kind.eased(settings.augment, share),
         transforms=transforms,
         keypoints=catalogue.keypoints,
+        unlabelled=catalogue.splits.get("unlabelled", ()),
+        unlabelled_batch_size=settings.distill.unlabelled_batch_size,
     )
     assert isinstance(batches, EndlessLoader)
     return batches
@@ -322,11 +336,13 @@ def _check(settings: Settings) -> None:
             raise VertebraError(f"{name} auto is for a new run; one that is resumed goes on with a number.")
         if world > 1:
             raise VertebraError(f"{name} auto works on one process, not on {world}: find it with --processes=1 first.")
-    if size != "auto" and size % world:
-        raise VertebraError(
-            f"data.batch_size is {size}, which {world} processes cannot share equally: "
-            f"try {max(world, size // world * world)}, or fewer --processes."
-        )
+    unlabelled = settings.distill.unlabelled_batch_size or 0
+    for name, images in {"data.batch_size": size, "distill.unlabelled_batch_size": unlabelled}.items():
+        if images != "auto" and images % world:
+            raise VertebraError(
+                f"{name} is {images}, which {world} processes cannot share equally: "
+                f"try {max(world, images // world * world)}, or fewer --processes."
+            )
 
 
 def _announce(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task, folder: Path, echo: Echo) -> None:

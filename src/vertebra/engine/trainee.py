@@ -15,7 +15,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 
 from vertebra.data.loader import Batch, counted_seed
 from vertebra.engine import checkpoint, optim
@@ -29,20 +29,33 @@ from vertebra.tasks import Task
 
 
 class Trainee(L.LightningModule):
-    """Any task, any backbone."""
+    """Any task, any backbone.
 
-    def __init__(self, task: Task, settings: Settings) -> None:
+    Args:
+        task: the model.
+        settings: of the run.
+        distiller: computes the terms of the loss for a batch, (task, batch) -> terms, where there is a teacher; its
+            parameters are trained as well.
+    """
+
+    def __init__(self, task: Task, settings: Settings, distiller: nn.Module | None = None) -> None:
         super().__init__()
         self.task = task.to(memory_format=torch.channels_last)  # what convolutions compute fastest in
         self.settings = settings
+        self.distiller = distiller
         self.metrics = task.metrics()
         self.unreadable: dict[str, None] = {}  # an ordered set of sentences
         task.checkpoint_activations(settings.checkpointing)
         self.freezing = Freezing(task, settings)
         self.dropout = GrowingDropout(task)
 
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The run's optimiser, in its first state."""
+        further = () if self.distiller is None else self.distiller.parameters()
+        return optim.optimizer(self.task, self.settings, further)
+
     def configure_optimizers(self) -> Any:
-        optimizer = optim.optimizer(self.task, self.settings)
+        optimizer = self.new_optimizer()
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = optim.schedule(optimizer, self.settings, steps=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -52,7 +65,7 @@ class Trainee(L.LightningModule):
         optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, torch.optim.Optimizer)
         assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
-        fresh = optim.optimizer(self.task, self.settings).param_groups
+        fresh = self.new_optimizer().param_groups
         for group, new, factor in zip(optimizer.param_groups, fresh, scheduler.lr_lambdas, strict=True):
             group.update({key: value for key, value in new.items() if key != "params"}, initial_lr=new["lr"])
             group["lr"] = new["lr"] * factor(scheduler.last_epoch)
@@ -79,9 +92,12 @@ class Trainee(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.note_unreadable(batch)
-        if not batch.targets:
+        if len(batch.targets) == batch.unlabelled:
             raise VertebraError(f"no training image can be read: {batch.unreadable[0]}")
-        terms = self.task.loss(batch.images, batch.targets)
+        if self.distiller is None:
+            terms = self.task.loss(batch.images, batch.targets)
+        else:
+            terms = self.distiller(self.task, batch)
         total = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(total):
             values = ", ".join(f"{name} = {float(value):g}" for name, value in terms.items())

@@ -75,6 +75,8 @@ class Kind:
     options: ClassVar[frozenset[str]] = frozenset()
     """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
     `annotations`, `crops`, `scores`, `refine`, `detector`, `boxes`."""
+    unlabelled: ClassVar[bool] = False
+    """Whether the augmentation takes images without ground truth, for distillation."""
     data: ClassVar[type | None] = None
     """Dataclass of further `--data` flags of `vertebra train`, which `samples` is given and `__post_init__` checks.
     None if there are none."""
@@ -349,6 +351,14 @@ class Kind:
         if module := known.get(format or next(iter(known), "")):
             return module.writer(folder, options)
         return RecordsWriter(folder, lambda prediction: self.record(prediction, options.classes, top), self.row)
+
+    def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
+        """Writes predictions into `folder`, which exists, as a dataset that models can be trained on.
+
+        Raises:
+            VertebraError: if there is no such dataset.
+        """
+        raise VertebraError(f"no dataset is made of {self.description}: `vertebra predict` writes them as files.")
 
     # -- evaluation
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, escaped
 from vertebra.kinds.base import Kind, inverse_frequencies, listed_classes, shorten, uneven
+from vertebra.kinds.pseudo_labels import SoftLabelsWriter
+from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz.draw import captioned, thumbnail
@@ -40,6 +43,7 @@ class Category(Kind):
     balancing = frozenset({"class_weights"})
     progressive = True
     options = frozenset({"top", "embeddings"})
+    unlabelled = True
 
     # -- data
 
@@ -113,6 +117,10 @@ class Category(Kind):
         """Classifications."""
         labels, values = zip(*prediction.top(len(classes)), strict=True)
         return supervision.Classifications(class_id=np.array(labels), confidence=np.array(values))
+
+    def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
+        """A list of the images and their probabilities, see `data.soft_labels`."""
+        return SoftLabelsWriter(folder, options)
 
     # -- evaluation
 

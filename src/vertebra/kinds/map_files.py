@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -17,7 +13,7 @@ from torch import Tensor
 
 from vertebra.data import segments
 from vertebra.files import replacing
-from vertebra.kinds.writers import JsonList, RecordsWriter, open_text, stem_of
+from vertebra.kinds.writers import AnnotationsFile, RecordsWriter, stem_of
 from vertebra.structures import Prediction
 
 
@@ -71,31 +67,20 @@ class RegionsWriter(MapsWriter):
 
     def __enter__(self) -> RegionsWriter:
         super().__enter__()
-        self._file = open_text(self._close, self.folder / "instances.json")
-        self._file.write('{"annotations": ')
-        self._annotations = JsonList(self._file)
-        # Both lists of the file grow at once: the entries of images wait in a file of their own.
-        self._buffer = self._close.enter_context(TemporaryFile("w+", encoding="utf-8"))
-        self._images = JsonList(self._buffer)
+        self._file = AnnotationsFile(self._close, self.folder / "instances.json", self.names)
         return self
 
     def add(self, prediction: Prediction, number: int, drawn: str) -> None:
         super().add(prediction, number, drawn)
         number = number if prediction.id is None else prediction.id
-        labels, path = self.labels_of(prediction), prediction.path
-        name = os.path.relpath(path, self.folder) if os.path.isfile(path) else path
-        self._images.add({"id": number, "file_name": name, "height": labels.shape[0], "width": labels.shape[1]})
+        labels = self.labels_of(prediction)
+        self._file.add_image(number, prediction.path, (labels.shape[0], labels.shape[1]))
         for region in regions(labels, self.categories, prediction.saliency):
-            self._annotations.add({"id": self._annotations.count + 1, "image_id": number, **region})
+            self._file.add({"image_id": number, **region})
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None:
-            self._annotations.close()
-            self._images.close()
-            self._buffer.seek(0)
-            self._file.write(',\n"images": ')
-            shutil.copyfileobj(self._buffer, self._file)
-            self._file.write(f',\n"categories": {json.dumps(self.names)}}}\n')
+            self._file.close()
         return super().__exit__(*error)
 
 

@@ -27,7 +27,9 @@ from vertebra.kinds import tiles as tiling
 from vertebra.kinds import views
 from vertebra.kinds.base import Kind, listed_classes, uneven
 from vertebra.kinds.coco_writer import DatasetIds, entries
+from vertebra.kinds.pseudo_labels import AnnotationsWriter
 from vertebra.kinds.tiles import Tile
+from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Instance, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz import draw, fonts
@@ -194,6 +196,10 @@ class Objects(Kind):
     def dataset_ids(self, annotations: str | Path, classes: Sequence[str]) -> DatasetIds:
         """The ids in a COCO annotation file."""
         return DatasetIds.read(annotations, classes)
+
+    def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
+        """COCO annotations."""
+        return AnnotationsWriter(folder, options)
 
     # -- evaluation
 

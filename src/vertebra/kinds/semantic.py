@@ -14,6 +14,8 @@ from torch import Tensor
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.errors import VertebraError
 from vertebra.kinds.maps import ClassMaps, target_map
+from vertebra.kinds.pseudo_labels import LabelMapsWriter
+from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import IGNORED, KeypointSchema, Prediction, Target
 from vertebra.viz import draw, maps
@@ -105,6 +107,10 @@ class LabelMaps(ClassMaps):
         """A row per class."""
         shares = self.shares(prediction, len(classes))
         return [{"class": name, "share": share} for name, share in zip(classes, shares, strict=True)]
+
+    def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
+        """A list of the images and their label maps."""
+        return LabelMapsWriter(folder, options, lambda prediction: self.to_image(prediction, len(options.classes)))
 
     # -- evaluation
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import pkgutil
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import ModuleType
 from typing import Any, Protocol, TextIO
 
@@ -98,6 +101,42 @@ class JsonList:
 
     def close(self) -> None:
         self.file.write("\n]")
+
+
+class AnnotationsFile:
+    """A COCO annotation file, of which nothing but one entry is in memory.
+
+    Args:
+        stack: closes it.
+        path: of the file.
+        categories: its categories.
+    """
+
+    def __init__(self, stack: ExitStack, path: Path, categories: Sequence[Mapping[str, Any]]) -> None:
+        self.folder, self.categories = path.parent, categories
+        self._file = open_text(stack, path)
+        self._file.write('{"annotations": ')
+        self._annotations = JsonList(self._file)
+        # Both lists of the file grow at once: the entries of images wait in a file of their own.
+        self._buffer = stack.enter_context(TemporaryFile("w+", encoding="utf-8"))  # noqa: SIM115
+        self._images = JsonList(self._buffer)
+
+    def add_image(self, number: int, path: str, size: tuple[int, int]) -> None:
+        """An image of (height, width) `size`; `file_name` of one that is a file is relative to the folder."""
+        name = os.path.relpath(path, self.folder) if os.path.isfile(path) else path
+        self._images.add({"id": number, "file_name": name, "height": size[0], "width": size[1]})
+
+    def add(self, annotation: Mapping[str, Any]) -> None:
+        """An annotation, which is given an id."""
+        self._annotations.add({"id": self._annotations.count + 1, **annotation})
+
+    def close(self) -> None:
+        self._annotations.close()
+        self._images.close()
+        self._buffer.seek(0)
+        self._file.write(',\n"images": ')
+        shutil.copyfileobj(self._buffer, self._file)
+        self._file.write(f',\n"categories": {json.dumps(self.categories)}}}\n')
 
 
 class RecordsWriter:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -61,6 +62,8 @@ class Task(nn.Module):
     and the deviation."""
     unused_parameters: ClassVar[bool] = False
     """Whether a training step may leave parameters without a gradient; training on several processes must know."""
+    has_class_logits: ClassVar[bool] = False
+    """Whether `class_logits` and `loss_and_class_logits` are there, for distillation."""
     no_weight_decay: tuple[str, ...] = ()
     """Last parts of the names of parameters without weight decay, besides biases and norms."""
     any_size: bool = True
@@ -169,6 +172,24 @@ class Task(nn.Module):
         """Pooled features: [B, C, H, W] -> [B, width]."""
         raise VertebraError(f"{self.task_name} has no pooled features.")
 
+    def class_logits(self, images: Tensor) -> Tensor:
+        """What a student learns of a teacher, if `has_class_logits`: [B, C, H, W] -> [B, num_classes, ...], a softmax
+        of which gives probabilities."""
+        raise NotImplementedError
+
+    def loss_and_class_logits(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor]:
+        """What `loss` returns, and the logits that learn those of a teacher, from one pass; if `has_class_logits`.
+
+        Args:
+            images: [B + U, C, H, W] float32, normalised; the last U have no target.
+            targets: of the first B images.
+
+        Returns:
+            The terms, and logits [B + U, P, num_classes, ...] of P classifiers, whose mean is the model's. The first
+            has learned the targets; the last is meant for a teacher's labels.
+        """
+        raise NotImplementedError
+
     def predict(self, images: Any) -> list[Prediction]:
         """Predictions for images, in eval mode and without gradients.
 
@@ -275,6 +296,31 @@ class BackboneTask(Task):
     def embed(self, images: Tensor) -> Tensor:
         return self.backbone.embed(images)
 
+    @property
+    def pyramid(self) -> Any:
+        """The part whose maps a student learns of a teacher, described by its `levels`: the neck, or the backbone where
+        there is none."""
+        return getattr(self, "neck", self.backbone)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The maps of `pyramid`: [B, C, H, W] -> list of [B, channels, h, w], finest first."""
+        maps = self.backbone(images)
+        return _as_maps(maps if self.pyramid is self.backbone else self.pyramid(maps))
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[list[Tensor]]:
+        """A context whose value holds the maps of `pyramid` once images have passed in it, as in `loss`."""
+        if self.pyramid is self.backbone:
+            with self.backbone.recording() as maps:
+                yield maps
+            return
+        made: list[Tensor] = []
+        hook = self.pyramid.register_forward_hook(lambda module, inputs, output: made.extend(_as_maps(output)))
+        try:
+            yield made
+        finally:
+            hook.remove()
+
     def place(self, backbone_state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under the backbone's own names, those of its classifier under `head.`, as named in this model."""
         names = self.state_dict().keys()
@@ -288,3 +334,8 @@ class BackboneTask(Task):
             return self.backbone.adapt(name.removeprefix("backbone."), tensor, shape)
 
         return weights.load(self, state, report, adapt=adapt, partial=partial)
+
+
+def _as_maps(output: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The maps of a pyramid, which may be a single one."""
+    return [output] if isinstance(output, Tensor) else list(output)

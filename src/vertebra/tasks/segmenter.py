@@ -83,6 +83,7 @@ class Segmenter(TrunkTask):
     """
 
     target_fields = ("semantic",)
+    has_class_logits = True
     unused_parameters = True  # such as the norm of a map that the head does not use
     strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
     """Of the maps that the head reads, finest first."""
@@ -150,13 +151,28 @@ class Segmenter(TrunkTask):
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The terms of the loss, on logits that are resized to the images, and those of auxiliary heads."""
+        return self.loss_and_logits(images, targets)[0]
+
+    def loss_and_logits(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor]:
+        """What `loss` and `logits` return, from one pass; the last images may have no target."""
         labels = torch.stack([t.semantic for t in targets if t.semantic is not None]).long()  # [B, H, W]
         logits, side = self.side_logits(self.features(images))
-        terms = self.pixel_loss(logits, labels)
+        terms = self.pixel_loss(logits[: len(labels)], labels)
         for extra in side if self.config.aux.weight else ():
-            for name, value in self.pixel_loss(extra, labels).items():
+            for name, value in self.pixel_loss(extra[: len(labels)], labels).items():
                 terms[f"aux_{name}"] = terms.get(f"aux_{name}", 0) + self.config.aux.weight / len(side) * value
-        return terms
+        return terms, logits
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        return self.of_classes(self.logits(images))
+
+    def loss_and_class_logits(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor]:
+        terms, logits = self.loss_and_logits(images, targets)
+        return terms, self.of_classes(logits)[:, None]
+
+    def of_classes(self, logits: Tensor) -> Tensor:
+        """What `logits` returns, with a channel per class: -> [B, num_classes, h, w]."""
+        return logits
 
     def pixel_loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The terms of the loss of [B, num_classes, h, w] logits for labels [B, H, W] int64; 255 is ignored."""

@@ -447,7 +447,7 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
     """
     ids = catalogue.category_ids or tuple(range(1, len(catalogue.classes) + 1))
     categories = [
-        {"id": number, "name": name} | _category_keypoints(catalogue.keypoints)
+        {"id": number, "name": name} | category_keypoints(catalogue.keypoints)
         for number, name in zip(ids, catalogue.classes, strict=True)
     ]
     for split, samples in catalogue.splits.items():
@@ -512,7 +512,7 @@ def _short(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def _category_keypoints(schema: KeypointSchema | None) -> dict[str, Any]:
+def category_keypoints(schema: KeypointSchema | None) -> dict[str, Any]:
     """The keys of a category that describe its keypoints."""
     if schema is None:
         return {}

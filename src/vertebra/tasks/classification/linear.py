@@ -70,6 +70,7 @@ class LinearClassifier(BackboneTask):
     kind = "category"
     monitor = "top1"
     target_fields = ("label",)
+    has_class_logits = True
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None
@@ -105,16 +106,30 @@ class LinearClassifier(BackboneTask):
 
         Source of the latter: ResNet strikes back, arXiv:2110.00476, section 2.
         """
-        labels = torch.stack([t.label for t in targets if t.label is not None])  # [B] or [B, num_classes]
         (logits,) = self(images)
+        return {"classification": self.label_loss(logits, targets)}
+
+    def label_loss(self, logits: Tensor, targets: Sequence[Target]) -> Tensor:
+        """The mean over images of the loss of logits [B, num_classes]."""
+        labels = torch.stack([t.label for t in targets if t.label is not None])  # [B] or [B, num_classes]
         smoothing = self.config.label_smoothing
         if self.config.loss == "bce":
             hot = (labels > 0).float() if labels.ndim == 2 else nn.functional.one_hot(labels, len(self.classes)).float()
             hot = hot * (1 - smoothing) + smoothing / len(self.classes)
             terms = nn.functional.binary_cross_entropy_with_logits(logits, hot, self.class_weights, reduction="none")
-            return {"classification": terms.sum(1).mean()}
-        value = nn.functional.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=smoothing)
-        return {"classification": value}
+            return terms.sum(1).mean()
+        return nn.functional.cross_entropy(logits, labels, weight=self.class_weights, label_smoothing=smoothing)
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        (logits,) = self(images)
+        return logits
+
+    def loss_and_class_logits(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor]:
+        """Of a backbone with a distillation token, the class token's classifier learns the labels and the other one the
+        teacher's (DeiT, arXiv:2012.12877, section 4)."""
+        features = self.dropout(self.backbone.embed(images))
+        logits = self.head.logits(features) if isinstance(self.head, MeanHead) else self.head(features)[:, None]
+        return {"classification": self.label_loss(logits[: len(targets), 0], targets)}, logits
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         # After binary cross-entropy too: if exactly one of independent classes is there, these are its probabilities.

@@ -108,8 +108,10 @@ class BoundaryPatchRefinement(HRNetV2Form):
         return torch.cat((image, mask), 1), "its weights for the coarse mask are newly initialised"
 
     def features(self, images: Tensor) -> list[Tensor]:
-        image, mask = images[:, :-1], images[:, -1:]
-        return super().features(torch.cat((image, (mask > 0).to(image) * 2 - 1), 1))
+        return super().features(_with_signs(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        return super().maps(_with_signs(images))
 
     def pixel_loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """On logits that are resized to the labels."""
@@ -123,6 +125,12 @@ class BoundaryPatchRefinement(HRNetV2Form):
         from vertebra.metrics.patches import PatchMetrics
 
         return PatchMetrics(self.config.padding, **options)
+
+
+def _with_signs(images: Tensor) -> Tensor:
+    """Images and coarse masks [B, C + 1, H, W] with the masks as -1 and 1."""
+    image, mask = images[:, :-1], images[:, -1:]
+    return torch.cat((image, (mask > 0).to(image) * 2 - 1), 1)
 
 
 MODEL = BoundaryPatchRefinement

@@ -48,6 +48,9 @@ class WithSaliency(Segmenter):
     def num_outputs(self) -> int:
         return 1
 
+    def of_classes(self, logits: Tensor) -> Tensor:
+        return torch.cat((torch.zeros_like(logits), logits), 1)  # the softmax of (0, x) is (1 - sigmoid(x), sigmoid(x))
+
     def make_aux(self, levels: Sequence[Level]) -> None:
         self.sides = nn.ModuleList(self.aux_head(level) for level in levels)
 
