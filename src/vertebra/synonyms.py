@@ -13,6 +13,7 @@ VERBS = {
     "train": "fit finetune fine_tune training learn run",
     "predict": "infer inference detect classify segment track demo pred",
     "label": "annotate autolabel auto_label pseudo_label pseudolabel teacher distill",
+    "serve": "server api http deploy rest run_server inference_server",
     "refine": "bpr refinement postprocess sharpen refine_masks",
     "models": "list list_models ls model backbones zoo timm weights",
     "methods": "tasks heads algorithms detectors",
@@ -141,6 +142,18 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "tta": "augment flip_test test_time_augmentation",
         "precision": "half fp16 bf16 amp dtype",
     },
+    "serve": {
+        "device": "gpu gpus gpu_id gpu_ids accelerator cuda local_rank",
+        "host": "address bind ip hostname",
+        "port": "http_port p",
+        "precision": "half fp16 bf16 amp dtype",
+        "max_batch": "batch batch_size max_batch_size preferred_batch_size",
+        "latency_ms": "batch_timeout max_batch_delay max_queue_delay_microseconds batch_wait_timeout_s max_latency_ms",
+        "max_body_mb": "max_request_size max_payload_size",
+        "max_in_flight": "limit_concurrency max_concurrency max_queue_size concurrency max_ongoing_requests",
+        "timeout": "response_timeout request_timeout",
+        "token": "api_key api_keys auth",
+    },
     "refine": {
         "device": "gpu gpus gpu_id gpu_ids accelerator cuda local_rank",
         "data.path": "data dataset data_dir data_path dataset_dir img_dir images root",
@@ -178,6 +191,9 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     },
     "evaluate": {
         "first: vertebra evaluate RUN": "weights model checkpoint ckpt model.weights",
+    },
+    "serve": {
+        "first: vertebra serve RUN": "weights model checkpoint ckpt model.weights",
     },
     "refine": {
         "first: vertebra refine RESULTS": "results predictions coarse input json",

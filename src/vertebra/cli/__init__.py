@@ -22,6 +22,7 @@ VERBS = {
     "evaluate": "compute a trained model's metrics on a dataset",
     "predict": "run a trained model on images and videos",
     "label": "store a model's predictions as a dataset to train others on",
+    "serve": "serve trained models over HTTP, with a web page",
     "refine": "sharpen the masks in the results of any tool, and judge them before and after",
     "models": "list all backbones: parameters, multiply-adds, levels, known weights",
     "methods": "list all methods: task, paper, checkpoints they read",
@@ -36,6 +37,7 @@ MEMORY = {
     "refine": "lower --batch_size",
     "label": "lower --batch_size",
     "predict": "lower --batch_size, or cut large images with --tile",
+    "serve": "serve fewer models, or lower --max_batch",
 }
 """By verb, what takes less memory."""
 

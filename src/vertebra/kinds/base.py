@@ -298,6 +298,10 @@ class Kind:
         """An image's line in predictions.csv after `path`, from its record: by default the scalars."""
         return {key: value for key, value in record.items() if not isinstance(value, list | dict)}
 
+    def map_images(self, prediction: Prediction, classes: Sequence[str]) -> dict[str, Image.Image]:
+        """The maps in a prediction by name, as images with a pixel for each of theirs; empty if there are none."""
+        return {}
+
     def rows(self, prediction: Prediction, classes: Sequence[str]) -> list[dict[str, Any]]:
         """The prediction as a table: a row per object, or one for the whole image; all have the same columns."""
         return [self.row(self.record(prediction, classes))]

@@ -50,6 +50,8 @@ class PixelMaps(Kind):
 
     row_key: ClassVar[str]
     """An entry that the rows of the kind's own metrics have."""
+    map_name: ClassVar[str]
+    """Of the map, in `map_images`."""
 
     @abstractmethod
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -147,6 +149,9 @@ class PixelMaps(Kind):
         finished.append(self.decided(total / weight))
         return self.with_map(Prediction(size=size), torch.cat(finished))
 
+    def map_images(self, prediction: Prediction, classes: Sequence[str]) -> dict[str, Image.Image]:
+        return {self.map_name: self.to_image(prediction, len(classes))}
+
     def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
         """The maps as PNG files, and a record per image in predictions.csv and predictions.json; with the format `coco`
         the regions of the classes in instances.json too."""
@@ -219,6 +224,8 @@ class PixelMaps(Kind):
 
 class ClassMaps(PixelMaps):
     """A class for every pixel: logits [num_classes, ...], and a label map."""
+
+    map_name = "label_map"
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().softmax(0)

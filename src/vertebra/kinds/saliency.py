@@ -28,6 +28,7 @@ class SaliencyMaps(PixelMaps):
     description = "saliency maps"
     priority = 4
     row_key = "s_measure"
+    map_name = "saliency_map"
 
     def probabilities(self, logits: Tensor) -> Tensor:
         return logits.float().sigmoid()

@@ -15,7 +15,7 @@ import pkgutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -26,7 +26,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vertebra.images import UnreadableImage, read_image
+from vertebra.images import UnreadableImage, image_size, read_image
 from vertebra.predict import video
 
 
@@ -51,12 +51,22 @@ class ImageSource:
 class EncodedImage(ImageSource):
     """One image in the bytes of its file."""
 
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels, from its header alone; UnreadableImage if it is no image."""
+        with self._file() as path:
+            return image_size(path)
+
     def read(self, channels: int) -> Tensor:
+        with self._file() as path:
+            return read_image(path, channels)
+
+    @contextmanager
+    def _file(self) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "image")
             path.write_bytes(self.image)
             try:
-                return read_image(path, channels)
+                yield path
             except UnreadableImage as error:
                 raise UnreadableImage(str(error).replace(str(path), self.name, 1)) from None
 

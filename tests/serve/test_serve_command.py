@@ -1,0 +1,103 @@
+"""`vertebra serve`: names of models, mistakes, and a stop that answers what is in flight."""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+import uvicorn
+
+import vertebra
+from vertebra.cli import main
+from vertebra.cli import serve as command
+from vertebra.errors import VertebraError
+
+
+def test_models_are_named_after_their_files():
+    names = command._names(["runs/street-1", "runs/cats/best.safetensors", "models/dogs.safetensors", "runs/v1.5"])
+    assert list(names) == ["street-1", "cats", "dogs", "v1.5"]
+    with pytest.raises(VertebraError, match=r"a/x and b/x\.safetensors would both be called 'x'; rename"):
+        command._names(["a/x", "b/x.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["serve"], "vertebra serve needs MODELS"),
+        (["serve", "x", "--max_batch=0"], "max_batch is 0"),
+        (["serve", "x", "--port=70000"], "port is 70,000"),
+        (["serve", "x", "--batch-size=3"], "Here it is --max_batch"),
+        (["serve", "/nowhere/x"], "/nowhere/x"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, sentence, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_libraries_that_are_missing(monkeypatch, capsys):
+    monkeypatch.setattr(command, "LIBRARIES", ("fastapi", "nothing_of_the_kind"))
+    assert main(["serve", "x"]) == 2
+    assert (
+        "serving needs nothing_of_the_kind, which is not installed: pip install vertebra[serve]"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_port_that_is_taken(models, monkeypatch, capsys):
+    monkeypatch.setattr(vertebra, "load", lambda *_, **__: models["boxes"])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "x", f"--port={taken.getsockname()[1]}"]) == 2
+    assert "cannot listen on port" in capsys.readouterr().err
+
+
+def test_stopping_answers_what_is_in_flight(models, photo, monkeypatch, capsys):
+    monkeypatch.setattr(vertebra, "load", lambda *_, **__: models["boxes"])
+    servers, entered, released = [], threading.Event(), threading.Event()
+
+    class Server(uvicorn.Server):
+        def __init__(self, config):
+            super().__init__(config)
+            servers.append(self)
+
+    monkeypatch.setattr(uvicorn, "Server", Server)
+    original = models["boxes"].predict
+
+    def predict(sources, **options):
+        if sources[0].name:  # not that of the start
+            entered.set()
+            assert released.wait(60)
+        return original(sources, **options)
+
+    monkeypatch.setattr(models["boxes"], "predict", predict)
+    with ThreadPoolExecutor(2) as pool:
+        ended = pool.submit(main, ["serve", "runs/boxes", "--port=0", "--allow_urls=a.org,b.org:8080"])
+        end = time.monotonic() + 60
+        while not (servers and servers[0].started):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        try:
+            assert servers[0].config.app.state.service.limits.allow_urls == ("a.org", "b.org:8080")
+            address = capsys.readouterr().out.split(" at ")[1].split(";")[0]
+            answer = pool.submit(httpx.post, f"{address}/predict", content=photo, timeout=60)
+            assert entered.wait(60)
+            servers[0].should_exit = True
+            while listens(address):
+                assert time.monotonic() < end
+            assert not answer.done()
+        finally:
+            servers[0].should_exit = True
+            released.set()
+        assert len(answer.result().json()["objects"]) == 2
+        assert ended.result() == 0
+
+
+def listens(address):
+    try:
+        return httpx.get(f"{address}/health").is_success
+    except httpx.TransportError:
+        return False
