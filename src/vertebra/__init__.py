@@ -218,8 +218,7 @@ def evaluate(
     Raises:
         VertebraError: if the data is missing, does not fit the model, or cannot be read.
     """
-    from vertebra import kinds, tasks
-    from vertebra.engine import checkpoint
+    from vertebra import export, kinds, tasks
     from vertebra.engine import evaluate as engine
     from vertebra.engine.train import Run
     from vertebra.errors import VertebraError
@@ -247,7 +246,7 @@ def evaluate(
     elif isinstance(model, Predictor):
         task, about = model.task, model.about
     else:
-        task, about = checkpoint.load(model, device=device)
+        task, about = export.open_model(model, device=device)
     selection = engine.select(
         task, about, data, split=split, val_share=val_share, seed=seed, boxes=boxes, detector=parts[1] is not None
     )
@@ -268,17 +267,22 @@ def load(
     *,
     device: str | None = None,
     precision: str = "32-true",
+    engine: str | None = None,
     refine: str | Path | Refiner | None = None,
     detector: str | Path | Predictor | None = None,
 ) -> Predictor:
     """A trained model from the one file that `vertebra train` wrote, made fast for prediction.
 
     Args:
-        path: a `best.safetensors`, or the run folder that holds it.
+        path: a `best.safetensors`, the run folder that holds it, or an exported `.onnx` or `.xml`, whose engine runs it
+            on the CPU.
         device: `cpu`, `cuda`, `mps`, one GPU such as `cuda:1`, or `auto`: a GPU if there is one, else the CPU, as for
             None.
         precision: of convolutions and matrix products: `32-true`, `bf16-mixed` (twice as fast on CPUs and GPUs that
             have such instructions, with predictions that differ in the third digit) or `16-mixed` (GPUs).
+        engine: `folded` (as for None: the norms in the weights), `eager` (as trained), `onnx` or `openvino` (exported
+            beside the checkpoint at the first call), or `auto`: what is the fastest on this machine, which is measured
+            at the first call and remembered beside the checkpoint.
         refine: a checkpoint of `vertebra train refinement`, by which the masks of all predictions are refined, or a
             `vertebra.refine.Refiner` with options of its own.
         detector: of models for pose: a checkpoint or Predictor of a model that predicts boxes, which finds the objects
@@ -290,4 +294,4 @@ def load(
     """
     from vertebra.predict import Predictor
 
-    return Predictor(path, device=device, precision=precision, refine=refine, detector=detector)
+    return Predictor(path, device=device, precision=precision, engine=engine, refine=refine, detector=detector)

@@ -15,6 +15,8 @@ VERBS = {
     "label": "annotate autolabel auto_label pseudo_label pseudolabel teacher distill",
     "serve": "server api http deploy rest run_server inference_server",
     "refine": "bpr refinement postprocess sharpen refine_masks",
+    "export": "to_onnx onnx openvino deploy save_onnx compile",
+    "tune": "autotune optimize profile speed engines",
     "models": "list list_models ls model backbones zoo timm weights",
     "methods": "tasks heads algorithms detectors",
     "recipes": "recipe presets preset schedules",

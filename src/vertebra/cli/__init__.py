@@ -24,6 +24,8 @@ VERBS = {
     "label": "store a model's predictions as a dataset to train others on",
     "serve": "serve trained models over HTTP, with a web page",
     "refine": "sharpen the masks in the results of any tool, and judge them before and after",
+    "export": "write a trained model as ONNX, OpenVINO or torch.export, compared with the original",
+    "tune": "measure the engines that can run a trained model, and remember the fastest",
     "models": "list all backbones: parameters, multiply-adds, levels, known weights",
     "methods": "list all methods: task, paper, checkpoints they read",
     "recipes": "list published training recipes: task, source, score",

@@ -12,11 +12,10 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from vertebra import kinds
+from vertebra import export, kinds
 from vertebra.cli.parsing import parse, parser
 from vertebra.cli.tables import console, side_by_side
 from vertebra.data.catalogue import Catalogue, Sample
-from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import choose_split, evaluate, select
 from vertebra.errors import VertebraError, escaped
 from vertebra.files import expanded
@@ -101,8 +100,8 @@ def run(argv: Sequence[str]) -> None:
     arguments = parser("evaluate", "Computes the metrics of a trained model on a dataset.")
     arguments.add_argument(
         "checkpoint",
-        help="best.safetensors, or the run folder that holds it; or a .json of COCO results (bbox, segmentation or "
-        "keypoints) that any tool has written.",
+        help="best.safetensors, the run folder that holds it, or an exported .onnx or .xml; or a .json of COCO results "
+        "(bbox, segmentation or keypoints) that any tool has written.",
     )
     arguments.add_class_arguments(Options)
     options = parse(arguments, argv)
@@ -151,7 +150,7 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         task, about = predictor.task, predictor.about
         predict = predictor.merged(tile=options.tile or 0, overlap=overlap, tta=options.tta)
     else:
-        task, about = checkpoint.load(options.checkpoint, device=options.device)
+        task, about = export.open_model(options.checkpoint, device=options.device)
     kind = kinds.find(task.kind)
     selection = select(
         task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,33 @@ def load(
             "make one with vertebra.create(...) and fill it with .load(path)."
         )
     about = file.about
-    with naming(file.path):
-        if missing := [name for name in ("method", "classes") if not about.get(name)]:
-            raise VertebraError(f"its description has no {missing[0]}, so its model is not known as a whole.")
-        tasks.find(about["task"], about["method"])
-        tasks.check_options(about["task"], about["method"], about["model"])
-        plan = tasks.plan(about["task"], method=about["method"], classes=about["classes"], **about["model"])
+    plan = _plan(about, file.path)
     preprocess = Preprocess.from_dict(about["preprocess"])
     weights.load(plan.build_on_meta(file, preprocess), file.state, weights.Report(str(file.path), "vertebra"))
     task = plan.build(preprocess)
     weights.load(task, file.state, weights.Report(str(file.path), "vertebra"))
     return task.to(find_one(device)).eval(), about
+
+
+def described(about: Mapping[str, Any], path: Path, size: int) -> tasks.Task:
+    """The task of a description, in eval mode on the device `meta`: without weights.
+
+    Args:
+        about: as `save` writes it, checked.
+        path: the file that it is of, for messages.
+        size: of the weights that the file holds, in bytes, which bound that of the model.
+
+    Raises:
+        VertebraError: if it cannot be built, or is far larger than the file.
+    """
+    file = weights.Checkpoint(path, {"weights": torch.empty(size, dtype=torch.uint8, device="meta")})
+    return _plan(about, path).build_on_meta(file, Preprocess.from_dict(about["preprocess"])).eval()
+
+
+def _plan(about: Mapping[str, Any], path: Path) -> tasks.Plan:
+    with naming(path):
+        if missing := [name for name in ("method", "classes") if not about.get(name)]:
+            raise VertebraError(f"its description has no {missing[0]}, so its model is not known as a whole.")
+        tasks.find(about["task"], about["method"])
+        tasks.check_options(about["task"], about["method"], about["model"])
+        return tasks.plan(about["task"], method=about["method"], classes=about["classes"], **about["model"])

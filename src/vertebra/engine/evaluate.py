@@ -89,7 +89,7 @@ def select(
         catalogue = with_val_split(catalogue, share, seed)
     split = choose_split(catalogue, split)
     kind.check_compatible(catalogue, task)
-    device = next(task.parameters()).device
+    device = task.device
     if detector:
         samples = catalogue.split(split)
     else:

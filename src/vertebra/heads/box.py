@@ -10,12 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchvision.ops import clip_boxes_to_image
 
 from vertebra.errors import check_choices, in_range
 from vertebra.heads.roi import Detections, PostprocessConfig, Samples, Size
 from vertebra.nn import init
-from vertebra.ops.boxes import decode, regression_loss
+from vertebra.ops.boxes import clip, decode, regression_loss
 from vertebra.weights import Fix, Rename
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -145,7 +144,7 @@ class BoxHead(nn.Module):
         score = probabilities[roi, label]
         selected = deltas[roi, label.clamp(max=deltas.shape[1] - 1)]
         box = decode(selected, boxes[roi], self.weights)
-        return self.postprocess.select(clip_boxes_to_image(box, size), score, label)
+        return self.postprocess.select(clip(box, size), score, label)
 
     def _detect_all(self, probabilities: Tensor, deltas: Tensor, boxes: Tensor, size: Size) -> Detections:
         """As `_detect`, with shapes that do not depend on the data."""
@@ -157,5 +156,5 @@ class BoxHead(nn.Module):
         # Probabilities sum to 1, so no more classes than this exceed the threshold in a RoI.
         bound = len(boxes) * min(self.num_classes, int(1 / threshold) if threshold > 0 else self.num_classes)
         return self.postprocess.select(
-            clip_boxes_to_image(decoded.reshape(-1, 4), size), scores.flatten(), labels.flatten(), class_bound=bound
+            clip(decoded.reshape(-1, 4), size), scores.flatten(), labels.flatten(), class_bound=bound
         )

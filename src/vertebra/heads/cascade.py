@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import remove_small_boxes
 
 from vertebra.heads.box import BoxHead, BoxLoss
 from vertebra.heads.roi import Detections, PostprocessConfig, Samples, Size, sample_rois
-from vertebra.ops.boxes import decode
+from vertebra.ops.boxes import clip, decode
 from vertebra.structures import Target
 
 IOUS = (0.5, 0.6, 0.7)
@@ -95,4 +95,4 @@ class Cascade(nn.ModuleList):
     def _refine(head: Any, deltas: Tensor, boxes: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
         parts = deltas[:, 0].float().split([len(box) for box in boxes])
         refined = (decode(part, box, head.weights) for part, box in zip(parts, boxes, strict=True))
-        return [clip_boxes_to_image(box, size) for box, size in zip(refined, sizes, strict=True)]
+        return [clip(box, size) for box, size in zip(refined, sizes, strict=True)]

@@ -13,12 +13,13 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm, ConvOfMaps
+from vertebra.ops.pool import average_pool
 from vertebra.structures import Level
 
 
 def resize(x: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
     """Bilinear: [B, C, h, w] -> [B, C, *size]."""
-    if tuple(x.shape[2:]) == tuple(size):
+    if not torch.compiler.is_exporting() and tuple(x.shape[2:]) == tuple(size):  # which would fix the size of exports
         return x
     return interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners)
 
@@ -98,7 +99,7 @@ class PyramidPooling(nn.Module):
         self.reduce = ConvOfMaps(inputs + len(self.SCALES) * channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        averages = [conv(adaptive_avg_pool2d(x, scale)) for conv, scale in zip(self.pooled, self.SCALES, strict=True)]
+        averages = [conv(average_pool(x, scale)) for conv, scale in zip(self.pooled, self.SCALES, strict=True)]
         reduced: Tensor = self.reduce([x, *averages], x.shape[2:], self.align_corners)
         return reduced
 

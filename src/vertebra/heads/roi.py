@@ -68,8 +68,10 @@ class RoIAlign:
     def __post_init__(self) -> None:
         in_range("roi_align.sampling_ratio", self.sampling_ratio, 0, 100)
 
-    def pool(self, maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor], size: int) -> Tensor:
-        """Features of boxes [N_i, 4] of each image: [sum of N_i, C, size, size]."""
+    def pool(
+        self, maps: Sequence[Tensor], levels: Sequence[Level], boxes: Sequence[Tensor] | Tensor, size: int
+    ) -> Tensor:
+        """Features of boxes [N_i, 4] of each image, or [B, N, 4]: [sum of N_i, C, size, size]."""
         return multiscale_roi_align(
             maps,
             [level.stride for level in levels],

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
+from torch.nn.functional import binary_cross_entropy_with_logits, pad, smooth_l1_loss
+from torchvision.ops import batched_nms, remove_small_boxes
 
 from vertebra.errors import in_range
 from vertebra.heads.anchors import Anchors, flatten_anchors, ratio_major
 from vertebra.heads.roi import Size
 from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
-from vertebra.ops.boxes import decode, encode, inside_image, split_crowd
+from vertebra.ops.boxes import clip, decode, encode, inside_image, split_crowd
 from vertebra.ops.match import IGNORED, match, sample
 from vertebra.ops.nms import nms_top_k
 from vertebra.structures import Level, Target
@@ -134,6 +134,9 @@ class RPN(nn.Module):
             pre_nms, post_nms = config.rpn_pre_nms_top_n_test, config.rpn_post_nms_top_n_test
         logits, boxes, levels = [], [], []
         for i, ((scores, deltas), grid) in enumerate(zip(flat(raw), anchors, strict=True)):
+            if torch.compiler.is_compiling():  # the size of the image decides how many anchors there are
+                scores = pad(scores, (0, pre_nms), value=-torch.inf)
+                deltas, grid = pad(deltas, (0, 0, 0, pre_nms)), pad(grid, (0, 0, 0, pre_nms))  # which decode to no area
             top, index = scores.topk(min(pre_nms, scores.shape[1]))  # [B, k]
             selected = deltas.gather(1, index[..., None].expand(-1, -1, 4))
             decoded = decode(selected.float().flatten(0, 1), grid[index.flatten()]).view_as(selected)
@@ -144,7 +147,7 @@ class RPN(nn.Module):
         for score, box, level, size in zip(
             torch.cat(logits, 1), torch.cat(boxes, 1), torch.cat(levels, 1), sizes, strict=True
         ):
-            box = clip_boxes_to_image(box, size)
+            box = clip(box, size)
             if torch.compiler.is_compiling():
                 large = (box[:, 2:] - box[:, :2] >= MIN_SIZE).all(1)
                 score = torch.where(large, score.sigmoid(), -torch.inf)

@@ -225,6 +225,16 @@ class Kind:
         """One Prediction from those of several views of an image, all in its pixels."""
         return views.mean(predictions)
 
+    def agreement(self, prediction: Prediction, other: Prediction) -> tuple[int, int]:
+        """How far two predictions for an image agree: how many of their parts are the same, and how many there are.
+
+        By default the numbers that are predicted for the image, which are the same within a hundredth.
+        """
+        assert prediction.values is not None
+        assert other.values is not None
+        same = torch.isclose(prediction.values, other.values, rtol=0.01, atol=0.01)
+        return int(same.sum()), same.numel()
+
     def finish(self, prediction: Prediction) -> Prediction:
         """The prediction as it is returned, once its views are merged."""
         return prediction

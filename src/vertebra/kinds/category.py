@@ -78,6 +78,10 @@ class Category(Kind):
 
     # -- predictions
 
+    def agreement(self, prediction: Prediction, other: Prediction) -> tuple[int, int]:
+        """Whether the top classes are the same."""
+        return int(prediction.top(1)[0][0] == other.top(1)[0][0]), 1
+
     def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
         """The top classes, with a bar as long as their probability."""
         return [

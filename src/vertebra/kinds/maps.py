@@ -107,6 +107,11 @@ class PixelMaps(Kind):
         assert isinstance(total, Tensor)
         return replace(predictions[0], logits=self.to_logits(total / len(maps)))
 
+    def agreement(self, prediction: Prediction, other: Prediction) -> tuple[int, int]:
+        """The pixels of one class in both."""
+        same = self.hard_labels(prediction) == self.hard_labels(other)
+        return int(same.sum()), same.numel()
+
     def finish(self, prediction: Prediction) -> Prediction:
         """The prediction in pixels of the image, once its views are merged."""
         if prediction.logits is None:

@@ -43,6 +43,13 @@ SMALL_AREA, LARGE_AREA = 32**2, 96**2
 COLOURED_CURVES = 10
 """With at most this many classes, the curve of each has its own colour."""
 
+SAME_IOU = 0.9
+"""Least IoU of the boxes, and of the masks, of one object in two predictions that agree."""
+SAME_SCORE = 0.05
+"""Largest difference of its scores."""
+SAME_POINT = 0.02
+"""Largest distance of its keypoints, in shares of the longer side of its box."""
+
 
 class Objects(Kind):
     """Detections: a class, a score and a box each; subclasses add masks or keypoints."""
@@ -97,6 +104,12 @@ class Objects(Kind):
         self, predictions: Iterable[Prediction], tiles: Sequence[Tile], size: tuple[int, int]
     ) -> Prediction:
         return tiling.merge(list(predictions), tiles, size)
+
+    def agreement(self, prediction: Prediction, other: Prediction) -> tuple[int, int]:
+        """Of the objects of both, those for which the other prediction has one of the same class, box, score, mask and
+        keypoints."""
+        same = _same_objects(prediction, other)  # [N, M]
+        return int(same.any(1).sum() + same.any(0).sum()), len(prediction) + len(other)
 
     def filter(self, prediction: Prediction, threshold: float | Sequence[float]) -> tuple[Prediction, int]:
         assert prediction.scores is not None
@@ -451,3 +464,29 @@ def _by_threshold(metrics: Mapping[str, Any]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     return figure
+
+
+def _same_objects(prediction: Prediction, other: Prediction) -> Tensor:
+    """[N, M] bool: whether an object of one prediction is one of the other."""
+    from torchvision.ops import box_iou  # a second of imports that nothing else here needs
+
+    (boxes, labels, scores), (other_boxes, other_labels, other_scores) = map(_rows, (prediction, other))
+    same = (labels[:, None] == other_labels) & ((scores[:, None] - other_scores).abs() <= SAME_SCORE)
+    same &= box_iou(boxes, other_boxes) >= SAME_IOU
+    if prediction.keypoints is not None and other.keypoints is not None:
+        sides = (boxes[:, 2:] - boxes[:, :2]).amax(1)
+        apart = (prediction.keypoints[:, None, :, :2] - other.keypoints[None, :, :, :2]).norm(dim=3).amax(2)  # [N, M]
+        same &= apart <= SAME_POINT * sides[:, None]
+    if prediction.masks is not None and other.masks is not None:
+        for i, j in same.nonzero().tolist():
+            one, two = prediction.masks[i], other.masks[j]
+            same[i, j] = int((one & two).sum()) >= SAME_IOU * int((one | two).sum())
+    return same
+
+
+def _rows(prediction: Prediction) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes [N, 4], labels [N] and scores [N] of the objects."""
+    assert prediction.boxes is not None
+    assert prediction.labels is not None
+    assert prediction.scores is not None
+    return prediction.boxes, prediction.labels, prediction.scores

@@ -136,6 +136,13 @@ class Tags(Kind):
         assert prediction.tags is not None
         return prediction.with_tags(prediction.tags, threshold), 0
 
+    def agreement(self, prediction: Prediction, other: Prediction) -> tuple[int, int]:
+        """Of the tags of both, those that the other prediction has too."""
+        assert prediction.labels is not None
+        assert other.labels is not None
+        mine, theirs = set(prediction.labels.tolist()), set(other.labels.tolist())
+        return 2 * len(mine & theirs), len(mine) + len(theirs)
+
     def merge_views(self, predictions: Sequence[Prediction]) -> Prediction:
         """The tags of the mean probabilities."""
         merged = views.mean(predictions)

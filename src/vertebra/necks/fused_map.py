@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d, interpolate
+from torch.nn.functional import interpolate
 
 from vertebra.nn import init
 from vertebra.nn.conv import ConvNorm
+from vertebra.ops.pool import average_pool
 from vertebra.structures import Level
 
 
@@ -35,7 +36,7 @@ class FusedMap(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         height, width = (side * self.grow for side in maps[self.base].shape[2:])
         resized = [
-            adaptive_avg_pool2d(maps[i], (height, width))
+            average_pool(maps[i], (height, width))
             if i < self.base
             else interpolate(maps[i], (height, width), mode="bilinear", align_corners=False)
             for i in self.used

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+from torchvision.ops import clip_boxes_to_image, complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from vertebra.structures import Target
 
@@ -54,6 +54,19 @@ def decode(
     centre = references[..., :2] + 0.5 * size + deltas[..., :2] * size
     half = 0.5 * deltas[..., 2:].clamp(max=max_log_ratio).exp() * size
     return torch.cat((centre - half, centre + half), -1)
+
+
+def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
+    """Boxes [N, 4] clipped to an image of (height, width) `size`, in exported programs [2] int64."""
+    if isinstance(size, Tensor):
+        return boxes.clamp(min=0).minimum(limits(size[None])[0].to(boxes))
+    return clip_boxes_to_image(boxes, size)
+
+
+def limits(sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
+    """[B, 4] float32 width, height, width, height of images of (height, width) `sizes`, in exported programs [B, 2]
+    int64."""
+    return torch.as_tensor(sizes).flip(1).repeat(1, 2).float()
 
 
 def regression_loss(

@@ -31,6 +31,9 @@ def conv_of_resized(
         size: (H, W).
         align_corners: as for `torch.nn.functional.interpolate`.
     """
+    if torch.compiler.is_exporting():  # the sizes that the choice below depends on are not known
+        resized = [interpolate(x, tuple(size), mode="bilinear", align_corners=align_corners) for x in maps]
+        return conv2d(torch.cat(resized, 1), weight, bias, padding=weight.shape[-1] // 2)
     total: Tensor | None = None
     for x, part in zip(maps, weight.split([x.shape[1] for x in maps], 1), strict=True):
         if 2 * x.shape[2] * x.shape[3] <= size[0] * size[1]:

@@ -30,7 +30,7 @@ def roi_levels(boxes: Tensor, num_levels: int, finest_stride: int) -> Tensor:
 def multiscale_roi_align(
     maps: Sequence[Tensor],
     strides: Sequence[int],
-    boxes: Sequence[Tensor],
+    boxes: Sequence[Tensor] | Tensor,
     size: int,
     *,
     sampling_ratio: int = 2,
@@ -41,7 +41,7 @@ def multiscale_roi_align(
     Args:
         maps: [B, C, h, w] each.
         strides: input pixels per cell of each map.
-        boxes: for each image [N_i, 4] in input pixels.
+        boxes: for each image [N_i, 4] in input pixels; or those of all, [B, N, 4].
         size: side of the result in cells.
         sampling_ratio: sampling points per cell and axis; 0 takes as many as the RoI has feature cells.
         aligned: whether pixels are sampled at their centres; torchvision's detectors were trained half a pixel off.
@@ -51,8 +51,12 @@ def multiscale_roi_align(
 
     Source: Mask R-CNN, arXiv:1703.06870, section 3.
     """
-    indices = [torch.full_like(box[:, :1], i) for i, box in enumerate(boxes)]
-    rois = torch.cat([torch.cat((index, box), 1) for index, box in zip(indices, boxes, strict=True)])
+    if isinstance(boxes, Tensor):  # of any number of images, in exported programs too
+        images = torch.arange(len(boxes), device=boxes.device).to(boxes)
+        rois = torch.cat((images[:, None, None].expand(-1, boxes.shape[1], 1), boxes), 2).flatten(0, 1)
+    else:
+        indices = [torch.full_like(box[:, :1], i) for i, box in enumerate(boxes)]
+        rois = torch.cat([torch.cat((index, box), 1) for index, box in zip(indices, boxes, strict=True)])
     if len(maps) == 1:
         return align(maps[0], rois, size, 1 / strides[0], sampling_ratio, aligned)
     levels = roi_levels(rois[:, 1:], len(maps), strides[0])

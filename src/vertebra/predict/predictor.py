@@ -13,17 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vertebra import kinds
-from vertebra.engine import checkpoint
+from vertebra import export, kinds
+from vertebra.engine.devices import find_one
 from vertebra.errors import VertebraError, escaped, in_range, one_of, shown
+from vertebra.export import formats
 from vertebra.images import UnreadableImage, as_list, frame_of, pad_batch, padded_size, prepare, read_image
 from vertebra.kinds import Kind
 from vertebra.nn.fold import fold
-from vertebra.predict import sources
+from vertebra.predict import engines, sources
 from vertebra.predict.result import ImageResult
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Region
 
 if TYPE_CHECKING:
+    from vertebra.export.certificate import Certificate
     from vertebra.refine import Refiner
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -85,16 +87,28 @@ class Predictor:
         *,
         device: str | None = None,
         precision: str = "32-true",
+        engine: str | None = None,
         refine: str | Path | Refiner | None = None,
         detector: str | Path | Predictor | None = None,
     ) -> None:
         """See `vertebra.load`."""
         one_of("precision", precision, PRECISIONS)
         self.precision = precision
-        self.task, self.about = checkpoint.load(path, device=device)
-        fold(self.task)
-        self.task.to(memory_format=torch.channels_last)
-        self.device = next(self.task.parameters()).device
+        self.exported = export.is_exported(path)
+        """Whether the model is an exported program, in the precision of its file."""
+        for name, value in (("precision", None if precision == "32-true" else precision), ("engine", engine)):
+            if self.exported and value is not None:
+                raise VertebraError(f"{name} is {value}; {path} is exported, which fixed it: leave it out.")
+        self.engine = self._chosen_engine(path, engine, device)
+        """What computes the outputs: a name of `engines.ENGINES`, or the format of an exported file."""
+        if self.engine in formats.names() and not self.exported:
+            path, self.exported = engines.exported(path, self.engine, precision), True
+        self.task, self.about = export.open_model(path, device=device)
+        if self.engine == "folded":
+            fold(self.task)
+        if not self.exported:
+            self.task.to(memory_format=torch.channels_last)
+        self.device = self.task.device
         if precision == "16-mixed" and self.device.type == "cpu":
             raise VertebraError("precision 16-mixed is for GPUs; on a CPU choose bf16-mixed.")
         self._counter = _Counter()
@@ -102,6 +116,17 @@ class Predictor:
         """Refines the masks of predictions, if there is one."""
         self.detector = None if detector is None else self._detector(detector)
         """Finds the objects of images whose keypoints are predicted, if there is one."""
+
+    def _chosen_engine(self, path: Any, engine: str | None, device: str | None) -> str:
+        """The engine by its name, for `auto` the fastest."""
+        if self.exported:
+            return str(formats.of_file(path))
+        if engine is None:
+            return "folded"
+        one_of("engine", engine, engines.ENGINES)
+        if engine in ("eager", "folded") or (engine == "auto" and find_one(device).type != "cpu"):
+            return "folded" if engine == "auto" else engine  # other engines run on the CPU
+        return engines.fastest(path, self.precision) if engine == "auto" else engine
 
     def _refiner(self, refine: str | Path | Refiner) -> Refiner:
         from vertebra.refine import Refiner  # which needs torchvision
@@ -181,6 +206,54 @@ class Predictor:
         with torch.inference_mode(), self._autocast():
             outputs: tuple[Tensor, ...] = self.task(self._to_device(images))
         return outputs
+
+    def export(
+        self,
+        path: str | Path,
+        *,
+        format: str | None = None,
+        precision: str = "fp32",
+        data: str | None = None,
+        split: str = "val",
+        min_agreement: float | None = None,
+        max_drop: float = 0.01,
+    ) -> Certificate:
+        """Writes the model as a program that other engines run, and that `vertebra.load` reads again, once its
+        predictions are compared with the model's.
+
+        Args:
+            path: of the file, with the ending of its format: `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it) or
+                `.pt2` (torch.export).
+            format: `onnx`, `openvino` or `pt2`; by the ending of `path` if None.
+            precision: of the program: `fp32`; of OpenVINO's also `bf16` and `fp16`.
+            data: of the images to compare on; if None the data that the model was validated on, where it is still
+                there, else drawn images.
+            split: of the data.
+            min_agreement: least share of predictions that agree, 0..1; if None 0.99, or 0.95 in half precision.
+            max_drop: largest drop of the task's first metric, where the images have ground truth.
+
+        Returns:
+            The certificate, which the file holds too.
+
+        Raises:
+            VertebraError: if the model cannot be exported, a package is not installed, the file cannot be written, or
+                its predictions differ by more than is allowed; no file is left then.
+        """
+        if self.exported:
+            raise VertebraError("an exported model cannot be exported again: load the checkpoint that it is from.")
+        if self.device.type != "cpu" or self.precision != "32-true":
+            raise VertebraError('a model is exported on the CPU in float32: vertebra.load(..., device="cpu").')
+        return export.export(
+            self.task,
+            path,
+            about=self.about,
+            format=format,
+            precision=precision,
+            data=data,
+            split=split,
+            min_agreement=min_agreement,
+            max_drop=max_drop,
+        )
 
     def _autocast(self) -> torch.autocast:
         dtype = PRECISIONS[self.precision]

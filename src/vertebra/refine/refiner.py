@@ -231,7 +231,7 @@ class Refiner:
     def foreground(self, patches: Sequence[Tensor]) -> list[Tensor]:
         """The network's answer: for patches [n, C + 1, s, s] uint8 of several sides the foreground probabilities
         [n, s, s] float32, on the CPU."""
-        preprocess, device = self.task.preprocess, next(self.task.parameters()).device
+        preprocess, device = self.task.preprocess, self.task.device
         inputs = []
         for group in patches:
             resized = resize_image(group.to(device).flatten(0, 1), preprocess)

@@ -68,6 +68,10 @@ class Task(nn.Module):
     """Last parts of the names of parameters without weight decay, besides biases and norms."""
     any_size: bool = True
     """Whether inputs of any size are accepted."""
+    reads_sizes: ClassVar[bool] = False
+    """Whether `forward` computes with `sizes`."""
+    takes_batches: ClassVar[bool] = True
+    """Whether exported programs take any number of images; else one."""
     report: weights.Report | None = None
     """How the checkpoint was used that the model was created from."""
     to_result: Callable[[Task, Prediction, Any, Tensor], Prediction] | None = None
@@ -128,9 +132,24 @@ class Task(nn.Module):
 
         Args:
             images: [B, C, H, W] float32, normalised.
-            sizes: (height, width) of each image without its padding; the whole input if None.
+            sizes: (height, width) of each image without its padding, in exported programs [B, 2] int64; the whole input
+                if None.
         """
         raise NotImplementedError
+
+    def outputs(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
+        """What `infer` makes predictions of; arguments as for `forward`.
+
+        This is what is exported, and what an engine that runs an exported program computes instead.
+        """
+        raw: tuple[Tensor, ...] = self(images, sizes)
+        return raw
+
+    @property
+    def device(self) -> torch.device:
+        """Where images have to be."""
+        device = next(self.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device  # of an engine, which has the weights
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         """Predictions in pixels of the original images, on the CPU, from what `forward` returns."""
@@ -144,7 +163,7 @@ class Task(nn.Module):
         if __debug__:
             self.check_input(images)
             inputs.check_frames(images, frames)
-        return self.decode(self(images, [frame.resized for frame in frames]), frames)
+        return self.decode(self.outputs(images, [frame.resized for frame in frames]), frames)
 
     def merge_objects(self, predictions: Sequence[Prediction], size: Size) -> Prediction:
         """The prediction for an image of (height, width) `size` from those of its objects, in tasks whose input shows
@@ -227,7 +246,7 @@ class Task(nn.Module):
         self.eval()
         try:
             with torch.inference_mode():
-                return function(batch.to(next(self.parameters()).device), *arguments)
+                return function(batch.to(self.device), *arguments)
         finally:
             for module, mode in modes.items():
                 module.training = mode

@@ -139,8 +139,10 @@ class Detector(TrunkTask):
             len(self.classes), self.iou_types, self.keypoints, max_detections=self.config.max_detections, **options
         )
 
-    def image_sizes(self, images: Tensor, sizes: Sequence[Size] | None) -> list[Size]:
+    def image_sizes(self, images: Tensor, sizes: Sequence[Size] | Tensor | None) -> Any:
         """(height, width) of each image without its padding; the whole input if `sizes` is None."""
+        if isinstance(sizes, Tensor):  # in exported programs
+            return sizes
         return list(sizes) if sizes is not None else [input_size(images)] * len(images)
 
     @property

@@ -88,10 +88,9 @@ def check_images(task: Task, images: Any) -> None:
         raise VertebraError(f"images are {_kind(images)}; they must be {expected}.")
     if images.ndim != 4 or images.shape[1] != channels or not images.numel() or not images.is_floating_point():
         raise VertebraError(f"images are {form(images)}; they must be {expected}.")
-    if images.device != parameter.device:
+    if images.device != task.device:
         raise VertebraError(
-            f"images are on {images.device}, the model is on {parameter.device}: move them with "
-            f".to({str(parameter.device)!r})."
+            f"images are on {images.device}, the model is on {task.device}: move them with .to({str(task.device)!r})."
         )
     if images.dtype != parameter.dtype and not torch.is_autocast_enabled(images.device.type):
         raise VertebraError(f"images are {form(images)}, the model is {_name(parameter.dtype)}: convert one of them.")

@@ -142,7 +142,12 @@ class Segmenter(TrunkTask):
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Logits [B, num_classes, H, W]."""
-        return (resize(self.logits(images), images.shape[2:], self.config.align_corners),)
+        (logits,) = self.outputs(images)
+        return (resize(logits, images.shape[2:], self.config.align_corners),)
+
+    def outputs(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
+        """Logits [B, num_classes, h, w] of the finest map that the head reads: they are resized once, to the image."""
+        return (self.logits(images),)
 
     def side_logits(self, maps: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """The logits, and those of auxiliary heads, from what `features` returns."""
@@ -185,7 +190,8 @@ class Segmenter(TrunkTask):
         if __debug__:
             inputs.check_images(self, images)
             inputs.check_frames(images, frames)
-        return self.predictions(self.logits(images), (images.shape[2], images.shape[3]), frames, merging=merging)
+        (logits,) = self.outputs(images)
+        return self.predictions(logits, (images.shape[2], images.shape[3]), frames, merging=merging)
 
     def predictions(
         self, logits: Tensor, input_size: Size, frames: Sequence[Frame], *, merging: bool = False

@@ -170,7 +170,9 @@ class TopDown(TrunkTask):
         """With `merging`, from the mean of the heatmaps of the input and of its mirror image."""
         if not merging:
             return super().infer(images, frames)
-        return self.decode((0.5 * (self(images)[0] + self.flip_back(self(images.flip(-1))[0])),), frames)
+        return self.decode(
+            (0.5 * (self.outputs(images)[0] + self.flip_back(self.outputs(images.flip(-1))[0])),), frames
+        )
 
     def flip_back(self, heatmaps: Tensor) -> Tensor:
         """Heatmaps of the mirror image as those of the image.

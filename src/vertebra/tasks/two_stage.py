@@ -111,6 +111,8 @@ class TwoStage(Detector):
     heads add tensors to the raw predictions: `extra_raw`, `extra_loss`, `decode_extra`.
     """
 
+    reads_sizes = True
+    takes_batches = False  # of several images, each has NMS of its own
     rpn: RPN
     box: BoxHead | Cascade
     roi_channels: int

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from vertebra.heads.reppoints_v2 import RepPointsV2Head
+from vertebra.ops.boxes import limits
 from vertebra.tasks.base import Size
 from vertebra.tasks.detector import RECIPE, input_size
 from vertebra.tasks.detector_sources import BACKBONES, PREPROCESS, dense_options, detector_rules, number_levels
@@ -34,13 +35,14 @@ class RepPointsV2(PointsDetector):
     """
 
     head = RepPointsV2Head
+    reads_sizes = True
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         """Of each of the five levels, logits [B, num_classes, h, w] and boxes [B, 4, h, w] in input pixels, clipped to
         `sizes` and refined by the heatmaps of their corners: ten tensors, level by level."""
         raw = self.dense(self.features(images))
-        limits = [(width, height) * 2 for height, width in sizes or [input_size(images)]]
-        boxes = self.dense.verified_boxes(raw, images.new_tensor(limits).float())
+        corners = limits([input_size(images)] if sizes is None else sizes).to(images.device)
+        boxes = self.dense.verified_boxes(raw, corners)
         return tuple(x for (logits, *_), box in zip(raw, boxes, strict=True) for x in (logits, box))
 
 

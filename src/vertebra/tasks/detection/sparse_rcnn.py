@@ -15,6 +15,7 @@ from vertebra.backbones import Backbone
 from vertebra.errors import in_range
 from vertebra.heads.dynamic import ROI_SIZE, SCALE_CLAMP, DynamicHead, StagePrediction
 from vertebra.heads.roi import DetectionsConfig, RoIAlign
+from vertebra.ops.boxes import limits
 from vertebra.structures import Frame, Prediction, Preprocess, Target
 from vertebra.tasks import zoo
 from vertebra.tasks.base import Size
@@ -61,6 +62,8 @@ class SparseRCNN(Detector):
     Source: arXiv:2011.12450.
     """
 
+    reads_sizes = True
+
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
     ) -> None:
@@ -83,7 +86,7 @@ class SparseRCNN(Detector):
         """The predictions of every stage from the maps of the pyramid; `scale` as for `DynamicHead`."""
         pool = self.config.roi_align.pool
         predictions: list[StagePrediction] = self.dynamic(
-            lambda boxes: pool(maps, self.neck.levels, list(boxes), ROI_SIZE), scale
+            lambda boxes: pool(maps, self.neck.levels, boxes, ROI_SIZE), scale
         )
         return predictions
 
@@ -117,7 +120,7 @@ class SparseRCNN(Detector):
 
 def _scale(sizes: Sequence[Size], device: torch.device) -> Tensor:
     """[B, 4] width, height, width, height of images of (height, width) `sizes`."""
-    return torch.tensor([[width, height] * 2 for height, width in sizes], dtype=torch.float32, device=device)
+    return limits(sizes).to(device)
 
 
 def _options(tensors: Tensors) -> dict[str, Any]:

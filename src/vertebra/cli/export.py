@@ -1,0 +1,90 @@
+"""`vertebra export CHECKPOINT --format=onnx`: the model as a program for other engines, with a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from vertebra.cli.parsing import parse, parser
+from vertebra.cli.tables import console
+from vertebra.errors import VertebraError, escaped
+from vertebra.files import expanded
+
+if TYPE_CHECKING:
+    from vertebra.export.certificate import Certificate
+
+
+@dataclass
+class ExportData:
+    path: str = ""
+    """Images that the two are compared on, in any form that `vertebra train` takes; default: those that the model was
+    validated on, where they are still there, else drawn ones."""
+    split: Literal["train", "val", "test"] = "val"
+    """The split to compare on."""
+
+
+@dataclass
+class Options:
+    format: Literal["onnx", "openvino", "pt2"] | None = None
+    """`onnx`, `openvino`, or `pt2` (torch.export); default: by the ending of --save."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format: fp32; or, of OpenVINO, bf16 (of the computation) or fp16 (of the weights in the file)."""
+    save: str | None = None
+    """File to write: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2; default: beside the checkpoint."""
+    data: ExportData = field(default_factory=ExportData)
+    """Data to compare on"""
+    min_agreement: float | None = None
+    """Least share of predictions that agree with the model's, 0..1; default: 0.99, or 0.95 in half precision."""
+    max_drop: float = 0.01
+    """Largest drop of the task's first metric, where the images have ground truth."""
+
+
+def run(argv: Sequence[str]) -> None:
+    arguments = parser("export", "Writes a trained model as a program for other engines, and compares the two.")
+    arguments.add_argument("checkpoint", help="best.safetensors, or the run folder that holds it.")
+    arguments.add_class_arguments(Options)
+    options = parse(arguments, argv)
+    if not (options.format or options.save):
+        raise VertebraError("there is no format: give --format=onnx, openvino or pt2, or --save with its ending.")
+
+    from vertebra.export import formats
+    from vertebra.predict import Predictor
+
+    path = expanded(options.save) if options.save else _beside(options.checkpoint, formats.find(options.format).SUFFIX)
+    predictor = Predictor(options.checkpoint, device="cpu")
+    certificate = predictor.export(
+        path,
+        format=options.format,
+        precision=options.precision,
+        data=options.data.path or None,
+        split=options.data.split,
+        min_agreement=options.min_agreement,
+        max_drop=options.max_drop,
+    )
+    _print(certificate)
+    print(escaped(f"saved {path}; use it as a checkpoint: vertebra predict {path} IMAGE"))
+
+
+def _beside(checkpoint: str, suffix: str) -> Path:
+    """The path of the exported file where none is given."""
+    from vertebra.weights.locate import locate
+
+    return locate(checkpoint).with_suffix(suffix)
+
+
+def _print(certificate: Certificate) -> None:
+    table = Table("certificate", box=SIMPLE_HEAD)
+    table.add_column("model", justify="right")
+    table.add_column("exported", justify="right")
+    for name, (before, after) in certificate.metrics.items():
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}")
+    table.add_row("predictions that agree", "", f"{certificate.agreement:.2%}")
+    table.add_row("largest difference of raw outputs", "", f"{max(certificate.differences):.2g}")
+    table.add_row("images", "", str(certificate.images))
+    console().print(table)
+    print(escaped(f"compared on: {certificate.source}"))

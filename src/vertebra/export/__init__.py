@@ -1,0 +1,114 @@
+"""Exported models: programs that other engines run, each with a certificate of how they differ from the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import vertebra
+from vertebra import kinds
+from vertebra.engine import checkpoint
+from vertebra.errors import VertebraError, in_range, one_of
+from vertebra.export import formats
+from vertebra.export.loading import load, opened
+from vertebra.files import expanded, unsaved
+from vertebra.tasks import Task
+
+if TYPE_CHECKING:
+    from vertebra.export.certificate import Certificate
+
+__all__ = ["export", "is_exported", "load", "open_model"]
+
+
+def open_model(where: Any, *, device: Any = None) -> tuple[Task, dict[str, Any]]:
+    """The task in a checkpoint or an exported file, in eval mode, and its description.
+
+    Args:
+        where: a checkpoint as `checkpoint.load` takes it, or an exported file.
+        device: where it runs, as `vertebra.load` takes it.
+
+    Raises:
+        VertebraError: if it cannot be read.
+    """
+    return load(where, device=device) if is_exported(where) else checkpoint.load(where, device=device)
+
+
+def is_exported(where: Any) -> bool:
+    """Whether a path is that of an exported file, by its ending."""
+    return isinstance(where, str | Path) and formats.of_file(where) is not None
+
+
+def export(
+    task: Task,
+    path: str | Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+    format: str | None = None,
+    precision: str = "fp32",
+    data: str | None = None,
+    split: str = "val",
+    min_agreement: float | None = None,
+    max_drop: float = 0.01,
+) -> Certificate:
+    """Writes a task's model as a program that other engines run, with all that is needed to use it.
+
+    Before, its predictions are compared with the model's.
+
+    Args:
+        task: in eval mode, on the CPU; best folded (`nn.fold`).
+        path: of the file, with the ending of its format.
+        about: further entries of its description, such as the checkpoint's metrics, threshold and data.
+        format: `onnx`, `openvino` or `pt2`; by the ending of `path` if None.
+        precision: of the program: `fp32`; OpenVINO has `bf16` and `fp16` too.
+        data: of the images to compare on, as `vertebra.evaluate` takes it; if None the data that the model was
+            validated on, else drawn images.
+        split: of the data.
+        min_agreement: least share of predictions that agree, 0..1; by the precision if None.
+        max_drop: largest drop of the task's first metric, where the images have ground truth.
+
+    Raises:
+        VertebraError: if the model cannot be exported, the file cannot be written, or its predictions differ by more
+            than is allowed; no file is left then.
+    """
+    from vertebra.export import certificate  # with what evaluation needs, which prediction does not
+    from vertebra.export.program import traced
+
+    if not kinds.find(task.kind).reads_images:
+        raise VertebraError(f"a model for {task.task_name} reads no images, and those that do can be exported.")
+    path = expanded(path)
+    format = format or formats.of_file(path)
+    if format is None:
+        endings = ", ".join(f"{formats.find(name).SUFFIX} ({name})" for name in formats.names())
+        raise VertebraError(f"{path} has no ending of a format: name the format, or end it with {endings}.")
+    module = formats.find(format)
+    one_of(f"precision of {format}", precision, module.PRECISIONS)
+    if path.suffix.lower() != module.SUFFIX:
+        raise VertebraError(f"{path} is to hold {format}: it must end with {module.SUFFIX}.")
+    in_range("min_agreement", min_agreement, 0, 1)
+    in_range("max_drop", max_drop, 0)
+    images = certificate.examples(task, about or {}, data, split)
+    program, size = traced(task)
+    model = module.convert(program, precision)
+    entry: dict[str, Any] = {"format": format, "precision": precision, "size": size}
+    described = {**(about or {}), "version": vertebra.__version__, **task.describe()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export", dir=path.parent) as folder:
+            draft = Path(folder, path.name)
+            module.save(model, json.dumps({**described, "export": entry}), draft)
+            compared = certificate.compare(task, opened(format, draft)[0], images)
+            least = certificate.AGREEMENT[precision] if min_agreement is None else min_agreement
+            if problem := compared.problem(least, max_drop):
+                raise VertebraError(f"{path} is not written: {problem}.")
+            entry["certificate"] = asdict(compared)
+            module.save(model, json.dumps({**described, "export": entry}), draft)
+            for part in sorted(Path(folder).iterdir(), key=lambda part: part.suffix == module.SUFFIX):
+                os.replace(part, path.with_name(part.name))  # the file that is opened comes last
+    except OSError as error:
+        raise unsaved(path, error) from error
+    return compared

@@ -1,0 +1,162 @@
+"""The certificate of an exported file: how its predictions differ from those of the model that it comes from."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vertebra import kinds
+from vertebra.data.catalogue import Sample
+from vertebra.data.formats import shapes
+from vertebra.data.geometry import read_example
+from vertebra.engine.evaluate import evaluate, select
+from vertebra.errors import VertebraError
+from vertebra.images import UnreadableImage, frame_of, pad_batch, prepare
+from vertebra.structures import Prediction, Region
+from vertebra.tasks import Task
+
+NUM_IMAGES = 64
+"""Images of a data set that are compared."""
+NUM_DRAWN = 8
+"""Built-in images, where there is no data set."""
+DRAWN_SIDE = 256
+"""Pixels."""
+AGREEMENT = {"fp32": 0.99, "bf16": 0.95, "fp16": 0.95}
+"""Least share of predictions that agree, by precision."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The comparison of an exported file with its model."""
+
+    images: int
+    """Images that both predicted on."""
+    source: str
+    """Where they are from."""
+    differences: tuple[float, ...]
+    """Largest absolute difference of each raw output, of two images of different size."""
+    agreement: float
+    """Share of the predictions that agree, in 0..1: of classes, objects or pixels, as the kind of prediction has it."""
+    metrics: Mapping[str, tuple[float, float]]
+    """Metrics of the model and of the exported file by display name; empty where the images have no ground truth."""
+
+    def problem(self, min_agreement: float, max_drop: float) -> str:
+        """Why the exported file is no good, as a part of a sentence; empty if it is good."""
+        if not self.agreement >= min_agreement:
+            return (
+                f"{self.agreement:.2%} of its predictions agree with those of the model, and {min_agreement:.2%} must"
+            )
+        for name, (before, after) in list(self.metrics.items())[:1]:
+            if not before - after <= max_drop:
+                return f"{name} drops from {before:.4f} to {after:.4f}, by more than {max_drop:g}"
+        return ""
+
+
+@dataclass
+class Examples:
+    """Images to compare on, with targets if they are a dataset's."""
+
+    source: str
+    samples: Sequence[Sample]
+    metric_options: Mapping[str, Any]
+    drawn: Sequence[Tensor] = ()
+    """[C, H, W] uint8 each, where there are no samples."""
+
+
+def examples(task: Task, about: Mapping[str, Any], data: str | None, split: str = "val") -> Examples:
+    """The images to compare on: those of `data`; else those that the model was validated on, if they are still there;
+    else drawn ones.
+
+    Raises:
+        VertebraError: if `data` cannot be read or does not fit the model.
+    """
+    path = data or about.get("data", {}).get("path")
+    try:
+        if path is not None:
+            selection = select(task, about, path, split=split)
+            step = max(1, len(selection.samples) // NUM_IMAGES)  # in data sets, the images of a class follow each other
+            options = kinds.find(task.kind).metric_options(about, selection.catalogue)
+            return Examples(str(path), selection.samples[::step][:NUM_IMAGES], options)
+    except VertebraError:
+        if data is not None:
+            raise
+    channels = task.preprocess.channels
+    drawn = []
+    for i in range(NUM_DRAWN):
+        image, _ = shapes.draw(0, i, DRAWN_SIDE, (1, 3))  # [3, H, W]
+        drawn.append(torch.cat([image] * -(-channels // 3))[:channels])
+    return Examples("drawn shapes", [], {}, drawn)
+
+
+def compare(task: Task, exported: Task, images: Examples) -> Certificate:
+    """Runs both on the images.
+
+    Raises:
+        VertebraError: if none of them can be read.
+    """
+    kind = kinds.find(task.kind)
+    results = [_predictions(model, images) for model in (task, exported)]
+    (ours, metrics), (theirs, other_metrics) = results
+    counts = [kind.agreement(one, other) for one, other in zip(ours, theirs, strict=True)]
+    total = sum(count for _, count in counts)
+    return Certificate(
+        images=len(ours),
+        source=images.source,
+        differences=_differences(task, exported, images),
+        agreement=sum(same for same, _ in counts) / total if total else 1.0,
+        metrics={name: (value, other_metrics[name]) for name, value in metrics.items() if name in other_metrics},
+    )
+
+
+def _predictions(task: Task, images: Examples) -> tuple[list[Prediction], dict[str, float]]:
+    kept: list[Prediction] = []
+
+    def predict(image: Tensor, region: Region | None = None) -> Prediction:
+        batch, frames = _prepared(task, image, region)
+        (prediction,) = task.evaluated(task.infer, batch, frames)
+        kept.append(prediction)
+        return prediction
+
+    if images.samples:
+        result = evaluate(task, images.samples, metric_options=images.metric_options, predict=predict)
+        return kept, {name: float(value) for name, value in result.numbers.items()}
+    for image in images.drawn:
+        predict(image)
+    return kept, {}
+
+
+def _prepared(task: Task, image: Tensor, region: Region | None) -> tuple[Tensor, list[Any]]:
+    """An image [C, H, W] uint8, or a region of it, as the input of a task, and how it lies in that."""
+    frame = frame_of((image.shape[1], image.shape[2]), task.preprocess, region)
+    return pad_batch([prepare(image, task.preprocess, frame.region)], task.preprocess), [frame]
+
+
+def _differences(task: Task, exported: Task, images: Examples) -> tuple[float, ...]:
+    """Of the raw outputs for an image and for a part of it, which may be another input size."""
+    image, region = _first(task, images)
+    largest: list[float] = []
+    for pixels in (image, image[:, : max(1, image.shape[1] // 2)]):
+        batch, frames = _prepared(task, pixels, region)
+        if task.takes_batches:  # of several, too
+            batch, frames = torch.cat((batch, batch.flip(-1))), frames * 2
+        sizes = [frame.resized for frame in frames]
+        one, other = (model.evaluated(model.outputs, batch, sizes) for model in (task, exported))
+        if [x.shape for x in one] != [y.shape for y in other]:
+            raise VertebraError("the exported program returns tensors of other shapes than the model.")
+        apart = [float((x.float() - y.float()).abs().max()) if x.numel() else 0.0 for x, y in zip(one, other)]
+        largest = [max(pair) for pair in zip(largest or apart, apart, strict=True)]
+    return tuple(largest)
+
+
+def _first(task: Task, images: Examples) -> tuple[Tensor, Region | None]:
+    """The first image that can be read."""
+    for sample in images.samples:
+        with contextlib.suppress(UnreadableImage):
+            example = read_example(sample, task.preprocess.channels, kinds.find(task.kind).fields)
+            return example.image, example.region
+    return images.drawn[0], None
