@@ -1,7 +1,7 @@
 """Vertebra: every vision backbone under every recognition task.
 
 `create` makes a model, `backbone` a bare backbone, `train` trains a model, `evaluate` measures it, `load` reads it from
-a file; nothing heavy is imported before one of them is called.
+a file, `explain` shows what its answers depend on; nothing heavy is imported before one of them is called.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
     from vertebra.engine.train import Run
     from vertebra.metrics.evaluation import Evaluation
     from vertebra.predict import Predictor
+    from vertebra.predict.explain import Explanation
     from vertebra.refine import Refiner
     from vertebra.structures import Prediction
     from vertebra.tasks import Task
 
 __version__ = "0.1.0.dev0"
-__all__ = ["backbone", "create", "evaluate", "load", "train"]
+__all__ = ["backbone", "create", "evaluate", "explain", "load", "train"]
 
 
 def create(
@@ -295,3 +296,55 @@ def load(
     from vertebra.predict import Predictor
 
     return Predictor(path, device=device, precision=precision, engine=engine, refine=refine, detector=detector)
+
+
+def explain(
+    model: Task | str | Path,
+    images: Any,
+    *,
+    techniques: Sequence[str] = ("grad_cam",),
+    classes: Sequence[str] = (),
+    point: Sequence[int] | None = None,
+    keypoint: str = "",
+    top: int = 1,
+    level: int | None = None,
+    window: int | None = None,
+    device: str | None = None,
+) -> list[Explanation]:
+    """Which pixels the answers of a model depend on, as `vertebra explain` shows it.
+
+        for explanation in vertebra.explain("best.safetensors", "photo.jpg", techniques=["grad_cam", "occlusion"]):
+            explanation.plot().save(f"{explanation.technique}.png")
+
+    Args:
+        model: a checkpoint of Vertebra or the run folder that holds it, or a task's model.
+        images: one image or a sequence of them: path, PIL image, array [H, W, C] or tensor [C, H, W].
+        techniques: `grad_cam`, `grad_cam_plus_plus`, `occlusion`; for ViT, DeiT and Swin also `attention_rollout` and
+            `last_attention`.
+        classes: names of the classes whose answers are explained; those that the model predicts if empty.
+        point: x, y of a pixel, whose class is explained, or the object in whose box it lies.
+        keypoint: name of the keypoint that is explained, of models that predict keypoints; the object as a whole if
+            empty.
+        top: answers explained per image: the top classes, the top-scoring objects, or the classes with most pixels.
+        level: feature map of the backbone that Grad-CAM reads, 0 is the finest; the coarsest one that the answer
+            depends on if None.
+        window: side of the occluded squares in pixels of the input; an eighth of its longer side if None.
+        device: where a model from a file runs, as in `load`.
+
+    Returns:
+        The explanations, image by image, answer by answer; `map` is [H, W] in 0..1, in pixels of the image. Of an image
+        in which nothing is predicted there are none.
+
+    Raises:
+        VertebraError: if an image cannot be read, a name is unknown, or an option does not apply to the model or to
+            the techniques.
+    """
+    from vertebra.images import as_list
+    from vertebra.predict.explain import Explainer
+
+    explainer = Explainer(model, techniques, device=device, level=level, window=window)
+    return [
+        explanation
+        for image in as_list(images)
+        for explanation in explainer(image, classes=classes, point=point, keypoint=keypoint, top=top)
+    ]

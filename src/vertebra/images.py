@@ -223,14 +223,39 @@ def resize_image(image: Tensor, preprocess: Preprocess) -> Tensor:
     """[C, H, W] -> the same kind [C, h, w]: scaled as `frame_of` says, its centre cropped, or squashed."""
     if preprocess.resize != "crop":
         return resample(image, frame_of((image.shape[-2], image.shape[-1]), preprocess).resized, preprocess)
+    kept, scaled = _crop_sizes((image.shape[-2], image.shape[-1]), preprocess)
+    return _centre(resample(_centre(image, kept), scaled, preprocess), preprocess.size)
+
+
+def _crop_sizes(image: tuple[int, int], preprocess: Preprocess) -> tuple[tuple[int, int], tuple[int, int]]:
+    """With `crop`: (height, width) of the centre of an image of (height, width) `image` that is resized, and of the
+    result, whose centre is the input."""
     size = preprocess.size
-    height, width = image.shape[-2:]
+    height, width = image
     scale = max(round(size[0] / preprocess.crop) / height, round(size[1] / preprocess.crop) / width)
     scaled = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
     if scaled[0] * scaled[1] > MAX_PIXELS:  # a strip, which would grow to gigabytes: here the crop comes first
-        kept = (min(height, math.ceil(size[0] / scale)), min(width, math.ceil(size[1] / scale)))
-        return resample(_centre(image, kept), size, preprocess)
-    return _centre(resample(image, scaled, preprocess), size)
+        return (min(height, math.ceil(size[0] / scale)), min(width, math.ceil(size[1] / scale))), size
+    return image, scaled
+
+
+def placement(frame: Frame, preprocess: Preprocess) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where an image lies in the input: the factors on its x and y, and what is then added to them, in input pixels."""
+    if preprocess.resize == "box":
+        (across, _, right), (_, down, below) = input_matrix(frame, preprocess).tolist()
+        return (across, down), (right, below)
+    height, width = frame.original
+    if preprocess.resize != "crop":
+        return (frame.resized[1] / width, frame.resized[0] / height), (0.0, 0.0)
+    kept, scaled = _crop_sizes(frame.original, preprocess)
+    down, across = (new / old for new, old in zip(scaled, kept, strict=True))
+    below, right = (
+        -round((old - part) / 2) * factor - round((new - side) / 2)
+        for old, part, factor, new, side in zip(
+            frame.original, kept, (down, across), scaled, preprocess.size, strict=True
+        )
+    )
+    return (across, down), (right, below)
 
 
 def resample(image: Tensor, size: tuple[int, int], preprocess: Preprocess) -> Tensor:

@@ -401,6 +401,33 @@ def _of_image(path: str, size: tuple[int, int] | None, content: str) -> str:
     return ": ".join(part for part in (", ".join(place), content) if part)
 
 
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """One answer of a model to be explained: a class of the image, an object, the class of pixels, or a keypoint."""
+
+    name: str
+    """For captions, such as `dog 0.87`."""
+    label: int = 0
+    """Class index."""
+    box: tuple[float, float, float, float] | None = None
+    """Of an object: x1, y1, x2, y2 in pixels, end exclusive."""
+    points: Tensor | None = None
+    """[N, 2] float32, of pixels: x, y of their centres; None for all pixels."""
+    keypoint: int | None = None
+    """Index of a keypoint of the object; None for the object as a whole."""
+
+    def moved(self, scale: tuple[float, float], shift: tuple[float, float]) -> Answer:
+        """The answer where x and y are multiplied by `scale`, then moved by `shift`."""
+        (across, down), (right, below) = scale, shift
+        box, points = self.box, self.points
+        if box is not None:
+            x1, y1, x2, y2 = box
+            box = (x1 * across + right, y1 * down + below, x2 * across + right, y2 * down + below)
+        if points is not None:
+            points = points * points.new_tensor(scale) + points.new_tensor(shift)
+        return replace(self, box=box, points=points)
+
+
 @dataclass(frozen=True)
 class KeypointSchema:
     """The keypoints that every object of a dataset has."""

@@ -13,7 +13,8 @@ VERBS = {
     "train": "fit finetune fine_tune training learn run",
     "predict": "infer inference detect classify segment track demo pred",
     "label": "annotate autolabel auto_label pseudo_label pseudolabel teacher distill",
-    "serve": "server api http deploy rest run_server inference_server",
+    "serve": "server api http rest run_server inference_server",
+    "explain": "gradcam grad_cam cam interpret attribute attribution heatmap explainability captum",
     "refine": "bpr refinement postprocess sharpen refine_masks",
     "export": "to_onnx onnx openvino deploy save_onnx compile",
     "tune": "autotune optimize profile speed engines",
@@ -156,6 +157,14 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "timeout": "response_timeout request_timeout",
         "token": "api_key api_keys auth",
     },
+    "explain": {
+        "device": "gpu gpus gpu_id gpu_ids accelerator cuda local_rank",
+        "save": "project output output_dir out_dir work_dir save_dir name out o",
+        "techniques": "method methods technique algorithm",
+        "classes": "class target target_class category label",
+        "level": "layer target_layer target_layers layer_name",
+        "top": "topk top_k",
+    },
     "refine": {
         "device": "gpu gpus gpu_id gpu_ids accelerator cuda local_rank",
         "data.path": "data dataset data_dir data_path dataset_dir img_dir images root",
@@ -190,6 +199,10 @@ ARGUMENTS: Mapping[str, Mapping[str, str]] = {
     "predict": {
         "after the checkpoint: vertebra predict RUN IMAGES": "source input images img image",
         "first: vertebra predict RUN IMAGES": "weights model checkpoint ckpt model.weights",
+    },
+    "explain": {
+        "after the checkpoint: vertebra explain RUN IMAGES": "source input images img image image_path",
+        "first: vertebra explain RUN IMAGES": "weights model checkpoint ckpt",
     },
     "evaluate": {
         "first: vertebra evaluate RUN": "weights model checkpoint ckpt model.weights",

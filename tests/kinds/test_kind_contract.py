@@ -33,7 +33,7 @@ SIZE = (48, 64)
 CLASSES = ("cat", "dog", "emu")
 SCHEMA = KeypointSchema(("nose", "left", "right"), ((0, 1), (0, 2)), (0, 2, 1), (0.1, 0.1, 0.1))
 OPTIONS = {"top", "embeddings", "threshold", "tile", "overlap", "annotations", "crops", "scores", "refine"}
-OPTIONS |= {"detector", "boxes"}
+OPTIONS |= {"detector", "boxes", "point", "keypoint"}
 BOXES = torch.tensor([[4.0, 6.0, 20.0, 30.0], [30.0, 10.0, 60.0, 40.0]])
 KEYPOINTS = torch.tensor(
     [
@@ -459,8 +459,8 @@ def test_interrupted_writers_leave_nothing(kind, tmp_path):
 
 def test_a_format_that_the_kind_does_not_have(kind, tmp_path):
     known = list(formats(objects=kind.objects)) or ["records"]
-    with pytest.raises(VertebraError, match=rf"format is 'voc'; there are {', '.join(known)}\."):
-        kind.writer(tmp_path, WriterOptions(CLASSES), format="voc")
+    with pytest.raises(VertebraError, match=rf"format is 'pt'; there are {', '.join(known)}\."):
+        kind.writer(tmp_path, WriterOptions(CLASSES), format="pt")
 
 
 def test_a_prediction_in_other_forms(kind):

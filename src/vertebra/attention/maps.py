@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vertebra.errors import VertebraError
 
 
-def maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+def maps(model: nn.Module, images: Tensor, *, mean: bool = False) -> dict[str, Tensor]:
     """The attention weights of every attention inside `model`, in order, by the module's name.
 
     Of a mechanism inside another, as the one of the heads, the outer one alone is listed.
@@ -19,9 +19,10 @@ def maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Args:
         model: a backbone or a task's model; its mode and weights stay as they are.
         images: [B, C, H, W], normalised.
+        mean: whether to return the mean over the heads, which takes less memory.
 
     Returns:
-        [B, heads, queries, keys] each, rows summing to 1; for windows, B is images times windows.
+        [B, heads, queries, keys] each, rows summing to 1, or [B, queries, keys]. Of windows, B is their number.
 
     Raises:
         VertebraError: if the model has no attention.
@@ -36,7 +37,8 @@ def maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             def record(module: nn.Module, arguments: Any, keywords: Any, name: str = name) -> None:
                 weights: Any = module.weights
                 given = signature(module.forward).bind(*arguments, **keywords).arguments
-                result[name] = weights(**{key: given[key] for key in signature(weights).parameters if key in given})
+                values = weights(**{key: given[key] for key in signature(weights).parameters if key in given})
+                result[name] = values.mean(1) if mean else values
 
             hooks.append(module.register_forward_pre_hook(record, with_kwargs=True))
     if not hooks:

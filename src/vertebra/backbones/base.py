@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -108,6 +108,22 @@ class Backbone(nn.Module):
     def pool(self, x: Tensor) -> Tensor:
         """The embedding, from the features that `forward_features` returns: -> [B, width]."""
         return x.mean((2, 3))
+
+    def rollout(self, weights: Sequence[Tensor], size: tuple[int, int], residual: float = 0.5) -> Tensor:
+        """How much of the features comes from each cell, by attention alone: [B, h, w], the cells of the first layer.
+
+        Args:
+            weights: of the last attention layers, in order, each the mean over its heads: [B, N, N], for windows
+                [B * windows, N, N].
+            size: (height, width) of the images in pixels.
+            residual: share of a layer's output that comes from the same cell without attention.
+
+        Raises:
+            VertebraError: if the family has no attention.
+
+        Source: attention rollout, arXiv:2005.00928, section 3.
+        """
+        raise VertebraError(f"{type(self).__name__} has no attention maps; ViT, DeiT and Swin have.")
 
     def pop_last_stage(self) -> nn.Module | None:
         """Removes the last stage and returns it, [B, C, h, w] -> [B, C', h / 2, w / 2], to be run on regions; the

@@ -7,7 +7,8 @@ Shapes: B batch, H x W feature cells, C channels, M side of a window in cells. I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,11 +90,25 @@ class Block(nn.Module):
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
-        window = (self.window, self.window)
-        shifts = [self.shift * moved for moved in shifted_axes(*size, self.window, self.shifts)]
+        window, shifts = self.geometry(size)
         windows = to_windows(x, window, shifts)  # [B, windows, M * M, C]
         y = self.attention(windows.flatten(0, 1), mask if any(shifts) else None)
         return from_windows(y.unflatten(0, windows.shape[:2]), window, shifts, size)
+
+    def geometry(self, size: tuple[int, int]) -> tuple[tuple[int, int], list[int]]:
+        """Sides of the windows of a map of (height, width) `size`, and their shifts, in cells."""
+        return (self.window,) * 2, [self.shift * moved for moved in shifted_axes(*size, self.window, self.shifts)]
+
+    def rollout(self, share: Tensor, attention: Tensor) -> Tensor:
+        """The share of each cell in the input, from those in the output of attention: [B, H, W] -> same.
+
+        `attention` is [B * windows, M * M, M * M].
+        """
+        size = (share.shape[1], share.shape[2])
+        window, shifts = self.geometry(size)
+        windows = to_windows(share[..., None], window, shifts)  # [B, windows, M * M, 1]
+        moved = attention.unflatten(0, windows.shape[:2]).transpose(-2, -1) @ windows
+        return from_windows(moved, window, shifts, size)[..., 0]
 
 
 class PatchMerging(nn.Module):
@@ -175,6 +190,22 @@ class Swin(Backbone):
 
     def pool(self, x: Tensor) -> Tensor:
         return self.norm(x).mean((1, 2))
+
+    def rollout(self, weights: Sequence[Tensor], size: tuple[int, int], residual: float = 0.5) -> Tensor:
+        """A merged cell comes from its four cells in equal parts."""
+        grids = [(-(-size[0] // level.stride), -(-size[1] // level.stride)) for level in self.levels]
+        windows = -(-grids[-1][0] // self.config.window) * -(-grids[-1][1] // self.config.window)
+        share = weights[-1].new_full((len(weights[-1]) // windows, *grids[-1]), 1 / math.prod(grids[-1]))
+        layers = list(weights)
+        for i in reversed(range(len(self.stages))):
+            for block in reversed(list(self.stages[i].children())):
+                if not layers:
+                    return share
+                share = residual * share + (1 - residual) * block.rollout(share, layers.pop())  # type: ignore[operator]
+            if i and layers:
+                rows, columns = grids[i - 1]
+                share = share.repeat_interleave(2, 1).repeat_interleave(2, 2)[:, :rows, :columns] / 4
+        return share
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         if name.endswith(".bias_table") and tensor.ndim == 2 and tensor.shape[1] == shape[1]:

@@ -8,7 +8,7 @@ Shapes: B batch, N patches, P tokens before them, C width, h x w the grid of pat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -143,6 +143,16 @@ class ViT(Backbone):
         if self.config.pool == "mean":
             return self.norm(x[:, self.stem.before :].mean(1))
         return self.norm(x[:, : self.num_classifiers]).flatten(1)
+
+    def rollout(self, weights: Sequence[Tensor], size: tuple[int, int], residual: float = 0.5) -> Tensor:
+        before, pooled = self.stem.before, self.config.embedding and self.config.pool == "token"
+        read = slice(self.num_classifiers) if pooled else slice(before, None)  # the tokens that the head reads
+        share = torch.zeros_like(weights[-1][:, 0])
+        share[:, read] = 1 / share[0, read].numel()
+        for attention in reversed(weights):
+            share = residual * share + (1 - residual) * (share[:, None] @ attention)[:, 0]
+        rows = -(-size[0] // self.config.patch)
+        return share[:, before:].unflatten(1, (rows, -1))
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         if name == "stem.position" and tensor.ndim == 3 and tensor.shape[2] == shape[2]:

@@ -23,6 +23,7 @@ VERBS = {
     "predict": "run a trained model on images and videos",
     "label": "store a model's predictions as a dataset to train others on",
     "serve": "serve trained models over HTTP, with a web page",
+    "explain": "show which pixels an answer of a trained model depends on",
     "refine": "sharpen the masks in the results of any tool, and judge them before and after",
     "export": "write a trained model as ONNX, OpenVINO or torch.export, compared with the original",
     "tune": "measure the engines that can run a trained model, and remember the fastest",
@@ -40,6 +41,7 @@ MEMORY = {
     "label": "lower --batch_size",
     "predict": "lower --batch_size, or cut large images with --tile",
     "serve": "serve fewer models, or lower --max_batch",
+    "explain": "use smaller images, or --techniques=occlusion",
 }
 """By verb, what takes less memory."""
 

@@ -25,9 +25,9 @@ class Options:
     save: str | None = None
     """Folder for the images and videos with the predictions drawn in, and the files of --format."""
     format: str | None = None
-    """Files beside the drawings: of objects `coco` (COCO results and a table; the default) or `yolo` (a label file per
-    image: boxes, polygons or keypoints); of label maps and saliency maps `coco` adds the polygons of their regions.
-    Needs --save."""
+    """Files beside the drawings: of objects `coco` (COCO results and a table; the default), `yolo` (a label file per
+    image: boxes, polygons or keypoints), or for annotation tools `voc` (boxes), `labelme` and `cvat`, each with the
+    images; of label maps and saliency maps `coco` adds the polygons of their regions. Needs --save."""
     scores: bool = False
     """With --format=yolo, end each line with the object's score."""
     crops: bool = False

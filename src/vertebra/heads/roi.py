@@ -169,8 +169,8 @@ def to_slots(detections: Sequence[Detections], num_slots: int) -> tuple[Tensor, 
 def spread(parts: Sequence[Tensor], num_slots: int) -> Tensor:
     """Tensors [N_i, ...] with N_i <= K as one, [B, K, ...], filled with zeros."""
     result = parts[0].new_zeros(len(parts), num_slots, *parts[0].shape[1:])
-    for row, part in zip(result, parts, strict=True):
-        row[: len(part)] = part
+    for i, part in enumerate(parts):
+        result[i, : len(part)] = part  # rows as views of their own would take no gradient
     return result
 
 

@@ -28,7 +28,7 @@ from vertebra.kinds import views
 from vertebra.kinds.tiles import Tile, grid
 from vertebra.kinds.writers import RecordsWriter, Writer, WriterOptions, formats
 from vertebra.metrics.evaluation import SHOWN, Evaluation, written
-from vertebra.structures import IGNORED, Instance, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import IGNORED, Answer, Instance, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import Task
 from vertebra.viz import draw
 from vertebra.viz.draw import Colour
@@ -74,7 +74,7 @@ class Kind:
     """Whether objects are predicted, each with a class, a score and a box, as formats such as COCO's hold them."""
     options: ClassVar[frozenset[str]] = frozenset()
     """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
-    `annotations`, `crops`, `scores`, `refine`, `detector`, `boxes`."""
+    `annotations`, `crops`, `scores`, `refine`, `detector`, `boxes`; and of explanations, of `point`, `keypoint`."""
     unlabelled: ClassVar[bool] = False
     """Whether the augmentation takes images without ground truth, for distillation."""
     data: ClassVar[type | None] = None
@@ -339,6 +339,32 @@ class Kind:
             VertebraError: if the kind has no objects.
         """
         raise VertebraError(f"crops are of objects; this model predicts {self.description}.")
+
+    def answers(
+        self,
+        prediction: Prediction,
+        classes: Sequence[str],
+        *,
+        labels: Sequence[int] = (),
+        point: tuple[int, int] | None = None,
+        keypoint: str = "",
+        keypoints: KeypointSchema | None = None,
+        top: int = 1,
+    ) -> list[Answer]:
+        """The answers of a prediction that are explained, in pixels of its image; none if it has no such.
+
+        Args:
+            classes: names of the classes.
+            labels: classes whose answers are explained; any if empty.
+            point: x, y of the pixel whose answer is explained, if `options` has `point`.
+            keypoint: name of the keypoint that is explained, if `options` has `keypoint`.
+            keypoints: their schema.
+            top: most answers.
+
+        Raises:
+            VertebraError: if there is no such keypoint, or the kind has no answers that can be explained.
+        """
+        raise VertebraError(f"{self.description} cannot be explained.")
 
     def dataset_ids(self, annotations: str | Path, classes: Sequence[str]) -> Any:
         """The ids that a dataset's file gives its images and classes: an object with `of_all(paths) -> list[int]`.

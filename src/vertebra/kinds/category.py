@@ -24,7 +24,7 @@ from vertebra.kinds.base import Kind, inverse_frequencies, listed_classes, short
 from vertebra.kinds.pseudo_labels import SoftLabelsWriter
 from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
-from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import Answer, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz.draw import captioned, thumbnail
 
 if TYPE_CHECKING:
@@ -125,6 +125,13 @@ class Category(Kind):
     def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
         """A list of the images and their probabilities, see `data.soft_labels`."""
         return SoftLabelsWriter(folder, options)
+
+    def answers(
+        self, prediction: Prediction, classes: Sequence[str], *, labels: Sequence[int] = (), top: int = 1, **_: Any
+    ) -> list[Answer]:
+        """The classes asked for, or else the top ones."""
+        ranked = [item for item in prediction.top(len(classes)) if not labels or item[0] in labels]
+        return [Answer(f"{classes[label]} {value:.1%}", label) for label, value in ranked[: len(labels) or top]]
 
     # -- evaluation
 

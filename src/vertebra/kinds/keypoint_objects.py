@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -13,9 +13,9 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from vertebra.data.catalogue import Catalogue, Sample, check_keypoints
-from vertebra.errors import escaped
+from vertebra.errors import escaped, one_of
 from vertebra.kinds.objects import Objects, as_prediction, with_boxes
-from vertebra.structures import KeypointSchema, Target
+from vertebra.structures import Answer, KeypointSchema, Prediction, Target
 from vertebra.tasks import Task
 
 VISIBILITIES = {2: "visible", 1: "occluded", 0: "not labelled"}
@@ -36,6 +36,7 @@ class KeypointObjects(Objects):
     """A class, a score, a box and keypoints per object; all objects of a dataset have the same keypoints."""
 
     target_field = "keypoints"
+    options: ClassVar[frozenset[str]] = Objects.options | {"keypoint"}
 
     def check_compatible(self, catalogue: Catalogue, task: Task) -> None:
         if task.keypoints is not None:
@@ -51,6 +52,25 @@ class KeypointObjects(Objects):
         if catalogue.keypoints is not None and catalogue.keypoints.sigmas:
             options["sigmas"] = catalogue.keypoints.sigmas
         return options
+
+    # -- predictions
+
+    def answers(
+        self,
+        prediction: Prediction,
+        classes: Sequence[str],
+        *,
+        keypoint: str = "",
+        keypoints: KeypointSchema | None = None,
+        **more: Any,
+    ) -> list[Answer]:
+        """The top-scoring objects, or the keypoint of each."""
+        answers = super().answers(prediction, classes, **more)
+        if not keypoint or keypoints is None:
+            return answers
+        one_of("keypoint", keypoint, keypoints.names)
+        index = keypoints.names.index(keypoint)
+        return [replace(answer, name=f"{keypoint} of {answer.name}", keypoint=index) for answer in answers]
 
     # -- `vertebra data`
 

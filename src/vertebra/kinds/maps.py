@@ -28,7 +28,7 @@ from vertebra.kinds.tiles import Tile
 from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.ops.resample import bands, resampled
-from vertebra.structures import IGNORED, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import IGNORED, Answer, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz import maps
 
 EDGE = 0.05
@@ -44,7 +44,7 @@ class PixelMaps(Kind):
     augment: ClassVar[type] = PixelsAugment
     no_augment: ClassVar[Any] = PixelsAugment(scales=(0.0, 0.0), flip=0.0, colour=0.0)
     resize_modes: ClassVar[tuple[str, ...]] = ("shortest", "fit", "squash")
-    options = frozenset({"tile", "overlap"})
+    options = frozenset({"tile", "overlap", "point"})
     eval_batch_size = 4
     tta_scales: ClassVar[tuple[float, ...]] = (0.75, 1.0, 1.25)
 
@@ -173,6 +173,34 @@ class PixelMaps(Kind):
 
         writer = MapsWriter(folder, record, self.row, map_of)
         return RegionsWriter(writer, options.classes, self.hard_labels) if format else writer
+
+    def answers(
+        self,
+        prediction: Prediction,
+        classes: Sequence[str],
+        *,
+        labels: Sequence[int] = (),
+        point: tuple[int, int] | None = None,
+        top: int = 1,
+        **_: Any,
+    ) -> list[Answer]:
+        """The class of the pixel, or the classes with most pixels, in all of theirs; a class without any is explained
+        in all pixels of the image."""
+        predicted = self.hard_labels(prediction)
+        if point is not None:
+            x, y = point
+            centre = torch.tensor([[x + 0.5, y + 0.5]])
+            chosen = labels or [int(predicted[y, x])]
+            return [Answer(f"{classes[label]} at {x}, {y}", label, points=centre) for label in chosen]
+        counts = torch.bincount(predicted.flatten().int(), minlength=len(classes))[: len(classes)].tolist()
+        ranked = sorted(labels or range(len(classes)), key=lambda label: -counts[label])
+        answers = []
+        for label in ranked[: len(labels) or top]:
+            rows, columns = torch.nonzero(predicted == label, as_tuple=True)
+            points = torch.stack((columns, rows), 1) + 0.5
+            name = f"{classes[label]} {counts[label] / predicted.numel():.1%}"
+            answers.append(Answer(name, label, points=points if len(points) else None))
+        return answers
 
     # -- evaluation
 

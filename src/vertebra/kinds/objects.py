@@ -31,7 +31,7 @@ from vertebra.kinds.pseudo_labels import AnnotationsWriter
 from vertebra.kinds.tiles import Tile
 from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
-from vertebra.structures import Instance, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import Answer, Instance, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.viz import draw, fonts
 from vertebra.viz.draw import Colour
 
@@ -58,7 +58,7 @@ class Objects(Kind):
     no_augment: ClassVar[Any] = ObjectsAugment(scales=(1.0, 1.0), flip=0.0, colour=0.0)
     resize_modes: ClassVar[tuple[str, ...]] = ("shortest", "fit", "squash")
     objects = True
-    options = frozenset({"threshold", "tile", "overlap", "annotations", "crops", "scores"})
+    options = frozenset({"threshold", "tile", "overlap", "annotations", "crops", "scores", "point"})
     eval_batch_size = 4
     ranked_by: ClassVar[str] = "F1"
     """Measure by which the report ranks wrong predictions."""
@@ -205,6 +205,27 @@ class Objects(Kind):
             x2, y2 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
             if x1 < x2 and y1 < y2:
                 yield instance, draw.to_image(image[:, y1:y2, x1:x2])
+
+    def answers(
+        self,
+        prediction: Prediction,
+        classes: Sequence[str],
+        *,
+        labels: Sequence[int] = (),
+        point: tuple[int, int] | None = None,
+        top: int = 1,
+        **_: Any,
+    ) -> list[Answer]:
+        """The top-scoring objects, of those in whose box the point lies."""
+        answers = []
+        for instance in sorted(prediction, key=lambda instance: -(instance.score or 0.0)):
+            assert instance.box is not None
+            assert instance.label is not None
+            (x1, y1, x2, y2), (x, y) = instance.box, point or (math.nan, math.nan)
+            if (not labels or instance.label in labels) and (point is None or (x1 <= x < x2 and y1 <= y < y2)):
+                name = f"{classes[instance.label]} {instance.score or 0.0:.2f}"
+                answers.append(Answer(name, instance.label, instance.box))
+        return answers[:top]
 
     def dataset_ids(self, annotations: str | Path, classes: Sequence[str]) -> DatasetIds:
         """The ids in a COCO annotation file."""

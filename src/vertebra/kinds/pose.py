@@ -53,7 +53,7 @@ class Pose(KeypointObjects):
     augment = PoseAugment
     no_augment = PoseAugment(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
     resize_modes = ("box",)
-    options = frozenset({"threshold", "annotations", "crops", "scores", "detector", "boxes"})
+    options = frozenset({"threshold", "annotations", "crops", "scores", "detector", "boxes", "keypoint"})
     merges_views = False
     ranked_by = "OKS"
     eval_batch_size = 32

@@ -21,8 +21,13 @@ from tempfile import TemporaryFile
 from types import ModuleType
 from typing import Any, Protocol, TextIO
 
-from vertebra.files import cell, held
+from torch import Tensor
+
+from vertebra.data.convert import NO_TEXT
+from vertebra.errors import VertebraError, shown
+from vertebra.files import cell, held, replacing
 from vertebra.structures import KeypointSchema, Prediction
+from vertebra.viz import draw
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,12 @@ class WriterOptions:
     """The keypoints of every object, if there are any."""
     scores: bool = False
     """Whether label files have the score of each object."""
+    original: Callable[[Any], Path | Tensor] | None = None
+    """The file of a prediction's image, or its pixels [C, H, W] uint8; for formats that hold the images too."""
+
+
+LABELLED = 0.5
+"""Keypoints with a lower score are written as not labelled."""
 
 
 class Writer(Protocol):
@@ -79,6 +90,33 @@ def stem_of(prediction: Prediction, drawn: str) -> str:
     """What the names of an image's further files begin with: the name of its drawing, of a frame with its index."""
     frame = prediction.path.rpartition("#")[2]
     return f"{Path(drawn).stem}_{frame}" if frame.isdigit() else Path(drawn).stem
+
+
+def save_original(prediction: Prediction, drawn: str, folder: Path, options: WriterOptions) -> str:
+    """Puts the image of a prediction into `folder`: a copy of its file, or its pixels as PNG. Returns the file's name.
+
+    Raises:
+        VertebraError: if the file would be overwritten.
+    """
+    assert options.original is not None
+    image = options.original(prediction)
+    suffix = image.suffix if isinstance(image, Path) else ".png"
+    path = folder / f"{stem_of(prediction, drawn)}{suffix}"
+    if isinstance(image, Path) and image.resolve() == path.resolve():
+        raise VertebraError(f"{path} and its annotations would be overwritten: choose another folder to save to.")
+    with replacing(path) as temporary:
+        if isinstance(image, Path):
+            shutil.copyfile(image, temporary)
+        else:
+            draw.to_image(image).save(temporary, "PNG")
+    return path.name
+
+
+def check_text(classes: Sequence[str]) -> None:
+    """Raises VertebraError if a name has characters that XML cannot hold."""
+    for name in classes:
+        if NO_TEXT.search(name):
+            raise VertebraError(f"class {shown(name)} has characters that XML cannot hold: choose another format.")
 
 
 def open_text(stack: ExitStack, path: Path) -> TextIO:

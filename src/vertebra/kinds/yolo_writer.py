@@ -13,12 +13,10 @@ import yaml
 from vertebra.data import segments
 from vertebra.errors import escaped
 from vertebra.files import replacing
-from vertebra.kinds.writers import WriterOptions, open_text, stem_of
+from vertebra.kinds.writers import LABELLED, WriterOptions, open_text, stem_of
 from vertebra.structures import Prediction
 
 OBJECTS = True
-LABELLED = 0.5
-"""Keypoints with a lower score are written as not labelled."""
 
 
 class YoloWriter:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from vertebra.errors import VertebraError, escaped
 from vertebra.files import expanded, held, replacing
@@ -17,7 +18,7 @@ from vertebra.kinds.writers import WriterOptions, stem_of
 from vertebra.predict import video
 from vertebra.predict.predictor import Predictor
 from vertebra.predict.result import ImageResult
-from vertebra.predict.sources import Source, VideoFrame, VideoSource
+from vertebra.predict.sources import ImageSource, Source, VideoFrame, VideoSource
 from vertebra.viz.draw import drawn_size
 
 
@@ -56,14 +57,10 @@ class PredictionFolder:
             top,
             crops,
         )
-        options = WriterOptions(predictor.classes, ids, predictor.keypoints, scores)
+        options = WriterOptions(predictor.classes, ids, predictor.keypoints, scores, _original)
         self.writer = predictor.kind.writer(self.folder, options, format=format, top=top)
-        self.names = list(_unique_names(sources))
-        origins = (source.address if isinstance(source, VideoSource) else source.image for source in sources)
-        inputs = {origin.resolve() for origin in origins if isinstance(origin, Path)}
-        for name in self.names:
-            if (self.folder / name).resolve() in inputs:
-                raise VertebraError(f"{self.folder / name} would be overwritten: choose another folder to save to.")
+        self.names = list(unique_names(sources))
+        check_inputs(self.folder, self.names, sources)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.images: list[Source] = []
         self.videos = self.cropped = self.reduced = 0
@@ -149,7 +146,22 @@ class PredictionFolder:
             self.cropped += 1
 
 
-def _unique_names(sources: Sequence[Source]) -> Iterator[str]:
+def _original(result: ImageResult) -> Path | Tensor:
+    """The file of an image, or its pixels [C, H, W] uint8."""
+    source = result.source
+    return source.image if isinstance(source, ImageSource) and isinstance(source.image, Path) else result.image
+
+
+def check_inputs(folder: Path, names: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raises VertebraError if one of the files `names` in `folder` is one of the sources."""
+    origins = (source.address if isinstance(source, VideoSource) else source.image for source in sources)
+    inputs = {origin.resolve() for origin in origins if isinstance(origin, Path)}
+    for name in names:
+        if (folder / name).resolve() in inputs:
+            raise VertebraError(f"{folder / name} would be overwritten: choose another folder to save to.")
+
+
+def unique_names(sources: Sequence[Source]) -> Iterator[str]:
     """A name for each source's drawing; files of one name may come from several folders."""
     taken: set[str] = set()
     for source in sources:

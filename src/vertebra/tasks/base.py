@@ -14,7 +14,7 @@ from vertebra import backbones, options, weights
 from vertebra.backbones import Backbone
 from vertebra.errors import VertebraError, check_choices
 from vertebra.images import as_list, frame_of, pad_batch, prepare, read_image
-from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import Answer, Frame, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import inputs
 
 Size = tuple[int, int]
@@ -165,6 +165,19 @@ class Task(nn.Module):
             inputs.check_frames(images, frames)
         return self.decode(self.outputs(images, [frame.resized for frame in frames]), frames)
 
+    def answer_score(self, raw: tuple[Tensor, ...], answer: Answer, size: Size) -> Tensor:
+        """The score of one answer, by what `forward` returns: [B], with a gradient. It is what is explained.
+
+        Args:
+            raw: of B images, each of which is asked for the same answer.
+            answer: in pixels of the input.
+            size: (height, width) of the image in the input, without its padding.
+
+        Raises:
+            VertebraError: if the task does not say.
+        """
+        raise VertebraError(f"models for {self.task_name} do not say how sure they are of an answer: see answer_score.")
+
     def merge_objects(self, predictions: Sequence[Prediction], size: Size) -> Prediction:
         """The prediction for an image of (height, width) `size` from those of its objects, in tasks whose input shows
         one object."""
@@ -242,11 +255,16 @@ class Task(nn.Module):
 
     def evaluated(self, function: Callable[..., Any], batch: Tensor, *arguments: Any) -> Any:
         """`function(batch, *arguments)` in eval mode and without gradients, on the model's device."""
+        with self.eval_mode(), torch.inference_mode():
+            return function(batch.to(self.device), *arguments)
+
+    @contextlib.contextmanager
+    def eval_mode(self) -> Iterator[None]:
+        """Eval mode in the block; afterwards every module has its mode again."""
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
-            with torch.inference_mode():
-                return function(batch.to(self.device), *arguments)
+            yield
         finally:
             for module, mode in modes.items():
                 module.training = mode

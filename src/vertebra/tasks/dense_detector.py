@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from vertebra.backbones import Backbone
 from vertebra.errors import check_choices, in_range
+from vertebra.heads.anchors import flatten_anchors
 from vertebra.heads.dense import DenseLevel, detect_dense
 from vertebra.necks import ExtraLevels
 from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
@@ -90,6 +92,16 @@ class DenseDetector(Detector):
     def dense_levels(self, raw: tuple[Tensor, ...], index: int) -> list[DenseLevel]:
         """The predictions for one image of the batch, from what `forward` returns."""
         raise NotImplementedError
+
+    def candidates(self, raw: tuple[Tensor, ...], index: int, label: int) -> tuple[Tensor, Tensor]:
+        boxes, scores = [], []
+        for level in self.dense_levels(raw, index):
+            score = flatten_anchors(level.logits[None], level.logits.shape[0] // level.anchors)[0, :, label].sigmoid()
+            if level.quality is not None:
+                score = score * flatten_anchors(level.quality[None], 1)[0, :, 0].sigmoid()
+            scores.append(score)
+            boxes.append(level.boxes(torch.arange(len(score), device=score.device)))
+        return torch.cat(boxes), torch.cat(scores)
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         predictions = []

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from vertebra import backbones
 from vertebra.errors import VertebraError, check_choices, in_range
 from vertebra.heads.roi import PostprocessConfig
 from vertebra.necks import FPN, HRFPN, SimplePyramid
 from vertebra.nn.norm import replace_norm
-from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
+from vertebra.structures import Answer, Frame, Level, Prediction, Preprocess, Target
 from vertebra.tasks.base import Size
 from vertebra.tasks.trunk import TrunkConfig, TrunkTask
 
@@ -72,7 +74,7 @@ class PyramidConfig(DetectorConfig):
 class Detector(TrunkTask):
     """A backbone and heads that predict boxes in input pixels.
 
-    A method writes `forward`, `decode` and `loss`.
+    A method writes `forward`, `decode` and `loss`, and for explanations `candidates`.
     """
 
     kind = "boxes"
@@ -144,6 +146,28 @@ class Detector(TrunkTask):
         if isinstance(sizes, Tensor):  # in exported programs
             return sizes
         return list(sizes) if sizes is not None else [input_size(images)] * len(images)
+
+    def candidates(self, raw: tuple[Tensor, ...], index: int, label: int) -> tuple[Tensor, Tensor]:
+        """What `forward` returns for one image of the batch: boxes [N, 4] in input pixels and their scores [N] for a
+        class, in 0..1. Only explanations need them."""
+        raise VertebraError(f"{self.method} does not say which boxes it predicts for a class: see candidates.")
+
+    def answer_score(self, raw: tuple[Tensor, ...], answer: Answer, size: Size) -> Tensor:
+        """The highest product of a box's score for the class and its IoU with the answer's box.
+
+        Source: D-RISE, arXiv:2006.03204, equations 3 to 5.
+        """
+        return torch.stack([self.nearest_box(raw, i, answer, size)[1] for i in range(len(raw[0]))])
+
+    def nearest_box(self, raw: tuple[Tensor, ...], index: int, answer: Answer, size: Size) -> tuple[int, Tensor]:
+        """For one image of the batch, the index in `candidates` of that product, and the product []."""
+        boxes, scores = self.candidates(raw, index, answer.label)
+        if not len(boxes):
+            return 0, raw[0].sum() * 0.0
+        inside = clip_boxes_to_image(boxes.detach().float(), size)  # as predictions are
+        products = scores * box_iou(inside, inside.new_tensor([answer.box]))[:, 0]
+        best = int(products.argmax())
+        return best, products[best]
 
     @property
     def unwanted(self) -> dict[str, str]:  # type: ignore[override]

@@ -18,7 +18,7 @@ from vertebra.necks import SimplePyramid
 from vertebra.nn.norm import replace_norm
 from vertebra.ops.resample import resampled
 from vertebra.options import training_only
-from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
+from vertebra.structures import Answer, Frame, Level, Prediction, Preprocess, Target
 from vertebra.tasks import inputs
 from vertebra.tasks.base import Size
 from vertebra.tasks.trunk import TrunkConfig, TrunkTask
@@ -185,6 +185,22 @@ class Segmenter(TrunkTask):
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         return self.predictions(raw[0], (raw[0].shape[2], raw[0].shape[3]), frames)
+
+    def answer_score(self, raw: tuple[Tensor, ...], answer: Answer, size: Size) -> Tensor:
+        """The mean logit of the class over the pixels.
+
+        Source: Towards Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping,
+            arXiv:2002.11434, equation 2.
+        """
+        logits = self.logits_of_class(raw[0], answer.label).float()
+        if answer.points is None:
+            return logits.mean((1, 2))
+        columns, rows = answer.points.to(logits.device).long().unbind(1)
+        return logits[:, rows.clamp(0, logits.shape[1] - 1), columns.clamp(0, logits.shape[2] - 1)].mean(1)
+
+    def logits_of_class(self, logits: Tensor, label: int) -> Tensor:
+        """The logits of one class: [B, num_outputs, H, W] -> [B, H, W]."""
+        return logits[:, label]
 
     def infer(self, images: Tensor, frames: Sequence[Frame], *, merging: bool = False) -> list[Prediction]:
         if __debug__:

@@ -22,7 +22,17 @@ from vertebra.ops.crops import inverse, moved, surroundings
 from vertebra.ops.heatmaps import dark_refined, gaussians, maxima, quarter_refined
 from vertebra.ops.keypoints import oks_nms
 from vertebra.options import training_only
-from vertebra.structures import COCO_PERSON, Frame, KeypointSchema, Level, Prediction, Preprocess, Region, Target
+from vertebra.structures import (
+    COCO_PERSON,
+    Answer,
+    Frame,
+    KeypointSchema,
+    Level,
+    Prediction,
+    Preprocess,
+    Region,
+    Target,
+)
 from vertebra.tasks.base import Size
 from vertebra.tasks.trunk import TrunkConfig, TrunkTask
 
@@ -209,6 +219,11 @@ class TopDown(TrunkTask):
                 )
             )
         return predictions
+
+    def answer_score(self, raw: tuple[Tensor, ...], answer: Answer, size: Size) -> Tensor:
+        """The maximum of the keypoint's heatmap; the mean over all keypoints where the answer is the object."""
+        maximum = raw[0].float().amax((2, 3))
+        return maximum.mean(1) if answer.keypoint is None else maximum[:, answer.keypoint]
 
     def merge_objects(self, predictions: Sequence[Prediction], size: Size) -> Prediction:
         """The prediction for an image of (height, width) `size` from those of its objects, by descending score, without

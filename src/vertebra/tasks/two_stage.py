@@ -145,6 +145,10 @@ class TwoStage(Detector):
         stages, box_terms = self.box_loss(maps, proposals, targets, sizes)
         return terms | box_terms | self.extra_loss(maps, stages, targets)
 
+    def candidates(self, raw: tuple[Tensor, ...], index: int, label: int) -> tuple[Tensor, Tensor]:
+        boxes, scores, labels = (x[index] for x in raw[:3])
+        return boxes, scores * (labels == label)
+
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         boxes, scores, labels, counts, *extra = raw
         predictions = []

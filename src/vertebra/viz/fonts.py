@@ -37,6 +37,17 @@ def length(text: str, size: int) -> float:
     return sum(_font(file, size).getlength(part) for file, part in _runs(text))
 
 
+def shortened(text: str, width: int, size: int) -> str:
+    """What `drawable` returns, in `width` pixels at most: its middle is left out, as the end tells one file from
+    another."""
+    fitting = drawable(text)
+    kept = len(fitting)
+    while length(fitting, size) > width and kept:
+        kept -= 1
+        fitting = drawable(f"{text[: kept // 2]}…{text[len(text) - kept // 2 :]}")
+    return fitting
+
+
 def write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, *, size: int, fill: str) -> None:
     """Draws what `drawable` returned, from x to the right, its middle at the height y."""
     ascent, descent = _font(_dejavu(), size).getmetrics()

@@ -118,7 +118,7 @@ def _sheet(catalogue: Catalogue, kind: Kind, places: Sequence[tuple[str, int]]) 
     for row, bottom, height in zip(rows, itertools.accumulate(heights), heights, strict=True):
         for i, (name, split, drawn) in enumerate(row):
             x, y = MARGIN + i * (width + MARGIN), MARGIN + bottom - height
-            fonts.write(pen, x, y + LINE / 2, _shortened(name, width), size=14, fill="black")
+            fonts.write(pen, x, y + LINE / 2, fonts.shortened(name, width, 14), size=14, fill="black")
             fonts.write(pen, x, y + LINE * 3 / 2, split, size=13, fill="#666666")
             sheet.paste(drawn, (x, y + 2 * LINE))
     return maps.with_legend(sheet, kind.legend(targets, catalogue.classes), LINE + 4)
@@ -136,13 +136,3 @@ def _example(sample: Sample, kind: Kind) -> tuple[Tensor, Target]:
     example = resize(Example(image, sample.load_target((height, width))), size, preprocess)
     padding = max(0, draw.MIN_WIDTH - size[1])  # narrower ones would be drawn larger
     return pad(example.image, (0, padding), value=255), kind.pad(example.target, (size[0], size[1] + padding))
-
-
-def _shortened(name: str, width: int) -> str:
-    """A file name that fits into `width` pixels: its middle is left out, as its end tells one from the other."""
-    text = fonts.drawable(name)
-    kept = len(text)
-    while fonts.length(text, 14) > width:
-        kept -= 1
-        text = fonts.drawable(f"{name[: kept // 2]}…{name[len(name) - kept // 2 :]}")
-    return text

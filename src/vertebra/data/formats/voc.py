@@ -7,7 +7,7 @@ VOC counts pixels from 1 and its boxes include their last pixel, so a box here i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +18,7 @@ from vertebra.data.formats import ReadOptions
 from vertebra.errors import VertebraError, escaped, shown
 from vertebra.files import read_text, read_xml
 from vertebra.images import SUFFIXES, UnreadableImage, image_size
+from vertebra.structures import Target
 
 PRIORITY = 50
 FIELDS = frozenset({"boxes", "labels", "crowd", "areas"})
@@ -174,28 +175,33 @@ def write(catalogue: Catalogue, folder: Path) -> list[str]:
         for sample in samples:
             image = copies.add(sample.image)
             names.append(image.stem)
-            tree = ElementTree.ElementTree(_tree(sample, image.name, catalogue.classes))
-            ElementTree.indent(tree)
-            tree.write(folder / "Annotations" / f"{image.stem}.xml", encoding="utf-8")
+            path = folder / "Annotations" / f"{image.stem}.xml"
+            document(sample.target, image.name, catalogue.classes).write(path, encoding="utf-8")
         (folder / LISTS / f"{split}.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    used = {label for samples in catalogue.splits.values() for sample in samples for label in _labels(sample)}
+    used = {label for samples in catalogue.splits.values() for sample in samples for label in _labels(sample.target)}
     unused = [name for i, name in enumerate(catalogue.classes) if i not in used]
     lost: list[str] = [word for word in ("masks", "keypoints") if word in catalogue.has]
     lost += ["areas", "ids"] if catalogue.format == "coco" else []
     return lost + ([f"the classes without an object ({', '.join(unused)})"] if unused else [])
 
 
-def _labels(sample: Sample) -> list[int]:
-    assert sample.target.labels is not None
-    labels: list[int] = sample.target.labels.tolist()
+def _labels(target: Target) -> list[int]:
+    assert target.labels is not None
+    labels: list[int] = target.labels.tolist()
     return labels
 
 
-def _tree(sample: Sample, name: str, classes: tuple[str, ...]) -> ElementTree.Element:
-    target = sample.target
+def document(target: Target, name: str, classes: Sequence[str]) -> ElementTree.ElementTree:
+    """The file of one image.
+
+    Args:
+        target: with boxes, labels and size.
+        name: of the image's file.
+        classes: names of the classes.
+    """
     assert target.boxes is not None
     assert target.size is not None
-    labels = _labels(sample)
+    labels = _labels(target)
     root = ElementTree.Element("annotation")
 
     def add(to: ElementTree.Element, tag: str, text: object = "") -> ElementTree.Element:
@@ -217,4 +223,6 @@ def _tree(sample: Sample, name: str, classes: tuple[str, ...]) -> ElementTree.El
         bounds = add(element, "bndbox")
         for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), (box[0] + 1, box[1] + 1, *box[2:]), strict=True):
             add(bounds, tag, str(round(value, 3)).removesuffix(".0"))
-    return root
+    tree = ElementTree.ElementTree(root)
+    ElementTree.indent(tree)
+    return tree

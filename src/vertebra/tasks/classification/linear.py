@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vertebra import backbones
 from vertebra.errors import VertebraError, in_range
 from vertebra.options import training_only
-from vertebra.structures import Frame, Prediction, Preprocess, Target
+from vertebra.structures import Answer, Frame, Prediction, Preprocess, Target
 from vertebra.tasks.base import BackboneTask, Size
 
 if TYPE_CHECKING:
@@ -134,6 +134,10 @@ class LinearClassifier(BackboneTask):
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         # After binary cross-entropy too: if exactly one of independent classes is there, these are its probabilities.
         return [Prediction(probabilities=p) for p in raw[0].float().softmax(1).cpu()]
+
+    def answer_score(self, raw: tuple[Tensor, ...], answer: Answer, size: Size) -> Tensor:
+        """The logit of the class."""
+        return raw[0][:, answer.label].float()
 
     def metrics(self, **options: Any) -> ClassificationMetrics:
         from vertebra.metrics.classification import ClassificationMetrics

@@ -105,6 +105,10 @@ class SparseRCNN(Detector):
         terms["box1"] = terms["box1"] + sum(0 * x[0, 0, 0, 0] for x in maps)
         return terms
 
+    def candidates(self, raw: tuple[Tensor, ...], index: int, label: int) -> tuple[Tensor, Tensor]:
+        logits, boxes = raw
+        return boxes[index], logits[index, :, label].sigmoid()
+
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         predictions = []
         for logits, boxes, frame in zip(*raw, frames, strict=True):

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vertebra.errors import in_range
 from vertebra.heads.keypoint import KeypointHead
 from vertebra.heads.roi import Detections, Samples
 from vertebra.ops.heatmaps import heatmaps_to_keypoints
-from vertebra.structures import COCO_PERSON, KeypointSchema, Prediction, Target
+from vertebra.structures import COCO_PERSON, Answer, KeypointSchema, Prediction, Target
 from vertebra.tasks import zoo
+from vertebra.tasks.base import Size
 from vertebra.tasks.detector import RECIPE
 from vertebra.tasks.detector_sources import FPN_SOURCES, with_options
 from vertebra.tasks.sources import Tensors
@@ -69,6 +71,17 @@ class KeypointRCNN(FPNForm):
         samples = stages[-1]
         logits = self.keypoint(self.roi_features(maps, [s.positive for s in samples], 14))
         return self.keypoint.loss(logits, samples, targets)
+
+    def answer_score(self, raw: tuple[Tensor, ...], answer: Answer, size: Size) -> Tensor:
+        """Of a keypoint, the maximum of its heatmap, as a score, over the object's nearest box; 0 without any."""
+        if answer.keypoint is None:
+            return super().answer_score(raw, answer, size)
+        scores = []
+        for i, heatmaps in enumerate(raw[4]):
+            slot, product = self.nearest_box(raw, i, answer, size)
+            maximum = heatmaps[slot, answer.keypoint].float().amax().sigmoid()
+            scores.append(maximum if product > 0 else maximum * 0.0)
+        return torch.stack(scores)
 
     def decode_extra(self, prediction: Prediction, extra: Sequence[Tensor], boxes: Tensor, factor: Tensor) -> None:
         keypoints = heatmaps_to_keypoints(extra[0], boxes)

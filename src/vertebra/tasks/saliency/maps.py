@@ -70,6 +70,9 @@ class WithSaliency(Segmenter):
         rows = [values[..., 0].sigmoid() for _, values in bands(logits, size, **where)]
         return Prediction(saliency=torch.cat(rows).cpu(), size=size)
 
+    def logits_of_class(self, logits: Tensor, label: int) -> Tensor:
+        return logits[:, 0] if label else -logits[:, 0]
+
     def metrics(self, **options: Any) -> SaliencyMetrics:
         from vertebra.metrics.saliency import SaliencyMetrics
 
