@@ -34,7 +34,7 @@ def trained(pairs):
 def test_the_run(trained, capsys):
     config = run_config(trained)
     assert config["data"]["vocabulary"] == "word"
-    assert not {"image_size", "channels", "resize"} & config["data"].keys()
+    assert not {"image_size", "channels", "resize", "repeats"} & config["data"].keys()
     assert not {"freeze", "layer_decay", "balance"} & config.keys()
     report = (trained / "report.html").read_text()
     assert "4 pairs of sentences." in report
@@ -132,7 +132,7 @@ def test_images_and_sentences_are_not_confused(trained, pairs, tmp_path, capsys)
     checkpoint.save(classifier, tmp_path / "c.safetensors")
     with pytest.raises(VertebraError, match="a model for classification reads images: give them to `predict`"):
         vertebra.load(tmp_path / "c.safetensors").translate(["a"])
-    for option in ("--data.image_size=32", "--data.resize=fit"):
+    for option in ("--data.image_size=32", "--data.resize=fit", "--data.repeats=2"):
         assert main(["train", "translation", f"--data.path={pairs}", option]) == 2
     with pytest.raises(VertebraError, match=r"data.image_size has no effect in translation: leave it out"):
         vertebra.train("translation", data=pairs, image_size=32)

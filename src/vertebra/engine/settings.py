@@ -23,7 +23,7 @@ MAX_COUNT = 1_000_000
 """Of epochs, batches and images at once: what is beyond it is a slip of the keyboard."""
 MIN_SIDE, MAX_SIDE = 8, 10_000
 """Of the input, in pixels; 100 million pixels take gigabytes at the first layer."""
-PIXELS = ("data.image_size", "data.channels", "data.resize")
+PIXELS = ("data.image_size", "data.channels", "data.resize", "data.repeats")
 """Settings of images."""
 MAX_SEED = 2**32 - 1
 """The largest that NumPy takes."""
