@@ -14,6 +14,7 @@ installed, and `unknown` is the error of a name with it.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import pkgutil
@@ -25,13 +26,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vertebra.backbones.base import Backbone
 from vertebra.backbones.fitting import Fit, fit_model
 from vertebra.errors import VertebraError, check_fields, in_range, nearest, shown
-from vertebra.nn.meta import build_on_meta
+from vertebra.nn.meta import build_on_meta, build_to_fill, on_meta
 from vertebra.options import as_tuples, check_types
 from vertebra.structures import MAX_SIDE
 from vertebra.weights import Checkpoint, Weights, open_checkpoint, torchvision
@@ -228,8 +228,9 @@ def create(
     opened = open_checkpoint(weights, published(weights, public_name(name)), source)
     fitted = fit(name, opened, source=source, **overrides)
     options = {**fitted.options, **overrides}
-    build_on_meta(lambda: _build(name, options), opened.state, opened.path)
-    model = _build(name, options)
+    empty = build_on_meta(lambda: _build(name, options), opened.state, opened.path)
+    new = empty.fill(fitted.state, copy.deepcopy(fitted.report)).new
+    model = build_to_fill(lambda: _build(name, options), empty, new)
     model.fill(fitted.state, fitted.report)
     return model
 
@@ -250,5 +251,4 @@ def _build(name: str, options: Mapping[str, Any]) -> Backbone:
 
 
 def _on_meta(name: str, options: Mapping[str, Any]) -> Backbone:
-    with torch.device("meta"):
-        return _build(name, options)
+    return on_meta(lambda: _build(name, options))

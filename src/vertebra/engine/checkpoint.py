@@ -15,6 +15,7 @@ from vertebra import tasks, weights
 from vertebra.engine.devices import find_one
 from vertebra.errors import VertebraError
 from vertebra.files import replacing
+from vertebra.nn.meta import build_to_fill
 from vertebra.structures import Preprocess
 from vertebra.tasks.loading import naming
 
@@ -48,8 +49,9 @@ def load(
     about = file.about
     plan = _plan(about, file.path)
     preprocess = Preprocess.from_dict(about["preprocess"])
-    weights.load(plan.build_on_meta(file, preprocess), file.state, weights.Report(str(file.path), "vertebra"))
-    task = plan.build(preprocess)
+    empty = plan.build_on_meta(file, preprocess)
+    new = weights.load(empty, file.state, weights.Report(str(file.path), "vertebra")).new
+    task = build_to_fill(lambda: plan.build(preprocess), empty, new)
     weights.load(task, file.state, weights.Report(str(file.path), "vertebra"))
     return task.to(find_one(device)).eval(), about
 

@@ -1,8 +1,9 @@
-"""Modules built without memory, to see whether what a file says of them is true before anything is allocated."""
+"""Modules that a file fills: built without memory, to see whether what it says of them is true before anything is
+allocated, and built without the random values that it replaces."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -27,7 +28,21 @@ _DRAWN = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_un
 """Initialisations, which have nothing to fill; torch takes two seconds to import what they do on the device `meta`."""
 
 
-class _Limited(TorchFunctionMode):
+class _Undrawn(TorchFunctionMode):
+    """A context in which parameters are zeros where they would be drawn at random, and nothing is drawn on `meta`."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in _DRAWN:
+            tensor = args[0] if args else (kwargs or {})["tensor"]
+            if tensor.is_meta:
+                return tensor
+            if isinstance(tensor, nn.Parameter):  # what is drawn again until it is within bounds is not one
+                tensor.detach().zero_()
+                return tensor
+        return function(*args, **(kwargs or {}))
+
+
+class _Limited(_Undrawn):
     """A context in which a number of tensor operations are allowed."""
 
     def __init__(self, calls: int) -> None:
@@ -38,13 +53,17 @@ class _Limited(TorchFunctionMode):
         self.left -= 1
         if self.left < 0:
             raise VertebraError("its options make a model of far more parts than its tensors fill.")
-        if getattr(function, "__name__", "") in _DRAWN:
-            return args[0] if args else (kwargs or {})["tensor"]
-        return function(*args, **(kwargs or {}))
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+def on_meta(build: Callable[[], Module]) -> Module:
+    """A module on the device `meta`, whose tensors have shapes and no data; `build` makes it."""
+    with torch.device("meta"), _Undrawn():
+        return build()
 
 
 def build_on_meta(build: Callable[[], Module], state: Mapping[str, Tensor], path: object) -> Module:
-    """A module on the device `meta`, whose tensors have shapes and no data.
+    """As `on_meta`, for a module whose options are from a file.
 
     Args:
         build: makes it.
@@ -66,3 +85,18 @@ def build_on_meta(build: Callable[[], Module], state: Mapping[str, Tensor], path
         raise VertebraError(f"{path}: {error}") from error
     except Exception as error:  # options that do not fit each other can raise anything
         raise VertebraError(f"{path}: its options make no model: {first_line(error)}") from error
+
+
+def build_to_fill(build: Callable[[], Module], empty: nn.Module, new: Collection[str]) -> Module:
+    """A module that is filled next; drawing the random values that are then replaced would take most of the time.
+
+    Args:
+        build: makes it.
+        empty: the same module on the device `meta`.
+        new: names of its tensors that will not be filled. If a parameter is among them, all parameters are drawn, so
+            that a seed gives it the same values whatever else is filled.
+    """
+    if any(name in new for name, _ in empty.named_parameters()):
+        return build()
+    with _Undrawn():
+        return build()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from vertebra import options
 from vertebra.errors import VertebraError, shown
-from vertebra.nn.meta import build_on_meta
+from vertebra.nn.meta import build_on_meta, build_to_fill, on_meta
 from vertebra.structures import Preprocess, check_classes
 from vertebra.tasks.base import Metrics, Task
 from vertebra.tasks.loading import Loaded, check_complete, open_task_checkpoint, read
@@ -48,12 +49,20 @@ class Plan:
 
     def build(self, preprocess: Preprocess | None = None) -> Task:
         """Builds the model and fills it from the checkpoint, if there is one."""
-        if self.loaded is not None and self.loaded.checkpoint.about is not None:
-            self.build_on_meta(self.loaded.checkpoint, preprocess)
+        if self.loaded is None:
+            return self._new(preprocess)
+        if self.loaded.checkpoint.about is not None:
+            empty = self.build_on_meta(self.loaded.checkpoint, preprocess)
+        else:
+            empty = on_meta(lambda: self._new(preprocess))
+        state = self.loaded.tensors(empty)
+        new = empty.fill(state, copy.deepcopy(self.loaded.report), partial=True).new
+        task = build_to_fill(lambda: self._new(preprocess), empty, new)
+        task.report = task.fill(state, self.loaded.report, partial=True)
+        return task
+
+    def _new(self, preprocess: Preprocess | None) -> Task:
         task: Task = self.module.MODEL(self.config, self.classes, preprocess or self.preprocess)
-        if self.loaded is not None:
-            state = self.loaded.tensors(task)
-            task.report = task.fill(state, self.loaded.report, partial=True)
         return task
 
     def build_on_meta(self, checkpoint: Checkpoint, preprocess: Preprocess | None = None) -> Task:
@@ -65,11 +74,7 @@ class Plan:
         Raises:
             VertebraError: if it cannot be built, or is far larger than the checkpoint.
         """
-        return build_on_meta(
-            lambda: self.module.MODEL(self.config, self.classes, preprocess or self.preprocess),
-            checkpoint.state,
-            checkpoint.path,
-        )
+        return build_on_meta(lambda: self._new(preprocess), checkpoint.state, checkpoint.path)
 
 
 def create(
