@@ -47,8 +47,8 @@ def history(run: Path) -> list[dict[str, float]]:
 @pytest.mark.slow
 def test_it_learns_the_shapes(tmp_path, monkeypatch):
     """Of the other families see tests/backbones/test_learning.py."""
-    monkeypatch.setattr(shapes, "COUNTS", {"train": 480, "val": 120})
-    options = {"epochs": 4, "lr": 0.03, "augment": {"crop": 1.0, "colour": 0}, "model": {"backbone_options": {}}}
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 480, "val": 60})
+    options = {"epochs": 3, "lr": 0.03, "augment": {"crop": 1.0, "colour": 0}}
     run = train(settings(tmp_path / "run", batch_size=30, **options)).folder
     rows = history(run)
     assert rows[-1]["train/loss"] < 1.3  # log(6) = 1.79 is chance
