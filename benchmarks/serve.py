@@ -167,8 +167,12 @@ def running(command: list[str]) -> Iterator[tuple[int, subprocess.Popen]]:
             time.sleep(0.5)
         yield port, process
     finally:
+        members = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        process.wait(30)
+        process.wait(60)
+        for member in members:  # LitServe leaves its own behind
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
 
 
 if litserve:
