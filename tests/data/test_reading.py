@@ -308,11 +308,11 @@ def test_recognition_opens_few_files(tmp_path, monkeypatch):
 
 
 def test_the_order_of_recognition():
-    csv = ["via", "csv_classes", "csv_tags", "json_lines_tags", "celeba", "hugging_face"]
+    csv = ["via", "csv_classes", "csv_tags", "json_lines_tags", "pairs", "celeba", "hugging_face"]
     csv += ["csv_boxes", "deeplabcut", "landmarks", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
     others = ["coco", "coco_panoptic", "yolo", "voc", "masks", "label_maps", "coco_file", "folder"]
-    assert list(formats.formats()) == ["shapes", *csv, "idx", *tools, *others]
+    assert list(formats.formats()) == ["dates", "shapes", *csv, "idx", *tools, *others]
     assert list(formats.writable()) == ["coco", "yolo", "voc", "masks", "label_maps"]
 
 

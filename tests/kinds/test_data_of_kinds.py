@@ -78,6 +78,8 @@ def test_the_built_in_shapes_fit_every_kind(monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", {"train": 2, "val": 1})
     for name in kinds.names():
         kind = kinds.find(name)
+        if not kind.reads_images:
+            continue
         catalogue = kind.open("shapes")
         assert {split: len(samples) for split, samples in catalogue.splits.items()} == {"train": 2, "val": 1}
         for sample in catalogue.split("train"):

@@ -18,7 +18,7 @@ from vertebra.data.sentences import pair, problem
 from vertebra.errors import VertebraError, shown
 from vertebra.files import read_bytes
 
-PRIORITY = 5
+PRIORITY = 7
 FIELDS = frozenset({"text"})
 TITLE = "pairs of sentences"
 MAX_BYTES = 2_000_000_000
