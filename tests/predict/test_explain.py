@@ -350,6 +350,7 @@ def tiny():
     ("task", "method", "asked"),
     [
         ("classification", None, {"top": 2}),
+        ("multilabel", None, {"classes": ["a", "b"]}),
         ("detection", "faster_rcnn_c4", {}),
         ("detection", "retinanet", {"classes": ["b"]}),
         ("detection", "atss", {"neck.channels": 64}),

@@ -26,7 +26,7 @@ from vertebra.errors import VertebraError, escaped, in_range, shown
 from vertebra.kinds import views
 from vertebra.kinds.base import Kind, inverse_frequencies, listed_classes, shorten, uneven
 from vertebra.metrics.evaluation import Evaluation
-from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import Answer, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import Task
 from vertebra.viz import draw
 from vertebra.viz.draw import captioned, thumbnail
@@ -149,6 +149,15 @@ class Tags(Kind):
         assert merged.tags is not None
         assert merged.thresholds is not None
         return merged.with_tags(merged.tags, merged.thresholds)
+
+    def answers(
+        self, prediction: Prediction, classes: Sequence[str], *, labels: Sequence[int] = (), top: int = 1, **_: Any
+    ) -> list[Answer]:
+        """The tags asked for, or else the most probable ones."""
+        assert prediction.tags is not None
+        ranked = prediction.tags.argsort(descending=True).tolist()
+        chosen = [label for label in ranked if label in labels] if labels else ranked[:top]
+        return [Answer(f"{classes[label]} {float(prediction.tags[label]):.1%}", label) for label in chosen]
 
     def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
         """All tags, with a bar as long as their probability."""

@@ -16,7 +16,7 @@ from vertebra import backbones
 from vertebra.errors import VertebraError, in_range
 from vertebra.ops.multilabel import asymmetric_loss, multi_hot, tag_cross_entropy
 from vertebra.options import training_only
-from vertebra.structures import Frame, Prediction, Preprocess, Target
+from vertebra.structures import Answer, Frame, Prediction, Preprocess, Target
 from vertebra.tasks.base import BackboneTask, Size
 
 if TYPE_CHECKING:
@@ -113,6 +113,10 @@ class LinearTagger(BackboneTask):
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         return (self.head(self.dropout(self.backbone.embed(images))),)
+
+    def answer_score(self, raw: tuple[Tensor, ...], answer: Answer, size: Size) -> Tensor:
+        """The logit of the tag."""
+        return raw[0][:, answer.label].float()
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The loss of the config: `bce` and `asymmetric` summed over the classes, as one loss per class; the mean over
