@@ -51,7 +51,7 @@ class CoupledAttention(nn.Module):
     def _layers(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         flat = x.reshape(-1, *x.shape[-2:])
         valid = None if mask is None else mask.expand(x.shape[:-1]).reshape(-1, 1, x.shape[-2])
-        prototypes = self.prototypes.expand(len(flat), -1, -1)  # [B, 2, C]
+        prototypes = self.prototypes.expand(flat.shape[0], -1, -1)  # [B, 2, C]
         states, weights = [], []
         for _ in range(self.layers):
             both = torch.stack([prototypes, prototypes.flip(1)], 2)  # [B, 2, same and other, C]

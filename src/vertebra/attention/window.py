@@ -49,7 +49,7 @@ class WindowAttention(nn.Module):
             y = self._scores(query, key, mask).softmax(-1) @ value
         else:
             bias = self._bias(mask)
-            bias = bias.repeat(len(x) // len(bias), 1, 1, 1) if mask is not None else bias
+            bias = bias.repeat(x.shape[0] // bias.shape[0], 1, 1, 1) if mask is not None else bias
             y = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         projected: Tensor = self.project(join_heads(y))
         return projected

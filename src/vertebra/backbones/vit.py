@@ -80,7 +80,7 @@ class Embedding(nn.Module):
         position = self.resized(self.position, grid, self.grid)
         if self.class_token is None:
             return self.dropout(tokens(x) + position[:, 1:] + position[:, :1]), grid
-        before = [t.expand(len(x), -1, -1) for t in (self.class_token, self.distill_token) if t is not None]
+        before = [t.expand(x.shape[0], -1, -1) for t in (self.class_token, self.distill_token) if t is not None]
         return self.dropout(torch.cat((*before, tokens(x)), 1) + position), grid
 
     def resized(self, position: Tensor, grid: tuple[int, int], old: tuple[int, int]) -> Tensor:

@@ -96,6 +96,15 @@ def install(task: Task, run: Run, name: str, size: tuple[int, int] | None) -> No
 def engine_outputs(task: Task, run: Run, name: str, size: tuple[int, int] | None) -> Outputs:
     """`Task.outputs` by an engine; arguments as for `install`."""
 
+    def computed(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        try:
+            return run(inputs)
+        except Exception as error:  # each library raises its own
+            if is_out_of_memory(error):
+                raise
+            shape = " x ".join(map(str, inputs[0].shape))
+            raise VertebraError(f"{name} fails on images of {shape}: {first_line(error)}") from error
+
     def outputs(images: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> tuple[Tensor, ...]:
         whole = (images.shape[2], images.shape[3])
         if size is not None and whole != size:
@@ -104,8 +113,8 @@ def engine_outputs(task: Task, run: Run, name: str, size: tuple[int, int] | None
         if task.reads_sizes:
             inputs.append(np.array(sizes or [whole] * len(images), np.int64))
         if task.takes_batches:
-            return tuple(map(torch.from_numpy, run(inputs)))
-        single = [run([part[i : i + 1] for part in inputs]) for i in range(len(images))]
+            return tuple(map(torch.from_numpy, computed(inputs)))
+        single = [computed([part[i : i + 1] for part in inputs]) for i in range(len(images))]
         return tuple(torch.from_numpy(np.concatenate(parts)) for parts in zip(*single, strict=True))
 
     return outputs

@@ -14,6 +14,9 @@ EXAMPLE_SIZE = (512, 640)
 """(height, width) that a program for images of any size is traced with: at stride 128, maps of several cells that are
 not square, so that no size is taken for a constant."""
 
+OTHER_SIZE = (256, 384)
+"""Another one, with which it is tried."""
+
 
 class Program(nn.Module):
     """`Task.outputs` of tensors: images [B, C, H, W] float32, normalised, and where the task reads them `sizes` [B, 2]
@@ -46,7 +49,11 @@ def traced(task: Task) -> tuple[torch.export.ExportedProgram, tuple[int, int] | 
     problem: Exception | None = None
     for size in attempts:
         try:
-            return _traced(task, size), size
+            program = _traced(task, size)
+            if size is None:
+                with torch.no_grad():
+                    program.module()(*example(task, OTHER_SIZE))  # raises where the size has become a constant
+            return program, size
         except Exception as error:  # of the tracer, or of any operation; a fixed size may still do
             problem = error
     raise VertebraError(f"the model cannot be exported: {first_line(problem or ValueError())}") from problem

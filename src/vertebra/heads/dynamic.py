@@ -175,7 +175,7 @@ class DynamicHead(nn.Module):
             scale: [B, 4] width, height, width, height of every image in pixels.
         """
         boxes = box_convert(self.proposal_boxes, "cxcywh", "xyxy") * scale[:, None]
-        features = self.proposal_features.expand(len(scale), -1, -1)
+        features = self.proposal_features.expand(scale.shape[0], -1, -1)
         predictions = []
         for stage in self.stages:
             # The gradient of a box is that of its deltas, not of the positions that RoIAlign samples.

@@ -48,7 +48,7 @@ def decode(
 
     `max_log_ratio` is the largest dw and dh; larger ones are clamped.
     """
-    references = references.view(len(references), *[1] * (deltas.ndim - 2), 4)
+    references = references.view(references.shape[0], *[1] * (deltas.ndim - 2), 4)
     size = references[..., 2:] - references[..., :2]
     deltas = deltas / deltas.new_tensor(weights)
     centre = references[..., :2] + 0.5 * size + deltas[..., :2] * size

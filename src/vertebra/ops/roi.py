@@ -52,7 +52,7 @@ def multiscale_roi_align(
     Source: Mask R-CNN, arXiv:1703.06870, section 3.
     """
     if isinstance(boxes, Tensor):  # of any number of images, in exported programs too
-        images = torch.arange(len(boxes), device=boxes.device).to(boxes)
+        images = torch.arange(boxes.shape[0], device=boxes.device).to(boxes)
         rois = torch.cat((images[:, None, None].expand(-1, boxes.shape[1], 1), boxes), 2).flatten(0, 1)
     else:
         indices = [torch.full_like(box[:, :1], i) for i, box in enumerate(boxes)]
@@ -60,7 +60,7 @@ def multiscale_roi_align(
     if len(maps) == 1:
         return align(maps[0], rois, size, 1 / strides[0], sampling_ratio, aligned)
     levels = roi_levels(rois[:, 1:], len(maps), strides[0])
-    result = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
+    result = maps[0].new_zeros(rois.shape[0], maps[0].shape[1], size, size)
     for i, (features, stride) in enumerate(zip(maps, strides, strict=True)):
         if torch.compiler.is_compiling():  # no shape may depend on the data: every RoI is pooled from every level
             pooled = align(features, rois, size, 1 / stride, sampling_ratio, aligned)
