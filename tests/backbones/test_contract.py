@@ -321,7 +321,7 @@ def test_layers_hold_every_parameter_once(full):
 def test_the_stages_hold_the_layers_in_their_order(full):
     _, model = full
     stages = model.stage_layers()
-    assert len(stages) in (4, 6, 7)
+    assert len(stages) in (2, 4, 6, 7)  # a network without stages has at most as many as blocks
     assert all(stages)
     of_layers, of_stages = model.layers(), [layer for stage in stages for layer in stage]
     assert [list(a.parameters()) == list(b.parameters()) for a, b in zip(of_layers, of_stages, strict=True)]

@@ -497,7 +497,7 @@ def test_a_large_image_is_drawn_smaller(detector, scenes, run_vertebra, tmp_path
         ("--top=2", "--top is for models that predict classes of whole images; this one is for blobs."),
         (
             "--embeddings --save=out",
-            "--embeddings is for models that predict classes of whole images; this one is for blobs.",
+            "--embeddings is for models that predict classes of whole images or tags; this one is for blobs.",
         ),
         ("--threshold=2", "threshold is 2; it must lie between 0 and 1."),
         ("--tile=5", "tile is 5; it must be 16 pixels or more, or 0 for whole images."),
@@ -507,7 +507,7 @@ def test_a_large_image_is_drawn_smaller(detector, scenes, run_vertebra, tmp_path
         ("--batch_size=0", "--batch_size is 0; it must be 1 or more."),
         ("--crops", "--crops needs --save=FOLDER to write to."),
         ("--format=yolo", "--format needs --save=FOLDER to write to."),
-        ("--format=voc --save=out", "format is 'voc'; there are coco, yolo."),
+        ("--format=xyz --save=out", "format is 'xyz'; there are coco, "),
         ("--scores --save=out", "--scores is for label files: it needs --format=yolo"),
     ],
 )

@@ -370,12 +370,20 @@ def write_celeba(folder: Path) -> None:
     (folder / "list_eval_partition.txt").write_text("".join(f"{name} {i % 2}\n" for i, name in enumerate(NAMES)))
 
 
+def write_pairs(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for split in ("train", "val"):
+        lines = [f"sentence {i} of {split}\tSatz {i} von {split}" for i in range(6)]
+        (folder / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
+
+
 def write_coco_file(folder: Path) -> None:
     write_images(folder)
     write_json(folder / "labels.json", coco_content())
 
 
 FORMATS: dict[str, Callable[[Path], None]] = {
+    "pairs": write_pairs,
     "coco": write_coco,
     "yolo": write_yolo,
     "yolo_segments": write_yolo_segments,

@@ -149,7 +149,7 @@ def test_probabilities_are_the_mean_of_the_image_and_its_mirror_image(saved, fil
     [
         (
             {"threshold": 0.3},
-            "threshold is for models that predict {objects} or poses; this one is for classification.",
+            "threshold is for models that predict {objects} or poses or tags; this one is for classification.",
         ),
         (
             {"tile": 256},

@@ -105,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vertebra: {escaped(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed it
-        sys.stderr.close()
+        with contextlib.suppress(OSError, ValueError):  # what is left to write at the end goes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
