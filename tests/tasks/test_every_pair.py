@@ -44,13 +44,15 @@ def pairs(every):
     """Task, method and backbone. Classification with every backbone is tested with the backbones, and tags, whose
     head is as simple, take every fourth. Of the others, unless
     `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so that a
-    backbone has one or two of them; methods beside the default one of a task take every fourth backbone."""
+    backbone has one or two of them; the default methods of detection and pose take every backbone, all others every
+    fourth."""
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             trunk = "backbone" in options.names(tasks.find(task, method).Config)
             chosen = list(BACKBONES) if trunk and task != "classification" else []
-            if (number or task == "multilabel") and task not in MAPS and not every:
-                chosen = chosen[number % 4 :: 4]
+            whole = number == 0 and task in ("detection", "pose")
+            if not (whole or every or task in MAPS):
+                chosen = chosen[(number + len(task)) % 4 :: 4]
             if task in MAPS and not every:
                 step = max(1, len(tasks.methods(task)) // (2 if task == "semantic" else 1))
                 chosen = chosen[number % step :: step]
