@@ -37,7 +37,7 @@ def test_the_run(trained, capsys):
     assert not {"image_size", "channels", "resize", "repeats"} & config["data"].keys()
     assert not {"freeze", "layer_decay", "balance"} & config.keys()
     report = (trained / "report.html").read_text()
-    assert "4 pairs of sentences." in report
+    assert "4 sentence pairs." in report
     assert 'class="alignment"' in report
     assert "odd" not in report
     assert "there is no tab between source and target" in report
@@ -83,10 +83,10 @@ def test_evaluate(trained, pairs, tmp_path, capsys):
     assert main(["evaluate", str(trained), f"--save={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "exact match" in out
-    assert "pairs of sentences" in out
+    assert "sentence pairs" in out
     assert (tmp_path / "report.html").exists()
     assert main(["evaluate", str(trained), "--tta"]) == 2
-    assert "tta has no effect on pairs of sentences" in capsys.readouterr().err
+    assert "tta has no effect on sentence pairs" in capsys.readouterr().err
 
 
 def test_predict_lines(trained, tmp_path, capsys):
@@ -144,7 +144,7 @@ def test_data(pairs, tmp_path, capsys):
         file.write("one red\tsomething else\n")
     assert main(["data", str(tmp_path / "a.tsv")]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "19 pairs of sentences read, 2 problems" in out
+    assert "19 sentence pairs read, 2 problems" in out
     assert "the same source, but other targets" in out
     assert main(["data", str(pairs), "--save=sheet.png"]) == 2
     assert "of which there is no contact sheet" in capsys.readouterr().err

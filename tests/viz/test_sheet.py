@@ -104,11 +104,11 @@ def test_an_unreadable_image_is_a_grey_square(tmp_path):
 
 
 def test_long_names_keep_their_ends():
-    name = sheet._shortened(f"{'a' * 100}_0017.jpg", 200)
+    name = fonts.shortened(f"{'a' * 100}_0017.jpg", 200, 14)
     assert fonts.length(name, 14) <= 200
     assert name.startswith("aaaa")
     assert name.endswith("_0017.jpg")
-    assert sheet._shortened("short.jpg", 200) == "short.jpg"
+    assert fonts.shortened("short.jpg", 200, 14) == "short.jpg"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Sentences(Kind):
     target_field = "text"
     description = "sentences"
     reads_images = False
-    items = "pairs of sentences"
+    items = "sentence pairs"
     has_classes = False
     data = SentencesData
     tta_scales = ()
@@ -143,7 +143,7 @@ class Sentences(Kind):
     # -- evaluation
 
     def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
-        if evaluation.rows:
+        if evaluation.rows and "prediction" in evaluation.rows[0]:
             yield "Most wrong", self.most_wrong(evaluation, samples)
 
     def most_wrong(self, evaluation: Evaluation, samples: Sequence[Sample]) -> str:

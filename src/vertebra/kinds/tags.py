@@ -234,7 +234,8 @@ class Tags(Kind):
 
         if "per_class" in evaluation.metrics:
             yield "Classes", plots.per_class(evaluation.metrics["per_class"], evaluation.classes)
-        yield from super().sections(evaluation, samples)
+        if evaluation.rows and "prediction" in evaluation.rows[0]:
+            yield "Most wrong", self.most_wrong(evaluation, samples)
 
     def named_row(self, row: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
         return {**row, **{key: [classes[i] for i in row[key]] for key in ("target", "prediction") if key in row}}

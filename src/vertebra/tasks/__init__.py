@@ -57,7 +57,10 @@ class Plan:
             empty = on_meta(lambda: self._new(preprocess))
         state = self.loaded.tensors(empty)
         new = empty.fill(state, copy.deepcopy(self.loaded.report), partial=True).new
-        task = build_to_fill(lambda: self._new(preprocess), empty, new)
+        if self.module.MODEL.keeps_initial_values:
+            task = self._new(preprocess)
+        else:
+            task = build_to_fill(lambda: self._new(preprocess), empty, new)
         task.report = task.fill(state, self.loaded.report, partial=True)
         return task
 

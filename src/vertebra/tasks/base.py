@@ -66,6 +66,8 @@ class Task(nn.Module):
     """Whether `class_logits` and `loss_and_class_logits` are there, for distillation."""
     no_weight_decay: tuple[str, ...] = ()
     """Last parts of the names of parameters without weight decay, besides biases and norms."""
+    keeps_initial_values: ClassVar[bool] = False
+    """Whether `fill` may leave a part of a parameter as it was drawn."""
     any_size: bool = True
     """Whether inputs of any size are accepted."""
     reads_sizes: ClassVar[bool] = False

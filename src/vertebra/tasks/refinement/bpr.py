@@ -72,6 +72,7 @@ class BoundaryPatchRefinement(HRNetV2Form):
     monitor = "iou"
     fixed_classes = ("background", "foreground")
     extra_channels = 1
+    keeps_initial_values = True
 
     def __init__(
         self, config: Any, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
@@ -104,7 +105,8 @@ class BoundaryPatchRefinement(HRNetV2Form):
         if name != f"backbone.{self.backbone.first_conv}" or tensor.shape[1] not in (1, 3):
             return super().adapt(name, tensor, shape)
         image = adapt_channels(tensor, channels) if tensor.shape[1] != channels else tensor
-        mask = self.state_dict()[name][:, channels:].to(image)
+        mask = self.state_dict()[name][:, channels:].to(image.dtype)
+        image = image.to(mask.device)
         return torch.cat((image, mask), 1), "its weights for the coarse mask are newly initialised"
 
     def features(self, images: Tensor) -> list[Tensor]:
