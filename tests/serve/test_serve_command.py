@@ -1,5 +1,6 @@
 """`vertebra serve`: names of models, mistakes, and a stop that answers what is in flight."""
 
+import logging
 import socket
 import threading
 import time
@@ -55,7 +56,17 @@ def test_a_port_that_is_taken(models, monkeypatch, capsys):
     assert "cannot listen on port" in capsys.readouterr().err
 
 
+class Kept(logging.Handler):
+    """A handler of another library."""
+
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
 def test_stopping_answers_what_is_in_flight(models, photo, monkeypatch, capsys):
+    kept = Kept()
     monkeypatch.setattr(vertebra, "load", lambda *_, **__: models["boxes"])
     servers, entered, released = [], threading.Event(), threading.Event()
 
@@ -94,6 +105,7 @@ def test_stopping_answers_what_is_in_flight(models, photo, monkeypatch, capsys):
             released.set()
         assert len(answer.result().json()["objects"]) == 2
         ended.result()  # raises what the thread has raised
+    assert not kept.closed
 
 
 def listens(address):

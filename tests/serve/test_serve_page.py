@@ -32,7 +32,7 @@ def address(models):
     """Of a running service that asks for a token."""
     names = ("masks", "keypoints", "category", "label_map", "saliency_map")
     app = create_app({name: models[name] for name in names}, Limits(latency_ms=0), token=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

@@ -79,6 +79,7 @@ def run(argv: Sequence[str]) -> None:
         print(f"{', '.join(map(escaped, names))} at {place}; Ctrl-C stops", flush=True)
         config = uvicorn.Config(
             app,
+            log_config=None,  # which would close the handlers that other libraries have opened
             log_level="warning",
             access_log=False,
             server_header=False,
