@@ -22,7 +22,7 @@ from vertebra.data.catalogue import Catalogue, Sample, describe_fields
 from vertebra.data.geometry import Example, resize
 from vertebra.data.inputs import ImageInputs, Inputs
 from vertebra.data.reading import Source
-from vertebra.errors import VertebraError, one_of
+from vertebra.errors import VertebraError, escaped, one_of
 from vertebra.images import frame_of, normalise, read_image
 from vertebra.kinds import views
 from vertebra.kinds.tiles import Tile, grid
@@ -533,6 +533,32 @@ def inverse_frequencies(catalogue: Catalogue, counts: Sequence[int]) -> tuple[fl
 def shorten(name: str, length: int = 40) -> str:
     """A class name of at most so many letters."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def class_counts(
+    catalogue: Catalogue, labels_of: Callable[[Target], Tensor], one: str, several: str
+) -> tuple[Table, dict[str, list[int]]]:
+    """A table of how often each class occurs in each split, at the end of a section, and the counts.
+
+    Args:
+        catalogue: names the classes.
+        labels_of: the classes in a target, as `Kind.labels`.
+        one: the word for a class.
+        several: the word for classes.
+    """
+    counts = {split: catalogue.counts(split, labels_of) for split in catalogue.splits}
+    table = Table(Column(one, overflow="fold"), title=escape_markup(f"{catalogue.path} ({catalogue.format})"))
+    for split in catalogue.splits:
+        table.add_column(split, justify="right", overflow="fold")
+    listed, others = listed_classes(list(counts.values()))
+    for i in listed:
+        name = escape_markup(escaped(catalogue.classes[i]))
+        table.add_row(name, *(str(of_split[i]) for of_split in counts.values()))
+    if others:
+        sums = (str(sum(of_split[i] for i in others)) for of_split in counts.values())
+        table.add_row(f"{len(others)} rarer {several}", *sums)
+    table.add_section()
+    return table, counts
 
 
 def listed_classes(counts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:

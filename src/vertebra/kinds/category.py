@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from rich.markup import escape as escape_markup
-from rich.table import Column, Table
+from rich.table import Table
 from torch import Tensor
 
 from vertebra.data.augment import BatchTransform, Transform
 from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform, eased
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
-from vertebra.errors import VertebraError, escaped
-from vertebra.kinds.base import Kind, inverse_frequencies, listed_classes, shorten, uneven
+from vertebra.errors import VertebraError
+from vertebra.kinds.base import Kind, class_counts, inverse_frequencies, shorten, uneven
 from vertebra.kinds.pseudo_labels import SoftLabelsWriter
 from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
@@ -174,18 +173,7 @@ class Category(Kind):
 
     def tables(self, catalogue: Catalogue, targets: Mapping[str, Sequence[Target]]) -> list[Table]:
         """The images of each class by split."""
-        counts = {split: catalogue.counts(split, self.labels) for split in catalogue.splits}
-        table = Table(Column("class", overflow="fold"), title=escape_markup(f"{catalogue.path} ({catalogue.format})"))
-        for split in catalogue.splits:
-            table.add_column(split, justify="right", overflow="fold")
-        listed, others = listed_classes(list(counts.values()))
-        for i in listed:
-            name = escape_markup(escaped(catalogue.classes[i]))
-            table.add_row(name, *(str(of_split[i]) for of_split in counts.values()))
-        if others:
-            sums = (str(sum(of_split[i] for i in others)) for of_split in counts.values())
-            table.add_row(f"{len(others)} rarer classes", *sums)
-        table.add_section()
+        table, counts = class_counts(catalogue, self.labels, "class", "classes")
         table.add_row("all", *(str(sum(counts[split])) for split in catalogue.splits))
         return [table]
 

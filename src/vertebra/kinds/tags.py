@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
-from rich.markup import escape as escape_markup
-from rich.table import Column, Table
+from rich.table import Table
 from torch import Tensor
 
 from vertebra.data import reading
@@ -22,9 +21,9 @@ from vertebra.data.augment.category import CategoryAugment, CategoryTransform
 from vertebra.data.augment.tags import tags_batch_transform
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
-from vertebra.errors import VertebraError, escaped, in_range, shown
+from vertebra.errors import VertebraError, in_range, shown
 from vertebra.kinds import views
-from vertebra.kinds.base import Kind, inverse_frequencies, listed_classes, shorten, uneven
+from vertebra.kinds.base import Kind, class_counts, inverse_frequencies, shorten, uneven
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Answer, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import Task
@@ -272,18 +271,7 @@ class Tags(Kind):
 
     def tables(self, catalogue: Catalogue, targets: Mapping[str, Sequence[Target]]) -> list[Table]:
         """The images of each tag by split, the tags per image, and the images without a tag."""
-        counts = {split: catalogue.counts(split, self.labels) for split in catalogue.splits}
-        table = Table(Column("tag", overflow="fold"), title=escape_markup(f"{catalogue.path} ({catalogue.format})"))
-        for split in catalogue.splits:
-            table.add_column(split, justify="right", overflow="fold")
-        listed, others = listed_classes(list(counts.values()))
-        for i in listed:
-            name = escape_markup(escaped(catalogue.classes[i]))
-            table.add_row(name, *(str(of_split[i]) for of_split in counts.values()))
-        if others:
-            sums = (str(sum(of_split[i] for i in others)) for of_split in counts.values())
-            table.add_row(f"{len(others)} rarer tags", *sums)
-        table.add_section()
+        table, _ = class_counts(catalogue, self.labels, "tag", "tags")
         sizes = {split: [len(self.labels(s.target)) for s in samples] for split, samples in catalogue.splits.items()}
         table.add_row("images", *(str(len(of_split)) for of_split in sizes.values()))
         table.add_row("images without a tag", *(str(of_split.count(0)) for of_split in sizes.values()))
