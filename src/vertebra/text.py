@@ -112,6 +112,11 @@ class Vocabulary:
         """Ids of the tokens, without those of the borders: [N] int64."""
         return torch.tensor(self._tokenizer.encode(sentence, add_special_tokens=False).ids, dtype=torch.int64)
 
+    def encode_ended(self, sentence: str) -> Tensor:
+        """As `encode`, with END at the end: [N + 1] int64."""
+        ids = self.encode(sentence)
+        return torch.cat((ids, ids.new_tensor([END])))
+
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The sentence of token ids [N]; special tokens are left out, but unknown ones."""
         numbers = ids.tolist() if isinstance(ids, Tensor) else list(ids)

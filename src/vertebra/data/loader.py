@@ -242,7 +242,8 @@ class Collate:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(counted_seed(items[0].seed))
                 mixed, mixed_targets = self.mix(images[:count], targets[:count])
-                images, targets = torch.cat((mixed, images[count:])), [*mixed_targets, *targets[count:]]
+                images = torch.cat((mixed, images[count:])) if count < len(targets) else mixed
+                targets = [*mixed_targets, *targets[count:]]
         frames, indices = [item.frame for item in items_read], [item.index for item in items_read]
         return Batch(images, targets, unreadable, frames, indices, len(targets) - count)
 

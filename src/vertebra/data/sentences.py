@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vertebra.data.catalogue import Sample
 from vertebra.data.geometry import Example
 from vertebra.structures import Frame, Target
-from vertebra.text import END, PAD, Vocabulary
+from vertebra.text import PAD, Vocabulary
 
 MAX_LENGTH = 10_000
 """Characters of a sentence; beyond it a line is no sentence."""
@@ -83,13 +83,8 @@ def tokenized(sample: Sample, source: Vocabulary, target: Vocabulary) -> Sentenc
     assert isinstance(sample, SentencePair)
     answer = sample.target
     if answer.text is not None:
-        answer = replace(answer, tokens=with_end(target.encode(answer.text)))
-    return replace(sample, image=with_end(source.encode(sample.source)), target=answer)
-
-
-def with_end(ids: Tensor) -> Tensor:
-    """Token ids [N] and the end of the sentence: [N + 1]."""
-    return torch.cat((ids, ids.new_tensor([END])))
+        answer = replace(answer, tokens=target.encode_ended(answer.text))
+    return replace(sample, image=source.encode_ended(sample.source), target=answer)
 
 
 def sides(samples: Iterable[Sample]) -> Iterator[tuple[str, str]]:

@@ -531,7 +531,7 @@ def inverse_frequencies(catalogue: Catalogue, counts: Sequence[int]) -> tuple[fl
 
 
 def shorten(name: str, length: int = 40) -> str:
-    """A class name of at most so many letters."""
+    """A class name, cut to at most `length` characters."""
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 

@@ -312,7 +312,7 @@ class Predictor:
         Raises:
             VertebraError: if the model reads no sentences, or one is empty or too long.
         """
-        self.check_sentence("a", "a sentence")
+        self._check_reads_sentences()
         in_range("batch_size", batch_size, 1)
         if isinstance(sentences, str):
             raise VertebraError("sentences is one text; give a sequence of them, such as [text].")
@@ -320,9 +320,12 @@ class Predictor:
 
     def check_sentence(self, sentence: str, name: str) -> None:
         """Raises VertebraError if the model reads no sentences, or not this one, which `name` names."""
+        self._check_reads_sentences()
+        self.task.source_ids(sentence, name)  # type: ignore[operator]
+
+    def _check_reads_sentences(self) -> None:
         if self.kind.reads_images:
             raise VertebraError(f"a model for {self.task.task_name} reads images: give them to `predict`.")
-        self.task.source_ids(sentence, name)  # type: ignore[operator]
 
     def stream(
         self,

@@ -18,7 +18,7 @@ from vertebra.options import training_only
 from vertebra.structures import Alignment, Frame, Prediction, Preprocess, Target
 from vertebra.tasks import inputs
 from vertebra.tasks.base import Size, Task
-from vertebra.text import BEGIN, END, PAD, Vocabulary
+from vertebra.text import BEGIN, PAD, Vocabulary
 
 if TYPE_CHECKING:
     from vertebra.metrics.translation import TranslationMetrics
@@ -113,8 +113,8 @@ class Translator(Task):
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Cross-entropy of the target tokens, in nats per token."""
         tokens = self.target_tokens(targets)
-        memory, mask = self.encode(images, images != PAD), images != PAD
-        logits = self.teacher_forced(memory, mask, shifted(tokens))
+        mask = images != PAD
+        logits = self.teacher_forced(self.encode(images, mask), mask, shifted(tokens))
         loss = nn.functional.cross_entropy(
             logits.flatten(0, 1).float(),
             tokens.flatten(),
@@ -195,10 +195,10 @@ class Translator(Task):
         """
         if not isinstance(sentence, str) or not sentence.strip():
             raise VertebraError(f"{name} is empty; give a text to translate.")
-        ids = self.source.encode(sentence.strip())
-        if len(ids) > MAX_TOKENS:
-            raise VertebraError(f"{name} has {len(ids):,} tokens, more than {MAX_TOKENS:,}: split it into sentences.")
-        return torch.cat((ids, ids.new_tensor([END])))
+        ids = self.source.encode_ended(sentence.strip())
+        if (count := len(ids) - 1) > MAX_TOKENS:
+            raise VertebraError(f"{name} has {count:,} tokens, more than {MAX_TOKENS:,}: split it into sentences.")
+        return ids
 
     def metrics(self, **options: Any) -> TranslationMetrics:
         from vertebra.metrics.translation import TranslationMetrics  # with torchmetrics, which prediction does not need
