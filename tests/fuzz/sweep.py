@@ -196,6 +196,7 @@ def sweep(surface: str, numbers: Sequence[int], seed: int) -> Iterator[Outcome]:
     gc.freeze()  # what processes have in common stays so
     context = multiprocessing.get_context("fork")
     left = list(numbers)
+    ended: int | None = None  # the case that ended the last process
     while left:
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(surface, left, seed, sender), daemon=True)
@@ -211,7 +212,10 @@ def sweep(surface: str, numbers: Sequence[int], seed: int) -> Iterator[Outcome]:
             if process.is_alive():
                 process.kill()
             process.join()
-            yield Outcome(surface, left.pop(0), WAIT, "", f"ended or hung the process ({process.exitcode})")
+            if ended == left[0]:  # twice: a process that is forked from one with threads can end on its own
+                yield Outcome(surface, left.pop(0), WAIT, "", f"ended or hung the process ({process.exitcode})")
+            else:
+                ended = left[0]
         finally:
             receiver.close()
             process.join(5)
