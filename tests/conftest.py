@@ -3,15 +3,20 @@
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from vertebra.viz import plots as plots_of_reports
+
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 SHARED = Path(os.environ.get("VERTEBRA_SHARED", Path(__file__).parents[1] / ".." / "shared"))
+
+PLOT = plots_of_reports.plot
 
 
 def pytest_addoption(parser):
@@ -22,6 +27,20 @@ def pytest_collection_finish():
     """What is there by now stays to the end: the garbage collector need not go through it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_plots() -> Iterator[None]:
+    """Matplotlib takes most of the time of a short run: reports have plots in tests with `real_plots`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots_of_reports, "plot", lambda figure, description: "")
+        yield
+
+
+@pytest.fixture
+def real_plots(monkeypatch) -> None:
+    """Reports with plots."""
+    monkeypatch.setattr(plots_of_reports, "plot", PLOT)
 
 
 @pytest.fixture(scope="session")

@@ -35,12 +35,6 @@ def photos(tmp_path) -> Path:
 
 
 @pytest.fixture
-def without_plots(monkeypatch) -> None:
-    """Reports without plots, which take most of the time of a short run."""
-    monkeypatch.setattr("vertebra.viz.plots.plot", lambda figure, description: "")
-
-
-@pytest.fixture
 def few_shapes(monkeypatch) -> None:
     """A small built-in set."""
     monkeypatch.setattr(shapes, "COUNTS", {"train": 12, "val": 6})

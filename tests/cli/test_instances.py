@@ -200,7 +200,6 @@ METHODS = [
 
 
 @pytest.mark.parametrize(("task", "method", "more"), METHODS)
-@pytest.mark.usefixtures("without_plots")
 def test_every_method_trains(data, run_vertebra, tmp_path, task, method, more):
     heads = ("--model.channels=16", *FEW_ROIS) if method.endswith("_c4") else HEADS
     heads = NECK if method in ("retinanet", "sparse_rcnn") else heads
@@ -234,7 +233,6 @@ def test_a_classifiers_checkpoint_freezes_norms_and_says_so(data, trained, run_v
 
 
 @pytest.mark.parametrize(("task", "form"), [("detection", "voc"), ("instance", "yolo"), ("instance", "masks")])
-@pytest.mark.usefixtures("without_plots")
 def test_other_formats_train(writable, run_vertebra, tmp_path, task, form):
     for split in ("train", "val"):  # YOLO's files have polygons or keypoints
         changed(writable, lambda content: [row.pop("keypoints") for row in content["annotations"]], split)
@@ -251,7 +249,6 @@ class Killed(Exception):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.usefixtures("without_plots")
 def test_a_run_that_broke_off_resumes_to_the_same_weights(data, tmp_path, monkeypatch, run_vertebra, task):
     """Two steps into the second of two epochs, with nothing saved since the first."""
     more = {"instance": ["--augment.copy_paste=0.5", "--augment.jitter=[0.5,1.5]", "--ema=0.9"]}

@@ -88,6 +88,7 @@ def test_marks_belong_to_the_letter_before_them():
     assert fonts.drawable("e\u0301\u200d") == "e\u0301\u200d"
 
 
+@pytest.mark.usefixtures("real_plots")
 def test_plots_use_the_font(squares):
     figure = plots.confusion([[1, 0], [0, 1]], ("\u732b", "caf\udce9"))
     plots.plot(figure, "")

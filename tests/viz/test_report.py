@@ -18,6 +18,8 @@ from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Prediction, Target
 from vertebra.viz import plots, report
 
+pytestmark = pytest.mark.usefixtures("real_plots")
+
 CLASSES = ("<b>cat</b> & co", 'dog "x"', "$\\emu$")
 HISTORY = [
     {"epoch": e, "train/loss": 1 / e, "val/loss": 1.1 / e, "val/top1": 0.5, "lr": 0.1, "seconds": 2.0, "waiting": 0.25}

@@ -39,7 +39,7 @@ def plot(figure: Figure, description: str) -> str:
     """A figure as an <img> with the pixels inside."""
     buffer = io.BytesIO()
     fonts.apply(figure)
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    figure.savefig(buffer, format="png", dpi=110)
     return _tag(buffer.getvalue(), "png", description)
 
 
