@@ -3,10 +3,7 @@
 import contextlib
 import copy
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.processes import started_together
 
 import vertebra
 from vertebra.cli import main
@@ -283,15 +281,15 @@ def test_two_processes_give_the_metrics_of_one(data, runs, tmp_path, run_vertebr
     for count in (1, 2):
         run = tmp_path / str(count)
         words = ["train", "instance", f"--data.path={data}", f"--weights={runs['instance']}", f"--output={run}"]
-        words += [*TINY["instance"], "--lr=0", f"--processes={count}", "--data.batch_size=4"]
+        words += [*TINY["instance"], "--lr=0", "--data.batch_size=4"]
         if count == 1:
             out = run_vertebra(*words)
         else:
-            environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-            command = [sys.executable, "-m", "vertebra", *words]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            out = done.stdout
+            with started_together(words, tmp_path / "printed", 2) as processes:
+                for process in processes:
+                    process.join()
+            assert [process.exitcode for process in processes] == [0, 0]
+            out = "".join((tmp_path / "printed" / rank / "out.txt").read_text() for rank in "01")
         assert out.count("best: mask_ap") == 1
         head, row = (line.split(",") for line in (run / "metrics.csv").read_text().splitlines())
         metrics.append({key: float(value) for key, value in zip(head, row, strict=True) if key.startswith("val/")})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.processes import started_together, wait_for
 
 import vertebra
 from vertebra.cli import main
@@ -156,13 +157,16 @@ def test_a_resumed_run_removes_leftovers_before_it_trains(tmp_path, photos, brig
 # -- several processes
 
 
+ENDLESS = (
+    *("train", "classification", "--data.image_size=32", "--model.backbone=resnet18", "--device=cpu", "--epochs=500"),
+    *("--model.backbone_options={depths: [1, 1, 1, 1]}", "--data.batch_size=20", "--data.workers=0"),
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_of_two(tmp_path, photos, rank):
-    """The other one ends too, with one sentence and no traceback."""
-    words = ["train", "classification", "--data.image_size=32", "--model.backbone=resnet18", "--device=cpu"]
-    words += [f"--data.path={photos}", "--data.batch_size=20", "--data.workers=0", "--epochs=500", "--processes=2"]
-    words += [f"--output={tmp_path / 'run'}", "--model.backbone_options={depths: [1, 1, 1, 1]}"]
+def test_a_process_that_the_command_started_is_killed(tmp_path, photos):
+    """The command ends too, with one sentence and no traceback."""
+    words = [*ENDLESS, f"--data.path={photos}", "--processes=2", f"--output={tmp_path / 'run'}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     with subprocess.Popen(
         [sys.executable, "-m", "vertebra", *words],
@@ -173,10 +177,24 @@ def test_a_killed_process_of_two(tmp_path, photos, rank):
     ) as process:
         assert process.stdout is not None
         assert any(line.startswith("epoch 1/") for line in process.stdout)
-        numbers = (process.pid, *map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()))
-        os.kill(numbers[rank], signal.SIGKILL)
+        (other,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(other), signal.SIGKILL)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == (-signal.SIGKILL, 2)[rank]
-    cause = ("another process of this run ended unexpectedly", "process 2 of 2 was killed by SIGKILL")[rank]
-    assert said.startswith(f"vertebra: {cause}")
+    assert process.returncode == 2
+    assert said.startswith("vertebra: process 2 of 2 was killed by SIGKILL")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_of_two(tmp_path, photos, killed):
+    """As torchrun starts them: the other one ends too, with one sentence and no traceback."""
+    words = [*ENDLESS, f"--data.path={photos}", f"--output={tmp_path / 'run'}"]
+    with started_together(words, tmp_path, 2) as processes:
+        wait_for("epoch 1/", processes[0], tmp_path / "0")
+        processes[killed].kill()
+        other = processes[1 - killed]
+        other.join(60)
+    assert other.exitcode == 2
+    said = (tmp_path / str(1 - killed) / "err.txt").read_text()
+    assert said.startswith("vertebra: another process of this run ended unexpectedly")
     assert said.count("\n") == 1

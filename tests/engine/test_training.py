@@ -3,17 +3,16 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.processes import printed_by, started, started_together, wait_for
 
 import vertebra
 from vertebra import tasks
@@ -272,20 +271,19 @@ def test_own_datasets(tmp_path, brightness, form):
 
 # -- killed and resumed, and on several processes
 
-HANGING = """
-import sys, time
-from vertebra.cli import main
-from vertebra.engine.trainee import Trainee
 
-def hang(self, batch, batch_idx, start=Trainee.on_train_batch_start):
-    if (self.current_epoch, batch_idx) == (1, 2):
-        print("in the second epoch", flush=True)
-        time.sleep(600)
-    start(self, batch, batch_idx)
+def hang_in_the_second_epoch() -> None:
+    from vertebra.engine.trainee import Trainee
 
-Trainee.on_train_batch_start = hang
-main(sys.argv[1:])
-"""
+    start = Trainee.on_train_batch_start
+
+    def hang(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 2):
+            print("in the second epoch", flush=True)
+            time.sleep(600)
+        start(self, batch, batch_idx)
+
+    Trainee.on_train_batch_start = hang
 
 
 @pytest.mark.slow
@@ -295,13 +293,11 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, photos):
     words += ["--epochs=3", "--model.drop_path=0.2", "--model.dropout=0.2", "--ema=0.9", "--augment.mixup=0.2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main([*words, f"--output={whole}"]) == 0
-    command = [sys.executable, "-c", HANGING, *words, f"--output={killed}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert any(line.startswith("in the second epoch") for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    with started([*words, f"--output={killed}"], tmp_path, before=hang_in_the_second_epoch) as process:
+        wait_for("in the second epoch", process, tmp_path)
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert len(history(killed)) == 1
     assert main(["train", "classification", f"--resume={killed}"]) == 0
     a, b = (torch.load(run / "last.ckpt", weights_only=True) for run in (whole, killed))
@@ -331,14 +327,14 @@ def one_process(tmp_path_factory, frozen) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_of_torchrun_give_the_metrics_of_one(tmp_path, frozen, one_process):
+def test_two_processes_give_the_metrics_of_one(tmp_path, frozen, one_process):
     """With a frozen backbone all numbers agree, validation's exactly."""
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "vertebra", *frozen]
-    words.append(f"--output={tmp_path / 'two'}")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
-    process = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.count("best: top1") == 1
+    with started_together([*frozen, f"--output={tmp_path / 'two'}"], tmp_path, 2) as processes:
+        for process in processes:
+            process.join()
+    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "0" / "err.txt").read_text()
+    lines = [line for rank in "01" for line in printed_by(tmp_path / rank)]
+    assert sum(line.startswith("best: top1") for line in lines) == 1
     for x, y in zip(history(one_process), history(tmp_path / "two"), strict=True):
         for name in x:
             if name not in ("seconds", "waiting"):
