@@ -17,6 +17,7 @@ CONTEXT.set_forkserver_preload(["vertebra.cli.train", "vertebra.engine.train", "
 def _run(words: Sequence[str], environment: Mapping[str, str], output: Path, before: Callable[[], None]) -> None:
     from vertebra.cli import main
 
+    multiprocessing.set_start_method("fork", force=True)  # of data workers, as where a command starts by itself
     os.environ.update(environment)
     for number, name in ((1, "out.txt"), (2, "err.txt")):
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT), number)
