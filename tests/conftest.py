@@ -8,19 +8,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.left_out import LEFT_OUT
 
-from vertebra.viz import plots as plots_of_reports
+from vertebra.viz import plots
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 SHARED = Path(os.environ.get("VERTEBRA_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 
-PLOT = plots_of_reports.plot
+PLOTS = {name: getattr(plots, name) for name in ("plot", "curves", "confusion", "learning_rates")}
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all-pairs", action="store_true", help="every backbone under every method, exported too")
+    parser.addoption("--all", action="store_true", help="also the cases like which others stay: tests/left_out.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("all"):
+        return
+    kept, left_out = [], []
+    for item in items:
+        function, _, case = item.nodeid.partition("[")
+        (left_out if case.removesuffix("]") in LEFT_OUT.get(function, ()) else kept).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = kept
 
 
 def pytest_collection_finish():
@@ -33,14 +45,16 @@ def pytest_collection_finish():
 def _without_plots() -> Iterator[None]:
     """Matplotlib takes most of the time of a short run: reports have plots in tests with `real_plots`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots_of_reports, "plot", lambda figure, description: "")
+        for name in PLOTS:
+            patch.setattr(plots, name, lambda *_: "")
         yield
 
 
 @pytest.fixture
 def real_plots(monkeypatch) -> None:
     """Reports with plots."""
-    monkeypatch.setattr(plots_of_reports, "plot", PLOT)
+    for name, function in PLOTS.items():
+        monkeypatch.setattr(plots, name, function)
 
 
 @pytest.fixture(scope="session")

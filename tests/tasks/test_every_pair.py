@@ -1,7 +1,7 @@
 """Every backbone under every method: a few training steps lower its loss, it resumes, predicts, and is exported.
 
 By default pairs take turns, so that each method and each backbone of a task occurs, and methods are exported in
-test_export; `pytest tests/tasks/test_every_pair.py --all-pairs` leaves out none, and exports each.
+test_export; `pytest tests/tasks/test_every_pair.py --all` leaves out none, and exports each.
 """
 
 import copy
@@ -61,7 +61,7 @@ def pairs(every):
 
 def pytest_generate_tests(metafunc):
     if "backbone" in metafunc.fixturenames:
-        metafunc.parametrize(("task", "method", "backbone"), pairs(metafunc.config.getoption("all_pairs")))
+        metafunc.parametrize(("task", "method", "backbone"), pairs(metafunc.config.getoption("all")))
 
 
 SIDE = 64
@@ -134,7 +134,7 @@ def test_pair(make, batch, task, method, backbone, monkeypatch, pytestconfig):
     with torch.inference_mode():
         predictions = model.eval().infer(images, [Frame((96, 96), (SIDE, SIDE))] * 2)
     assert len(predictions) == 2
-    if pytestconfig.getoption("all_pairs"):
+    if pytestconfig.getoption("all"):
         check_export(model, images)
     if task in MAPS:
         check_maps(model, images, predictions)
