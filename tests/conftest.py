@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 
 SHARED = Path(os.environ.get("VERTEBRA_SHARED", Path(__file__).parents[1] / ".." / "shared"))
 
-PLOTS = {name: getattr(plots, name) for name in ("plot", "curves", "confusion", "learning_rates")}
+PLOTS = {name: getattr(plots, name) for name in ("plot", "curves", "confusion")}
 
 
 def pytest_addoption(parser):

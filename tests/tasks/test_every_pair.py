@@ -41,18 +41,17 @@ MAPS = tuple(task for task in tasks.names() if issubclass(tasks.find(task).MODEL
 
 
 def pairs(every):
-    """Task, method and backbone. Classification with every backbone is tested with the backbones, and tags, whose
-    head is as simple, take every fourth. Of the others, unless
-    `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so that a
-    backbone has one or two of them; the default methods of detection and pose take every backbone, all others every
-    fourth."""
+    """Task, method and backbone. Classification with every backbone is tested with the backbones.
+
+    Unless `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so that a backbone has one
+    or two of them; the default method of detection takes every backbone, all others every fifth."""
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             trunk = "backbone" in options.names(tasks.find(task, method).Config)
             chosen = list(BACKBONES) if trunk and task != "classification" else []
-            whole = number == 0 and task in ("detection", "pose")
+            whole = number == 0 and task == "detection"
             if not (whole or every or task in MAPS):
-                chosen = chosen[(number + len(task)) % 4 :: 4]
+                chosen = chosen[(number + len(task)) % 5 :: 5]
             if task in MAPS and not every:
                 step = max(1, len(tasks.methods(task)) // (2 if task == "semantic" else 1))
                 chosen = chosen[number % step :: step]

@@ -242,6 +242,20 @@ def test_our_checkpoint_brings_its_method_and_backbone(make, tmp_path):
     assert plan.config.backbone == "resnet18"
 
 
+@pytest.mark.parametrize(
+    ("task", "backbone"),
+    [("detection", "resnet18"), ("instance", "resnet18"), ("semantic", "hrnet_w18_small_v1"), ("pose", "vit_tiny_16")],
+)
+def test_a_state_dict_without_a_description_is_ours_by_its_names(tmp_path, task, backbone):
+    """As `torch.save(model.state_dict(), path)` leaves it; the model is built as the caller says."""
+    common = {"backbone": backbone, "norm": "group"} if task == "detection" else {"backbone": backbone}
+    state = vertebra.create(task, **common).state_dict()
+    torch.save(state, tmp_path / "a.pt")
+    model = vertebra.create(task, **common, weights=tmp_path / "a.pt")
+    assert model.report.source == "vertebra"
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
 # -- another method or backbone than the file's
 
 

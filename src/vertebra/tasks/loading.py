@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vertebra import backbones, options
 from vertebra.errors import VertebraError
-from vertebra.nn.meta import build_on_meta
+from vertebra.nn.meta import build_on_meta, on_meta
 from vertebra.nn.norm import has_norms
 from vertebra.structures import Preprocess
 from vertebra.tasks.base import BackboneTask
@@ -95,11 +95,10 @@ class Loaded:
                 self.report.adapted[key] = f"{value}, as {origin} has it"
 
     def has(self, name: str) -> bool:
-        """Whether there is a tensor of this name in the backbone; C4 detectors keep its last stage as `stage`."""
+        """Whether there is a tensor of this name in the backbone."""
         if self.backbone_state is not None:
             return name in self.backbone_state
-        stage = re.sub(r"^stages\.\d+\.", "stage.", name)
-        return f"backbone.{name}" in self.checkpoint.state or stage in self.checkpoint.state
+        return _in_ours(self.checkpoint.state, name)
 
     def freeze(self, config: Any) -> Any:
         """With norm `auto` decided: norms are frozen if the checkpoint has the statistics of all of them."""
@@ -147,7 +146,7 @@ def read(
         of_backbone = checkpoint.card is not None and not checkpoint.card.method
         recognised = None if of_backbone else _recognise(task, method, checkpoint.state, source)
         if recognised is None:
-            if backbone is None:
+            if backbone is None or (source in (None, "vertebra") and _has_our_names(checkpoint.state, backbone, inner)):
                 return Loaded(checkpoint, None, Report(str(checkpoint.path), source or "vertebra"), None, {})
             fit = backbones.fit(backbone, checkpoint, source=source, **inner)
             return Loaded(checkpoint, None, fit.report, fit.state, fit.options)
@@ -187,6 +186,18 @@ def _read_ours(task: str, method: str | None, checkpoint: Checkpoint, backbone: 
     computing = {"backbone", "norm_eps"}.union(*(reader.preset for reader in module.SOURCES.values()))
     saved = {key: value for key, value in saved.items() if key in computing}
     return Loaded(checkpoint, None, report, None, inner, saved_options=saved)
+
+
+def _has_our_names(state: Mapping[str, Tensor], backbone: str, inner: Mapping[str, Any]) -> bool:
+    """Whether these are the tensors of a task of ours over this backbone, saved without a description."""
+    trunk = on_meta(lambda: backbones.create(backbone, **inner))
+    present = [_in_ours(state, name) for name, _ in trunk.named_parameters()]  # not all norms have statistics
+    return sum(present) > 0.9 * len(present)  # a task may have a backbone without its last layers
+
+
+def _in_ours(state: Iterable[str], name: str) -> bool:
+    """Whether a task's state has this tensor of the backbone; C4 detectors keep its last stage as `stage`."""
+    return f"backbone.{name}" in state or re.sub(r"^stages\.\d+\.", "stage.", name) in state
 
 
 def _recognise(
