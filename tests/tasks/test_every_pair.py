@@ -43,8 +43,10 @@ MAPS = tuple(task for task in tasks.names() if issubclass(tasks.find(task).MODEL
 def pairs(every):
     """Task, method and backbone. Classification with every backbone is tested with the backbones.
 
-    Unless `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so that a backbone has one
-    or two of them; the default method of detection takes every backbone, all others every fifth."""
+    Unless `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so
+    that a backbone has one or two of them; the default method of detection takes every backbone, all others every
+    fifth.
+    """
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             trunk = "backbone" in options.names(tasks.find(task, method).Config)
