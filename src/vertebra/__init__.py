@@ -280,10 +280,12 @@ def load(
         device: `cpu`, `cuda`, `mps`, one GPU such as `cuda:1`, or `auto`: a GPU if there is one, else the CPU, as for
             None.
         precision: of convolutions and matrix products: `32-true`, `bf16-mixed` (twice as fast on CPUs and GPUs that
-            have such instructions, with predictions that differ in the third digit) or `16-mixed` (GPUs).
-        engine: `folded` (as for None: the norms in the weights), `eager` (as trained), `onnx` or `openvino` (exported
-            beside the checkpoint at the first call), or `auto`: what is the fastest on this machine, which is measured
-            at the first call and remembered beside the checkpoint.
+            have such instructions, with predictions that differ in the third digit), `16-mixed` (GPUs), or `int8`
+            (engines `onnx`, `openvino` and `auto`; calibrated on the data that the model was trained on).
+        engine: `folded` (as for None: the norms in the weights), `eager` (as trained), `compiled` (the folded model by
+            torch.compile) or `frozen` (the same with constant weights), `onnx` or `openvino` (exported beside the
+            checkpoint at the first call), or `auto`: what is the fastest on this machine, which is measured at the
+            first call and remembered beside the checkpoint.
         refine: a checkpoint of `vertebra train refinement`, by which the masks of all predictions are refined, or a
             `vertebra.refine.Refiner` with options of its own.
         detector: of models for pose: a checkpoint or Predictor of a model that predicts boxes, which finds the objects

@@ -1,6 +1,7 @@
 """Files that are exported and loaded again: predictions, pixels, metadata, refusals."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -111,6 +112,75 @@ def test_openvino(folder, images):
     assert exported.about["export"]["precision"] == "fp16"
     for one, other in zip(model.predict(images), exported.predict(images), strict=True):
         torch.testing.assert_close(other.probabilities, one.probabilities, atol=5e-3, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def striped(tmp_path_factory):
+    """A folder per class with images for training and validation, one of which cannot be read."""
+    root = tmp_path_factory.mktemp("striped")
+    for number, name in enumerate(CLASSES):
+        for i in range(6):
+            file = root / ("train" if i < 3 else "val") / name / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.full((40, 40, 3), 60 * number + 9 * i, np.uint8)
+            pixels[:: number + 2] = 250
+            Image.fromarray(pixels).save(file)
+    (root / "train" / "cat" / "1.png").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture
+def converted(folder, monkeypatch):
+    """Exports begin with the program of `folder`, which saves the time to trace and convert it again."""
+    from vertebra.export import program
+    from vertebra.export.formats import onnx as format
+
+    traced = SimpleNamespace(graph=SimpleNamespace(nodes=()))
+    monkeypatch.setattr(program, "traced", lambda task: (traced, None))
+    monkeypatch.setattr(format, "convert", lambda *_: onnx.load(folder / "best.onnx"))
+
+
+def test_int8_is_calibrated_on_the_training_images(folder, striped, images, converted, capsys):
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    arguments = [f"--save={folder / 'whole.xml'}", "--precision=int8", f"--data.path={striped}", "--max_drop=1"]
+    assert main(["export", str(folder), *arguments, "--min_agreement=0"]) == 0
+    printed = capsys.readouterr().out
+    assert "calibrated on 8 images" in printed
+    assert "1.png" in printed
+    exported = vertebra.load(folder / "whole.xml")
+    entry = exported.about["export"]
+    assert (entry["precision"], entry["certificate"]["calibrated"], entry["certificate"]["images"]) == ("int8", 8, 9)
+    assert (folder / "whole.bin").stat().st_size < 0.3 * (folder / "best.onnx").stat().st_size
+    model = vertebra.load(folder)
+    for one, other in zip(model.predict(images), exported.predict(images), strict=True):
+        torch.testing.assert_close(other.probabilities, one.probabilities, atol=0.2, rtol=0)
+
+
+def test_int8_is_refused(folder, tmp_path, striped, converted, monkeypatch, capsys):
+    from vertebra.export import calibration
+    from vertebra.export.formats import onnx as format
+
+    model, path = vertebra.load(folder), tmp_path / "model.onnx"
+    with pytest.raises(VertebraError, match="needs images to calibrate on"):
+        model.export(path, precision="int8")
+    with pytest.raises(VertebraError, match="calibration_images is for precision int8"):
+        model.export(path, calibration_images=4)
+
+    def worse(task, exported, images):
+        return certificate.Certificate(9, "", (9.0,), 1.0, {"top-1 accuracy": (0.95, 0.93)})
+
+    seen = []
+    monkeypatch.setattr(certificate, "compare", worse)
+    monkeypatch.setattr(format, "quantized", lambda model, images, program: seen.append(len(list(images))) or model)
+    arguments = [f"--save={path}", "--precision=int8", f"--data.path={striped}", "--calibration_images=3"]
+    assert main(["export", str(folder), *arguments]) == 2
+    assert "top-1 accuracy drops from 0.9500 to 0.9300, by more than 0.01" in capsys.readouterr().err
+    assert seen == [3]
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(calibration.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(VertebraError, match="nncf, which is not installed"):
+        calibration.images(model.task, {}, str(striped), 3)
 
 
 def test_no_file_is_left_where_predictions_differ(folder, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Predictions in the formats of annotation tools are read again as a dataset of the same objects."""
 
 import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vertebra import kinds
 from vertebra.cli import main
 from vertebra.data.reading import read
 from vertebra.errors import VertebraError
@@ -97,7 +99,7 @@ def test_skeletons_of_cvat(tmp_path):
         size=(40, 60),
     )
     options = WriterOptions(("dog", "cat"), keypoints=schema, original=lambda prediction: image)
-    with formats(objects=True)["cvat"].writer(tmp_path, options) as writer:
+    with formats("objects")["cvat"].writer(tmp_path, options) as writer:
         writer.add(prediction, 1, "street.png")
     catalogue = read(tmp_path)
     assert catalogue.classes == ("dog", "cat")
@@ -179,8 +181,67 @@ def test_run_lengths():
 
 
 def test_xml_holds_no_control_characters(tmp_path):
-    known = formats(objects=True)
+    known = formats("objects")
     assert list(known) == ["coco", "cvat", "labelme", "voc", "yolo"]
     for form in ("cvat", "voc"):
         with pytest.raises(VertebraError, match="has characters that XML cannot hold: choose another format"):
             known[form].writer(tmp_path, WriterOptions(("a\x07",)))
+
+
+def options_of(scenes, classes):
+    return WriterOptions(classes, original=lambda prediction: Path(prediction.path))
+
+
+@pytest.mark.parametrize("form", ["labelme", "cvat"])
+def test_classes_of_whole_images_are_read(scenes, tmp_path, form):
+    kind, out = kinds.find("category"), tmp_path / "out"
+    out.mkdir()
+    paths = [scenes / "street.png", scenes / "more" / "street.png"]
+    with kind.writer(out, options_of(scenes, ("zebra & co", "ant")), format=form) as writer:
+        for number, (path, values) in enumerate(zip(paths, ((0.9, 0.1), (0.2, 0.8)), strict=True)):
+            prediction = Prediction(probabilities=torch.tensor(values), size=(64, 96), path=str(path))
+            writer.add(prediction, number, f"{number}.png")
+    catalogue = read(out)
+    found = {sample.image.stem: catalogue.classes[sample.target.label] for sample in catalogue.split("train")}
+    assert found == {"0": "zebra & co", "1": "ant"}
+
+
+@pytest.mark.parametrize("form", ["labelme", "cvat"])
+def test_tags_are_written(scenes, tmp_path, form):
+    prediction = Prediction(
+        tags=torch.tensor([0.9, 0.1, 0.7]), labels=torch.tensor([0, 2]), size=(64, 96), path=str(scenes / "street.png")
+    )
+    with kinds.find("tags").writer(tmp_path, options_of(scenes, ("a", "b", "c")), format=form) as writer:
+        writer.add(prediction, 1, "1.png")
+    if form == "cvat":
+        root = ElementTree.parse(tmp_path / "annotations" / "annotations.xml")
+        assert [tag.get("label") for tag in root.iter("tag")] == ["a", "c"]
+    else:
+        content = json.loads((tmp_path / "annotations" / "1.json").read_text())
+        assert (content["flags"], content["shapes"]) == ({"a": True, "b": False, "c": True}, [])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_label_maps_are_read(scenes, tmp_path, form):
+    labels = torch.zeros(64, 96, dtype=torch.uint8)
+    labels[10:30, 20:50] = 1
+    labels[15:20, 25:35] = 0  # a hole
+    labels[40:64, 60:96] = 2
+    prediction = Prediction(semantic=labels, size=(64, 96), path=str(scenes / "street.png"))
+    classes, out = ("background", "ant", "zebra"), tmp_path / "out"
+    out.mkdir()
+    with kinds.find("semantic").writer(out, options_of(scenes, classes), format=form) as writer:
+        writer.add(prediction, 1, "1.png")
+    if form == "voc":
+        with Image.open(tmp_path / "out" / "SegmentationClass" / "1.png") as image:
+            assert np.array_equal(np.asarray(image), labels.numpy())
+        assert (tmp_path / "out" / "labelmap.txt").read_text().splitlines()[1].startswith("background:")
+        assert (tmp_path / "out" / "JPEGImages" / "1.png").is_file()
+        return
+    catalogue = read(tmp_path / "out")
+    (sample,) = catalogue.split("train")
+    target = sample.load_target((64, 96))
+    found = torch.zeros_like(labels)
+    for i, label in enumerate(target.labels.tolist()):
+        found[target.masks.dense()[i]] = classes.index(catalogue.classes[label])
+    assert torch.equal(found, labels)

@@ -458,7 +458,7 @@ def test_interrupted_writers_leave_nothing(kind, tmp_path):
 
 
 def test_a_format_that_the_kind_does_not_have(kind, tmp_path):
-    known = list(formats(objects=kind.objects)) or ["records"]
+    known = list(formats(kind.contents)) or ["records"]
     with pytest.raises(VertebraError, match=rf"format is 'pt'; there are {', '.join(known)}\."):
         kind.writer(tmp_path, WriterOptions(CLASSES), format="pt")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -270,3 +271,18 @@ def test_every_class_is_counted_in_pixels(few_shapes):
     ignored = Target(semantic=torch.full((4, 4), 255, dtype=torch.uint8), path="a.png")
     _, problems = SEMANTIC.inspect_sample(type(sample)(torch.zeros(3, 4, 4, dtype=torch.uint8), ignored), (4, 4))
     assert problems == ["a.png: every pixel of its label map is ignored."]
+
+
+def test_label_maps_for_supervision():
+    labels = torch.zeros(40, 60, dtype=torch.uint8)
+    labels[10:20, 5:9] = 2
+    labels[30:35, 50:60] = 255  # ignored
+    prediction, library = Prediction(semantic=labels, size=(40, 60)), SimpleNamespace(Detections=dict)
+    kind = kinds.find("semantic")
+    found = kind.to_supervision(prediction, ("background", "ant", "zebra"), library)
+    assert found["xyxy"].tolist() == [[5, 10, 9, 20]]
+    assert (found["class_id"].tolist(), found["data"]["class_name"].tolist()) == ([2], ["zebra"])
+    assert np.array_equal(found["mask"][0], labels.numpy() == 2)
+    assert kind.to_supervision(prediction, ("sky", "ant", "zebra"), library)["class_id"].tolist() == [0, 2]
+    empty = kind.to_supervision(Prediction(semantic=0 * labels), ("background", "ant"), library)
+    assert (empty["xyxy"].shape, empty["mask"].shape) == ((0, 4), (0, 40, 60))

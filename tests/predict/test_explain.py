@@ -508,3 +508,20 @@ def test_the_command(tmp_path, dla, capsys):
     assert "would be overwritten" in capsys.readouterr().err
     assert main(["explain", words[0], words[1]]) == 2
     assert "needs --save" in capsys.readouterr().err
+
+
+def test_the_report_shows_the_worst_beside_their_explanations(dla, tmp_path, capsys, monkeypatch):
+    from vertebra.cli import main
+
+    checkpoint.save(dla, tmp_path / "best.safetensors")
+    for name in dla.classes:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("RGB", (40, 30), (9, 90, 40)).save(tmp_path / "data" / name / "one.png")
+    words = ["evaluate", str(tmp_path / "best.safetensors"), f"--data.path={tmp_path / 'data'}", "--explain"]
+    assert main([*words, f"--save={tmp_path / 'out'}", "--data.workers=0", "--device=cpu"]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    section = page[page.index("What the most wrong predictions depend on") :]
+    assert section.count('alt="Grad-CAM: one.png"') == section.count('alt="image: one.png"') == 2  # of three images
+    assert main(words) == 2
+    assert "--explain is for the report" in capsys.readouterr().err
+    assert main([words[0], str(tmp_path / "model.onnx"), *words[2:], f"--save={tmp_path / 'out'}"]) == 2

@@ -9,6 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+import vertebra
+from vertebra.serve import service
 from vertebra.serve.app import create_app
 
 KINDS = ("category", "boxes", "masks", "keypoints", "label_map", "saliency_map")
@@ -152,7 +154,44 @@ def test_pages_load_nothing_from_elsewhere(client):
 
 def test_the_openapi_description_names_every_route(client):
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/predict", "/models/{name}/predict", "/models", "/metrics", "/health", "/ready"}
+    of_models = {"/models", "/models/{name}/predict", "/models/{name}/explain"}
+    assert set(paths) == {"/predict", "/metrics", "/health", "/ready"} | of_models
     answers = paths["/predict"]["post"]["responses"]
     assert {"200", "400", "404", "408", "413", "415", "422", "500", "503", "504"} == set(answers)
     assert "HTTPValidationError" not in json.dumps(answers)
+
+
+def test_explanations(client, models, photo):
+    explained = client.post("/models/category/explain?label=dog", files={"image": ("photo.png", photo)})
+    assert explained.headers["content-type"] == "image/png"
+    image = Image.open(io.BytesIO(explained.content))
+    assert image.size == (300, 250)  # small images are drawn enlarged
+    other = client.post("/models/category/explain?label=cat", content=photo)
+    assert other.content != explained.content
+    (dog,) = vertebra.explain(models["category"].checkpoint, Image.open(io.BytesIO(photo)), classes=["dog"])
+    assert np.array_equal(np.asarray(image), np.asarray(dog.plot()))
+    assert client.post("/models/label_map/explain?x=3&y=4", content=photo).status_code == 200
+    abouts = {about["name"]: about for about in client.get("/models").json()}
+    assert (abouts["category"]["explains"], abouts["boxes"]["explains"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("category/explain?label=dogs", 400, "has no class 'dogs'"),
+        ("category/explain?x=3&y=4", 400, "point"),
+        ("label_map/explain?x=3", 422, "x and y belong together"),
+        ("label_map/explain?x=300&y=3", 400, "the image has 60 x 50 pixels"),
+        ("boxes/explain", 400, "cannot be explained"),
+    ],
+)
+def test_refused_explanations(client, photo, path, status, sentence):
+    response = client.post(f"/models/{path}", content=photo)
+    assert response.status_code == status
+    assert sentence in response.json()["detail"]
+
+
+def test_few_explanations_may_wait(client, photo, monkeypatch):
+    monkeypatch.setattr(service, "MOST_EXPLAINED", 0)
+    response = client.post("/models/category/explain", content=photo)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")

@@ -138,6 +138,12 @@ def test_an_image_is_shown_with_its_prediction(page, tmp_path, models):
     (answer,) = models["category"].predict(drawn())
     best = answer.to_dict()["classes"][0]
     assert rows(page)[0] == f"{best['class']} {100 * best['probability']:.1f} %"
+    before = page.execute_script(PIXEL, 50, 10, 60)
+    page.find_element("css selector", "#list button").click()
+    until(lambda: element(page, "status").text.startswith(f"Grad-CAM of {best['class']}"))
+    assert page.execute_script(PIXEL, 50, 10, 60) != before
+    page.find_element("css selector", "#list button").click()
+    until(lambda: page.execute_script(PIXEL, 50, 10, 60) == before)
     assert not element(page, "slider").is_displayed()
     for name in ("label_map", "saliency_map"):
         choose(page, name)

@@ -31,6 +31,7 @@ MODEL_OPTIONS = (
     "refine",
     "detector",
     "boxes",
+    "explain",
     "data.val_share",
     "data.seed",
     "data.batch_size",
@@ -79,6 +80,8 @@ class Options:
     boxes: str | None = None
     """Boxes of these objects: `annotations`, `image` (every image shows one object), or a .json of COCO results;
     default: as in training."""
+    explain: bool = False
+    """Show in the report what the most wrong predictions depend on, by Grad-CAM; needs --save."""
     max_detections: int | None = None
     """Of COCO results, the top-scoring detections evaluated per image and class; default: 100, as in COCO. A model has
     its own limit."""
@@ -94,6 +97,8 @@ class Result:
     title: str
     problems: list[str]
     """One sentence per skipped annotation."""
+    sections: list[tuple[str, str]] = field(default_factory=list)
+    """Heading and HTML of those that the kind of prediction does not have."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -108,6 +113,8 @@ def run(argv: Sequence[str]) -> None:
     folder = expanded(options.save) if options.save else None
     if folder and folder.exists() and not folder.is_dir():
         raise VertebraError(f"--save={folder} is a file; name a folder.")
+    if options.explain and not folder:
+        raise VertebraError("--explain is for the report: it needs --save=FOLDER.")
     is_results = Path(options.checkpoint).suffix.lower() == ".json"
     result = _evaluate_results(options) if is_results else _evaluate_model(options)
     _print(result)
@@ -122,6 +129,7 @@ def run(argv: Sequence[str]) -> None:
             evaluation=result.evaluation,
             samples=result.samples,
             problems=[*result.problems, *result.evaluation.unreadable],
+            sections=result.sections,
         )
         print(f"look at {folder / 'report.html'}")
 
@@ -152,6 +160,13 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
     else:
         task, about = export.open_model(options.checkpoint, device=options.device)
     kind = kinds.find(task.kind)
+    explainer = None
+    if options.explain:
+        from vertebra.predict.explain import Explainer, worst  # with matplotlib, which nothing else here needs
+
+        if export.is_exported(options.checkpoint):
+            raise VertebraError(f"{options.checkpoint} is exported, without gradients: --explain needs the checkpoint.")
+        explainer = Explainer(options.checkpoint, device=options.device)  # of its own: `task` may be folded
     selection = select(
         task,
         about,
@@ -173,7 +188,11 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         predict=predict,
     )
     title = f"{options.checkpoint} on {selection.catalogue.path}, {selection.split}"
-    return Result(kind, evaluation, selection.samples, title, problems)
+    sections = []
+    if explainer is not None:
+        shown = worst.html(explainer, evaluation, selection.samples)
+        sections.append(("What the most wrong predictions depend on", shown))
+    return Result(kind, evaluation, selection.samples, title, problems, sections)
 
 
 def _evaluate_results(options: SimpleNamespace) -> Result:

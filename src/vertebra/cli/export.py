@@ -32,16 +32,20 @@ class ExportData:
 class Options:
     format: Literal["onnx", "openvino", "pt2"] | None = None
     """`onnx`, `openvino`, or `pt2` (torch.export); default: by the ending of --save."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format: fp32; or, of OpenVINO, bf16 (of the computation) or fp16 (of the weights in the file)."""
+    precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
+    """Number format: fp32; int8, by post-training quantisation; or, of OpenVINO, bf16 (of the computation) or fp16 (of
+    the weights in the file)."""
     save: str | None = None
     """File to write: .onnx, .xml (OpenVINO, with a .bin beside it) or .pt2; default: beside the checkpoint."""
     data: ExportData = field(default_factory=ExportData)
     """Data to compare on"""
     min_agreement: float | None = None
-    """Least share of predictions that agree with the model's, 0..1; default: 0.99, or 0.95 in half precision."""
+    """Least share of predictions that agree, 0..1; default: 0.99, 0.95 in half precision, 0.9 in int8."""
     max_drop: float = 0.01
-    """Largest drop of the task's first metric, where the images have ground truth."""
+    """Largest drop of the task's first metric, where the images have ground truth; 0.01 is one point."""
+    calibration_images: int | None = None
+    """With --precision=int8, images of the training part of the data on which the ranges of values are measured;
+    default: 300."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -65,6 +69,7 @@ def run(argv: Sequence[str]) -> None:
         split=options.data.split,
         min_agreement=options.min_agreement,
         max_drop=options.max_drop,
+        calibration_images=options.calibration_images,
     )
     _print(certificate)
     print(escaped(f"saved {path}; use it as a checkpoint: vertebra predict {path} IMAGE"))
@@ -88,3 +93,7 @@ def _print(certificate: Certificate) -> None:
     table.add_row("images", "", str(certificate.images))
     console().print(table)
     print(escaped(f"compared on: {certificate.source}"))
+    if certificate.calibrated:
+        print(f"calibrated on {certificate.calibrated} images")
+    for problem in certificate.unreadable:
+        print(escaped(f"not calibrated on: {problem}"))

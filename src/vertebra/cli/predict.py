@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vertebra.cli.parsing import parse, parser
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, escaped
 from vertebra.files import expanded
 
 if TYPE_CHECKING:
@@ -55,6 +55,13 @@ class Options:
     """Classes listed per image, of tasks that rank classes; default: 3."""
     embeddings: bool = False
     """Save the pooled features too, as embeddings.npz with `paths` and `embeddings`; needs --save."""
+    runner: Literal["ray"] | None = None
+    """Runs a big job on the processes of a Ray cluster, or of this machine: folders, .tar and .parquet files, also by
+    URL, to Parquet tables; needs --output."""
+    output: str | None = None
+    """With --runner, folder or URL for the tables. Images whose rows are there are not predicted on again."""
+    workers: int | None = None
+    """With --runner, processes with a model each; default: one per GPU, else one per CPU."""
     annotations: str | None = None
     """COCO file of the dataset, whose ids of images and classes predictions.json then has."""
     batch_size: int | None = None
@@ -63,11 +70,13 @@ class Options:
     """Stop at the first image that cannot be read, instead of skipping it."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`, one GPU such as cuda:1, or `auto`: a GPU if there is one, else the CPU; default: auto."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Number format of the computation; bf16-mixed is faster on processors that have such instructions."""
-    engine: Literal["eager", "folded", "onnx", "openvino", "auto"] | None = None
-    """What computes: `eager` is the model as trained, `folded` has its norms in the weights, `onnx` and `openvino` run
-    it exported, `auto` is the fastest of these on this machine; default: folded."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "int8"] = "32-true"
+    """Number format of the computation; bf16-mixed is faster on processors that have such instructions; int8 is for
+    engines that run the model exported, and for auto."""
+    engine: Literal["eager", "folded", "compiled", "frozen", "onnx", "openvino", "auto"] | None = None
+    """What computes: `eager` is the model as trained, `folded` has its norms in the weights, `compiled` is that by
+    torch.compile, and `frozen` the same with constant weights; `onnx` and `openvino` run it exported; `auto` is the
+    fastest of these on this machine; default: folded."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -84,6 +93,13 @@ def run(argv: Sequence[str]) -> None:
     )
     arguments.add_class_arguments(Options)
     options = parse(arguments, argv)
+
+    if options.runner:
+        _run_job(options)
+        return
+    for name in ("output", "workers"):
+        if getattr(options, name) is not None:
+            raise VertebraError(f"--{name} is for big jobs: it needs --runner=ray.")
 
     import vertebra
     from vertebra.predict.folder import PredictionFolder
@@ -146,15 +162,45 @@ def run(argv: Sequence[str]) -> None:
         raise KeyboardInterrupt  # of a live source it is the usual end
 
 
+def _only(options: Any, kept: Collection[str], why: str) -> None:
+    """Refuses options that have no effect."""
+    for name, value in vars(Options()).items():
+        if name not in kept and getattr(options, name) != value:
+            raise VertebraError(f"--{name} {why}.")
+
+
+def _run_job(options: Any) -> None:
+    """Predicts on a cluster."""
+    from vertebra.predict import jobs
+
+    load, stream = ("device", "precision", "engine", "refine", "detector"), ("threshold", "tile", "overlap", "tta")
+    kept = (*load, *stream, "runner", "output", "workers", "batch_size", "top")
+    _only(options, kept, "has no effect on big jobs, which write Parquet tables: leave it out")
+    if not options.output:
+        raise VertebraError("--runner needs --output=FOLDER to write to.")
+    _check(options, [])
+    summary = jobs.run(
+        options.checkpoint,
+        options.sources,
+        options.output,
+        workers=options.workers,
+        load={name: getattr(options, name) for name in load if getattr(options, name) is not None},
+        stream={name: getattr(options, name) for name in (*stream, "batch_size") if getattr(options, name) is not None},
+        top=options.top or 3,
+    )
+    if summary.before:
+        print(f"{summary.before} images were done before")
+    print(escaped(f"{summary.predicted} images predicted on, in {options.output}/predictions"))
+    if summary.unreadable:
+        print(escaped(f"{summary.unreadable} images could not be read: see {options.output}/errors"))
+
+
 def _translate(options: Any, predictor: Predictor) -> None:
     """Predicts on sentences."""
     from vertebra.predict import sentences
 
-    usual = Options()
     kept = ("save", "batch_size", "strict", "device", "precision", "refine", "detector")
-    for name, value in vars(usual).items():
-        if name not in kept and getattr(options, name) != value:
-            raise VertebraError(f"--{name} is for models that read images; {options.checkpoint} reads sentences.")
+    _only(options, kept, f"is for models that read images; {options.checkpoint} reads sentences")
     if options.batch_size is not None and options.batch_size < 1:
         raise VertebraError(f"--batch_size is {options.batch_size}; it must be 1 or more.")
     sentences.predict(
@@ -191,7 +237,7 @@ def _check(options: Any, videos: Sequence[VideoSource]) -> None:
     written = options.annotations and expanded(options.save) / "images.json"
     if written and written.resolve() == expanded(options.annotations).resolve():
         raise VertebraError(f"{options.annotations} would be overwritten: choose another folder to save to.")
-    for flag in ("top", "every", "batch_size"):
+    for flag in ("top", "every", "batch_size", "workers"):
         if (number := getattr(options, flag)) is not None and number < 1:
             raise VertebraError(f"--{flag} is {number}; it must be 1 or more.")
     if options.overlap is not None and not options.tile:

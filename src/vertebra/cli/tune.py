@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -15,9 +15,18 @@ from vertebra.errors import escaped
 
 
 @dataclass
+class TuneData:
+    path: str = ""
+    """Images that exported models are compared on, and int8 calibrated, as in `vertebra export`."""
+
+
+@dataclass
 class Options:
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Number format of the computation, as in `vertebra predict`."""
+    precision: Literal["32-true", "bf16-mixed", "int8"] = "32-true"
+    """The least precise number format that is allowed; engines are measured in it, where they have it, and in
+    float32."""
+    data: TuneData = field(default_factory=TuneData)
+    """Data to export with"""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -28,16 +37,18 @@ def run(argv: Sequence[str]) -> None:
 
     from vertebra.predict import engines
 
-    rows = engines.measure(options.checkpoint, options.precision)
+    rows = engines.measure(options.checkpoint, options.precision, options.data.path or None)
     table = Table("engine", box=SIMPLE_HEAD)
-    for heading in ("milliseconds per image", "predictions that agree"):
+    table.add_column("precision")
+    for heading in ("milliseconds per image", "seconds to start", "predictions that agree"):
         table.add_column(heading, justify="right")
     for row in rows:
         if row.milliseconds is not None:
-            share = "" if row.agreement is None else f"{row.agreement:.2%}"
-            table.add_row(row.engine, f"{row.milliseconds:.1f}", share)
+            times = (f"{row.milliseconds:.1f}", f"{row.start or 0:.1f}")
+            table.add_row(row.engine, row.precision, *times, f"{row.agreement or 0:.2%}")
     console().print(table)
     for row in rows:
         if row.problem:
-            print(escaped(f"without {row.engine}: {row.problem}"))
-    print(f"the fastest is {engines.best(rows).engine}; engine=auto takes it")
+            print(escaped(f"without {row.engine} in {row.precision}: {row.problem}"))
+    winner = engines.best(rows)
+    print(f"the fastest is {winner.engine} in {winner.precision}; engine=auto takes it")

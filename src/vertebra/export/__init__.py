@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ def export(
     split: str = "val",
     min_agreement: float | None = None,
     max_drop: float = 0.01,
+    calibration_images: int | None = None,
 ) -> Certificate:
     """Writes a task's model as a program that other engines run, with all that is needed to use it.
 
@@ -64,18 +65,20 @@ def export(
         path: of the file, with the ending of its format.
         about: further entries of its description, such as the checkpoint's metrics, threshold and data.
         format: `onnx`, `openvino` or `pt2`; by the ending of `path` if None.
-        precision: of the program: `fp32`; OpenVINO has `bf16` and `fp16` too.
+        precision: of the program: `fp32`, or `int8` by post-training quantisation; OpenVINO has `bf16` and `fp16` too.
         data: of the images to compare on, as `vertebra.evaluate` takes it; if None the data that the model was
             validated on, else drawn images.
         split: of the data.
         min_agreement: least share of predictions that agree, 0..1; by the precision if None.
         max_drop: largest drop of the task's first metric, where the images have ground truth.
+        calibration_images: of `int8`, number of images of the training part of the data on which the ranges of values
+            are measured; 300 if None.
 
     Raises:
         VertebraError: if the model cannot be exported, the file cannot be written, or its predictions differ by more
             than is allowed; no file is left then.
     """
-    from vertebra.export import certificate  # with what evaluation needs, which prediction does not
+    from vertebra.export import calibration, certificate  # with what evaluation needs, which prediction does not
     from vertebra.export.program import traced
 
     if not kinds.find(task.kind).reads_images:
@@ -91,10 +94,17 @@ def export(
         raise VertebraError(f"{path} is to hold {format}: it must end with {module.SUFFIX}.")
     in_range("min_agreement", min_agreement, 0, 1)
     in_range("max_drop", max_drop, 0)
-    images = certificate.examples(task, about or {}, data, split)
-    program, size = traced(task)
+    in_range("calibration_images", calibration_images, 1)
+    if calibration_images is not None and precision != "int8":
+        raise VertebraError(f"calibration_images is for precision int8, and precision is {precision}: leave it out.")
+    images = certificate.examples(task, about or {}, data, split, certificate.NUM_IMAGES[precision])
+    entry: dict[str, Any] = {"format": format, "precision": precision}
+    if precision == "int8":
+        calibrating = calibration.images(task, about or {}, data, calibration_images or calibration.NUM_IMAGES)
+    program, entry["size"] = traced(task)
     model = module.convert(program, precision)
-    entry: dict[str, Any] = {"format": format, "precision": precision, "size": size}
+    if precision == "int8":
+        model = module.quantized(model, calibrating, program)
     described = {**(about or {}), "version": vertebra.__version__, **task.describe()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +112,9 @@ def export(
             draft = Path(folder, path.name)
             module.save(model, json.dumps({**described, "export": entry}), draft)
             compared = certificate.compare(task, opened(format, draft)[0], images)
+            if precision == "int8":
+                unreadable = tuple(sorted(calibrating.unreadable))
+                compared = replace(compared, calibrated=calibrating.count - len(unreadable), unreadable=unreadable)
             least = certificate.AGREEMENT[precision] if min_agreement is None else min_agreement
             if problem := compared.problem(least, max_drop):
                 raise VertebraError(f"{path} is not written: {problem}.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +21,13 @@ from vertebra.images import UnreadableImage, frame_of, pad_batch, prepare
 from vertebra.structures import Prediction, Region
 from vertebra.tasks import Task
 
-NUM_IMAGES = 64
-"""Images of a data set that are compared."""
+NUM_IMAGES = {"fp32": 64, "bf16": 64, "fp16": 64, "int8": 300}
+"""Images of a data set that are compared, by precision; of int8 so many that a drop of one point is several images."""
 NUM_DRAWN = 8
 """Built-in images, where there is no data set."""
 DRAWN_SIDE = 256
 """Pixels."""
-AGREEMENT = {"fp32": 0.99, "bf16": 0.95, "fp16": 0.95}
+AGREEMENT = {"fp32": 0.99, "bf16": 0.95, "fp16": 0.95, "int8": 0.9}
 """Least share of predictions that agree, by precision."""
 
 
@@ -44,6 +45,10 @@ class Certificate:
     """Share of the predictions that agree, in 0..1: of classes, objects or pixels, as the kind of prediction has it."""
     metrics: Mapping[str, tuple[float, float]]
     """Metrics of the model and of the exported file by display name; empty where the images have no ground truth."""
+    calibrated: int = 0
+    """Images on which the ranges of values of an int8 program were measured."""
+    unreadable: tuple[str, ...] = ()
+    """What is wrong with those that were left out, because they cannot be read."""
 
     def problem(self, min_agreement: float, max_drop: float) -> str:
         """Why the exported file is no good, as a part of a sentence; empty if it is good."""
@@ -68,9 +73,11 @@ class Examples:
     """[C, H, W] uint8 each, where there are no samples."""
 
 
-def examples(task: Task, about: Mapping[str, Any], data: str | None, split: str = "val") -> Examples:
-    """The images to compare on: those of `data`; else those that the model was validated on, if they are still there;
-    else drawn ones.
+def examples(
+    task: Task, about: Mapping[str, Any], data: str | None, split: str = "val", count: int = NUM_IMAGES["fp32"]
+) -> Examples:
+    """The images to compare on: `count` of `data`; else of those that the model was validated on, if they are still
+    there; else drawn ones.
 
     Raises:
         VertebraError: if `data` cannot be read or does not fit the model.
@@ -79,9 +86,9 @@ def examples(task: Task, about: Mapping[str, Any], data: str | None, split: str 
     try:
         if path is not None:
             selection = select(task, about, path, split=split)
-            step = max(1, len(selection.samples) // NUM_IMAGES)  # in data sets, the images of a class follow each other
+            step = max(1, len(selection.samples) // count)  # in data sets, the images of a class follow each other
             options = kinds.find(task.kind).metric_options(about, selection.catalogue)
-            return Examples(str(path), selection.samples[::step][:NUM_IMAGES], options)
+            return Examples(str(path), selection.samples[::step][:count], options)
     except VertebraError:
         if data is not None:
             raise
@@ -100,12 +107,20 @@ def compare(task: Task, exported: Task, images: Examples) -> Certificate:
         VertebraError: if none of them can be read.
     """
     kind = kinds.find(task.kind)
-    results = [_predictions(model, images) for model in (task, exported)]
-    (ours, metrics), (theirs, other_metrics) = results
-    counts = [kind.agreement(one, other) for one, other in zip(ours, theirs, strict=True)]
+    counts: list[tuple[int, int]] = []
+
+    def both(image: Tensor, region: Region | None = None) -> Prediction:
+        """The model's; no prediction is kept, because label maps are large."""
+        ours, theirs = (_predicted(model, image, region) for model in (task, exported))
+        counts.append(kind.agreement(ours, theirs))
+        return ours
+
+    metrics, other_metrics = _metrics(task, images, both), _metrics(exported, images, partial(_predicted, exported))
+    for image in images.drawn:
+        both(image)
     total = sum(count for _, count in counts)
     return Certificate(
-        images=len(ours),
+        images=len(counts),
         source=images.source,
         differences=_differences(task, exported, images),
         agreement=sum(same for same, _ in counts) / total if total else 1.0,
@@ -113,24 +128,20 @@ def compare(task: Task, exported: Task, images: Examples) -> Certificate:
     )
 
 
-def _predictions(task: Task, images: Examples) -> tuple[list[Prediction], dict[str, float]]:
-    kept: list[Prediction] = []
-
-    def predict(image: Tensor, region: Region | None = None) -> Prediction:
-        batch, frames = _prepared(task, image, region)
-        (prediction,) = task.evaluated(task.infer, batch, frames)
-        kept.append(prediction)
-        return prediction
-
-    if images.samples:
-        result = evaluate(task, images.samples, metric_options=images.metric_options, predict=predict)
-        return kept, {name: float(value) for name, value in result.numbers.items()}
-    for image in images.drawn:
-        predict(image)
-    return kept, {}
+def _predicted(task: Task, image: Tensor, region: Region | None = None) -> Prediction:
+    batch, frames = prepared(task, image, region)
+    (prediction,) = task.evaluated(task.infer, batch, frames)
+    return prediction
 
 
-def _prepared(task: Task, image: Tensor, region: Region | None) -> tuple[Tensor, list[Any]]:
+def _metrics(task: Task, images: Examples, predict: Callable[..., Prediction]) -> dict[str, float]:
+    if not images.samples:
+        return {}
+    result = evaluate(task, images.samples, metric_options=images.metric_options, predict=predict)
+    return {name: float(value) for name, value in result.numbers.items()}
+
+
+def prepared(task: Task, image: Tensor, region: Region | None) -> tuple[Tensor, list[Any]]:
     """An image [C, H, W] uint8, or a region of it, as the input of a task, and how it lies in that."""
     frame = frame_of((image.shape[1], image.shape[2]), task.preprocess, region)
     return pad_batch([prepare(image, task.preprocess, frame.region)], task.preprocess), [frame]
@@ -141,7 +152,7 @@ def _differences(task: Task, exported: Task, images: Examples) -> tuple[float, .
     image, region = _first(task, images)
     largest: list[float] = []
     for pixels in (image, image[:, : max(1, image.shape[1] // 2)]):
-        batch, frames = _prepared(task, pixels, region)
+        batch, frames = prepared(task, pixels, region)
         if task.takes_batches:  # of several, too
             batch, frames = torch.cat((batch, batch.flip(-1))), frames * 2
         sizes = [frame.resized for frame in frames]

@@ -70,6 +70,8 @@ class Kind:
     """Whether predictions are of classes."""
     progressive: ClassVar[bool] = False
     """Whether progressive learning is known for it; `eased` makes its augmentation."""
+    contents: ClassVar[str] = ""
+    """What annotation formats hold of its predictions: `objects`, `tags` or `map`, see `writers`; empty for none."""
     objects: ClassVar[bool] = False
     """Whether objects are predicted, each with a class, a score and a box, as formats such as COCO's hold them."""
     options: ClassVar[frozenset[str]] = frozenset()
@@ -379,16 +381,16 @@ class Kind:
         Args:
             folder: exists.
             options: of the writer.
-            format: one of `writers.formats`, the first if empty.
+            format: one of `writers.formats`; if empty, the first of objects, and of others a record per image.
             top: classes per image, for kinds that rank classes.
 
         Raises:
             VertebraError: if the kind has no such format.
         """
-        known = formats(objects=self.objects)
+        known = formats(self.contents)
         if format:
             one_of("format", format, known or ["records"])
-        if module := known.get(format or next(iter(known), "")):
+        if module := known.get(format or next(iter(known if self.objects else ()), "")):
             return module.writer(folder, options)
         return RecordsWriter(folder, lambda prediction: self.record(prediction, options.classes, top), self.row)
 

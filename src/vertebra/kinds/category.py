@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class Category(Kind):
 
     target_field = "label"
     description = "classes of whole images"
+    contents = "tags"
     priority = 1
     augment = CategoryAugment
     no_augment = CategoryAugment(crop=1.0, flip=0.0, colour=0.0)
@@ -120,6 +122,11 @@ class Category(Kind):
         """Classifications."""
         labels, values = zip(*prediction.top(len(classes)), strict=True)
         return supervision.Classifications(class_id=np.array(labels), confidence=np.array(values))
+
+    def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
+        """As of `Kind`; the formats hold the top class."""
+        options = replace(options, tags=lambda prediction: [prediction.top(1)[0][0]])
+        return super().writer(folder, options, format=format, top=top)
 
     def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
         """A list of the images and their probabilities, see `data.soft_labels`."""

@@ -17,7 +17,7 @@ from vertebra.kinds.writers import JsonList, WriterOptions, open_text
 from vertebra.ops.rle import encode_mask
 from vertebra.structures import Prediction
 
-OBJECTS = True
+CONTENTS = frozenset({"objects"})
 
 
 def writer(folder: Path, options: WriterOptions) -> CocoWriter:

@@ -1,4 +1,4 @@
-"""Detections as CVAT's XML 1.1 for images, with the images: boxes, masks or skeletons."""
+"""CVAT's XML 1.1 for images, with the images: boxes, masks or skeletons; masks of label maps; tags of whole images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from vertebra.kinds.writers import LABELLED, WriterOptions, check_text, open_text, save_original
 from vertebra.structures import Instance, Prediction
 
-OBJECTS = True
+CONTENTS = frozenset({"objects", "tags", "map"})
 PLACE = "annotations"
 """Folder of the images and their file."""
 
@@ -47,8 +47,8 @@ class CvatWriter:
         assert prediction.size is not None
         height, width = prediction.size
         image = Element("image", id=str(self._images), name=name, width=str(width), height=str(height))
-        for instance in prediction:
-            image.append(self._shape(instance))
+        for element in self._parts(prediction):
+            image.append(element)
         self._images += 1
         self._write(image)
 
@@ -66,22 +66,39 @@ class CvatWriter:
         meta = Element("meta")
         labels = SubElement(SubElement(meta, "task"), "labels")
         keypoints = self.options.keypoints
-        for name in self.options.classes:
-            _label(labels, name, "any" if keypoints is None else "skeleton")
+        for name in self.options.classes[int(self.options.background) :]:
+            _label(labels, name, "tag" if self.options.tags else "any" if keypoints is None else "skeleton")
             for point in () if keypoints is None else keypoints.names:
                 SubElement(_label(labels, point, "points"), "parent").text = name
         return meta
+
+    def _parts(self, prediction: Prediction) -> Iterator[Element]:
+        """What an image holds."""
+        if self.options.tags is not None:
+            for label in self.options.tags(prediction):
+                yield Element("tag", label=self.options.classes[label], source="auto")
+        elif self.options.label_map is not None:
+            labels = self.options.label_map(prediction)
+            for label in range(int(self.options.background), len(self.options.classes)):
+                if (mask := labels == label).any():
+                    rows, columns = (mask.any(dim).nonzero()[:, 0] for dim in (1, 0))
+                    (top, bottom), (left, right) = rows.aminmax(), columns.aminmax()
+                    crop = mask[top : bottom + 1, left : right + 1]
+                    yield _mask(self._about(label), crop, int(left), int(top))
+        else:
+            yield from map(self._shape, prediction)
+
+    def _about(self, label: int) -> dict[str, str]:
+        return {"label": self.options.classes[label], "source": "auto", "occluded": "0", "z_order": "0"}
 
     def _shape(self, instance: Instance) -> Element:
         assert instance.box is not None
         assert instance.label is not None
         masks, keypoints = instance.prediction.masks, instance.keypoints
-        about = {"label": self.options.classes[instance.label], "source": "auto", "occluded": "0", "z_order": "0"}
+        about = self._about(instance.label)
         if masks is not None and masks.crops[instance.index].any():
-            (left, top), crop = masks.corners[instance.index], masks.crops[instance.index]
-            place = {"left": left, "top": top, "width": crop.shape[1], "height": crop.shape[0]}
-            runs = ", ".join(map(str, run_lengths(crop)))
-            return Element("mask", about, rle=runs, **{key: str(value) for key, value in place.items()})
+            left, top = masks.corners[instance.index]
+            return _mask(about, masks.crops[instance.index], int(left), int(top))
         if keypoints is not None and self.options.keypoints is not None:
             skeleton = Element("skeleton", about)
             labelled = bool((keypoints[:, 2] >= LABELLED).any())
@@ -92,6 +109,13 @@ class CvatWriter:
             return skeleton
         corners = zip(("xtl", "ytl", "xbr", "ybr"), instance.box, strict=True)
         return Element("box", about, **{key: f"{value:.2f}" for key, value in corners})
+
+
+def _mask(about: dict[str, str], crop: Tensor, left: int, top: int) -> Element:
+    """A mask [h, w] bool at a place in the image."""
+    place = {"left": left, "top": top, "width": crop.shape[1], "height": crop.shape[0]}
+    runs = ", ".join(map(str, run_lengths(crop)))
+    return Element("mask", about, rle=runs, **{key: str(value) for key, value in place.items()})
 
 
 def _label(labels: Element, name: str, kind: str) -> Element:

@@ -1,4 +1,4 @@
-"""Detections as LabelMe's JSON, with the images: rectangles, polygons of masks, and keypoints."""
+"""LabelMe's JSON, with the images: rectangles, polygons of masks and label maps, keypoints, flags of whole images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 from vertebra.data import segments
 from vertebra.files import replacing
+from vertebra.kinds.map_files import regions
 from vertebra.kinds.writers import LABELLED, WriterOptions, save_original
 from vertebra.structures import Instance, Prediction
 
-OBJECTS = True
+CONTENTS = frozenset({"objects", "tags", "map"})
 PLACE = "annotations"
 """Folder of the images and their files."""
 VERSION = "5.5.0"
@@ -38,8 +39,8 @@ class LabelMeWriter:
         assert prediction.size is not None
         content: dict[str, Any] = {
             "version": VERSION,
-            "flags": {},
-            "shapes": list(self._shapes(prediction)),
+            "flags": self._flags(prediction),
+            "shapes": list(self._regions(prediction) if self.options.label_map else self._shapes(prediction)),
             "imagePath": name,
             "imageData": None,
             "imageHeight": prediction.size[0],
@@ -48,8 +49,31 @@ class LabelMeWriter:
         with replacing(self.folder / f"{Path(name).stem}.json") as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
+    def _flags(self, prediction: Prediction) -> dict[str, bool]:
+        """Whether the image has each class."""
+        if self.options.tags is None:
+            return {}
+        tags = set(self.options.tags(prediction))
+        return {name: label in tags for label, name in enumerate(self.options.classes)}
+
+    def _regions(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
+        """The polygons of each connected region of a class."""
+        assert self.options.label_map is not None
+        labels = range(int(self.options.background), len(self.options.classes))
+        numbered = regions(self.options.label_map(prediction), {label: label for label in labels})
+        for number, region in enumerate(numbered, 1):
+            for outline in region["segmentation"]:
+                yield {
+                    "label": self.options.classes[region["category_id"]],
+                    "points": [list(point) for point in zip(outline[::2], outline[1::2], strict=True)],
+                    "group_id": number,
+                    "description": "",
+                    "shape_type": "polygon",
+                    "flags": {},
+                }
+
     def _shapes(self, prediction: Prediction) -> Iterator[dict[str, Any]]:
-        for instance in prediction:
+        for instance in () if self.options.tags else prediction:
             for kind, label, points in self._parts(instance):
                 yield {
                     "label": label,

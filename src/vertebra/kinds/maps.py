@@ -15,6 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape as escape_markup
 from rich.table import Column, Table
 from torch import Tensor
+from torchvision.ops import masks_to_boxes
 
 from vertebra.data import reading
 from vertebra.data.augment import Transform
@@ -25,7 +26,7 @@ from vertebra.errors import VertebraError, shown
 from vertebra.kinds.base import Kind
 from vertebra.kinds.map_files import MapsWriter, RegionsWriter
 from vertebra.kinds.tiles import Tile
-from vertebra.kinds.writers import Writer, WriterOptions
+from vertebra.kinds.writers import Writer, WriterOptions, formats
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.ops.resample import bands, resampled
 from vertebra.structures import IGNORED, Answer, KeypointSchema, Prediction, Preprocess, Target
@@ -41,6 +42,7 @@ class PixelMaps(Kind):
     """A value for every pixel; subclasses say what the logits mean."""
 
     target_field = "semantic"
+    contents = "map"
     augment: ClassVar[type] = PixelsAugment
     no_augment: ClassVar[Any] = PixelsAugment(scales=(0.0, 0.0), flip=0.0, colour=0.0)
     resize_modes: ClassVar[tuple[str, ...]] = ("shortest", "fit", "squash")
@@ -157,12 +159,30 @@ class PixelMaps(Kind):
     def map_images(self, prediction: Prediction, classes: Sequence[str]) -> dict[str, Image.Image]:
         return {self.map_name: self.to_image(prediction, len(classes))}
 
+    def to_supervision(self, prediction: Prediction, classes: Sequence[str], supervision: Any) -> Any:
+        """Detections: one for each class that occurs, apart from a first class `background`, with its mask."""
+        labels = self.hard_labels(prediction)
+        first = int(classes[0].lower() == "background")
+        present = [label for label in labels.unique().tolist() if first <= label < len(classes)]
+        masks = torch.stack([labels == label for label in present]) if present else torch.zeros(0, *labels.shape) > 0
+        boxes = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # which ends at the last pixel
+        return supervision.Detections(
+            xyxy=boxes.numpy(),
+            mask=masks.numpy(),
+            class_id=np.array(present, dtype=int),
+            data={"class_name": np.array([classes[label] for label in present], dtype=str)},
+        )
+
     def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
         """The maps as PNG files, and a record per image in predictions.csv and predictions.json; with the format `coco`
-        the regions of the classes in instances.json too."""
+        the regions of the classes in instances.json too. Formats of annotation tools are instead of these."""
+        known = formats(self.contents)
+        if format in known:
+            return known[format].writer(folder, replace(options, label_map=self.hard_labels))
         if format not in ("", "coco"):
             raise VertebraError(
-                f"format is {shown(format)}; {self.description} are written as PNG files, with 'coco' as polygons too."
+                f"format is {shown(format)}; {self.description} are written as PNG files, with 'coco' as polygons too, "
+                f"or for annotation tools as {', '.join(known)}."
             )
 
         def record(prediction: Prediction) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Objects(Kind):
     no_augment: ClassVar[Any] = ObjectsAugment(scales=(1.0, 1.0), flip=0.0, colour=0.0)
     resize_modes: ClassVar[tuple[str, ...]] = ("shortest", "fit", "squash")
     objects = True
+    contents = "objects"
     options = frozenset({"threshold", "tile", "overlap", "annotations", "crops", "scores", "point"})
     eval_batch_size = 4
     ranked_by: ClassVar[str] = "F1"

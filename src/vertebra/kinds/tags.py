@@ -6,8 +6,9 @@ import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, in_range, shown
 from vertebra.kinds import views
 from vertebra.kinds.base import Kind, class_counts, inverse_frequencies, shorten, uneven
+from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Answer, KeypointSchema, Prediction, Preprocess, Target
 from vertebra.tasks import Task
@@ -54,6 +56,7 @@ class Tags(Kind):
 
     target_field = "tags"
     description = "tags"
+    contents = "tags"
     augment = CategoryAugment
     no_augment = CategoryAugment(crop=1.0, flip=0.0, colour=0.0)
     resize_modes = ("squash", "crop")
@@ -157,6 +160,16 @@ class Tags(Kind):
         ranked = prediction.tags.argsort(descending=True).tolist()
         chosen = [label for label in ranked if label in labels] if labels else ranked[:top]
         return [Answer(f"{classes[label]} {float(prediction.tags[label]):.1%}", label) for label in chosen]
+
+    def writer(self, folder: Path, options: WriterOptions, *, format: str = "", top: int = 3) -> Writer:
+        """As of `Kind`; the formats hold the tags that reach the threshold."""
+
+        def tags(prediction: Prediction) -> Sequence[int]:
+            assert prediction.labels is not None
+            labels: list[int] = prediction.labels.tolist()
+            return labels
+
+        return super().writer(folder, replace(options, tags=tags), format=format, top=top)
 
     def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
         """All tags, with a bar as long as their probability."""

@@ -1,16 +1,20 @@
-"""Detections as Pascal VOC's XML, with the images: a dataset that annotation tools open."""
+"""Pascal VOC's XML, with the images, a dataset that annotation tools open; of label maps its indexed PNG files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from vertebra.data.formats import voc
 from vertebra.files import replacing
 from vertebra.kinds.writers import WriterOptions, check_text, save_original
 from vertebra.structures import Prediction, Target
+from vertebra.viz import maps
 
-OBJECTS = True
+CONTENTS = frozenset({"objects", "map"})
 
 
 class VocWriter:
@@ -35,5 +39,36 @@ class VocWriter:
         pass
 
 
-def writer(folder: Path, options: WriterOptions) -> VocWriter:
-    return VocWriter(folder, options)
+class VocMapsWriter:
+    """SegmentationClass/NAME.png and JPEGImages/NAME.* for each image, and labelmap.txt with classes and colours."""
+
+    files: tuple[str, ...] = ("SegmentationClass/", "JPEGImages/", "labelmap.txt")
+
+    def __init__(self, folder: Path, options: WriterOptions) -> None:
+        check_text(options.classes)
+        self.folder, self.options = folder, options
+
+    def __enter__(self) -> VocMapsWriter:
+        colours = maps.palette(len(self.options.classes)).tolist()
+        lines = [
+            f"{name}:{red},{green},{blue}::"
+            for name, (red, green, blue) in zip(self.options.classes, colours, strict=False)
+        ]
+        with replacing(self.folder / "labelmap.txt") as temporary:
+            temporary.write_text("\n".join(["# label:color_rgb:parts:actions", *lines, ""]), encoding="utf-8")
+        return self
+
+    def add(self, prediction: Prediction, number: int, drawn: str) -> None:
+        assert self.options.label_map is not None
+        name = save_original(prediction, drawn, self.folder / "JPEGImages", self.options)
+        image = Image.fromarray(np.ascontiguousarray(self.options.label_map(prediction).numpy()))
+        image.putpalette(maps.palette(len(self.options.classes)).tobytes())
+        with replacing(self.folder / "SegmentationClass" / f"{Path(name).stem}.png") as temporary:
+            image.save(temporary, "PNG")
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+
+def writer(folder: Path, options: WriterOptions) -> VocWriter | VocMapsWriter:
+    return VocMapsWriter(folder, options) if options.label_map else VocWriter(folder, options)

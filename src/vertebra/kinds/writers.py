@@ -1,7 +1,8 @@
 """Predictions in files: the contract of writers, and the one that kinds share.
 
 A module of this folder named FORMAT_writer.py is a format of `vertebra predict --format`; nothing is registered. It has
-- OBJECTS: whether it holds objects, each with a class, a score and a box, or else something about whole images;
+- CONTENTS: what it holds, of `objects`, each with a class, a score and a box; `tags`, the classes of whole images; and
+  `map`, the class of each pixel;
 - writer(folder, options) -> Writer.
 """
 
@@ -44,6 +45,15 @@ class WriterOptions:
     """Whether label files have the score of each object."""
     original: Callable[[Any], Path | Tensor] | None = None
     """The file of a prediction's image, or its pixels [C, H, W] uint8; for formats that hold the images too."""
+    tags: Callable[[Prediction], Sequence[int]] | None = None
+    """The classes of the whole image, where these are predicted."""
+    label_map: Callable[[Prediction], Tensor] | None = None
+    """The class of each pixel, [H, W] uint8, where these are predicted."""
+
+    @property
+    def background(self) -> bool:
+        """Whether the first class is what no region of a label map is written of."""
+        return self.label_map is not None and self.classes[0].lower() == "background"
 
 
 LABELLED = 0.5
@@ -74,8 +84,8 @@ class Writer(Protocol):
         ...
 
 
-def formats(*, objects: bool) -> dict[str, ModuleType]:
-    """The formats of objects, or those of other predictions, by name."""
+def formats(content: str) -> dict[str, ModuleType]:
+    """The formats by name that hold `objects`, `tags` or `map`."""
     package = __name__.rpartition(".")[0]
     names = [info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)]
     modules = {
@@ -83,7 +93,7 @@ def formats(*, objects: bool) -> dict[str, ModuleType]:
         for name in names
         if name.endswith("_writer")
     }
-    return {name: module for name, module in modules.items() if objects == module.OBJECTS}
+    return {name: module for name, module in modules.items() if content in module.CONTENTS}
 
 
 def stem_of(prediction: Prediction, drawn: str) -> str:

@@ -16,7 +16,7 @@ from vertebra.files import replacing
 from vertebra.kinds.writers import LABELLED, WriterOptions, open_text, stem_of
 from vertebra.structures import Prediction
 
-OBJECTS = True
+CONTENTS = frozenset({"objects"})
 
 
 class YoloWriter:

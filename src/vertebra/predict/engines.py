@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 import vertebra
 from vertebra.errors import VertebraError, one_of
@@ -23,11 +25,15 @@ from vertebra.weights.locate import locate
 
 if TYPE_CHECKING:
     from vertebra.predict.predictor import Predictor
+    from vertebra.structures import Prediction
 
-ENGINES = ("eager", "folded", "onnx", "openvino", "auto")
-"""`eager` is the model as it was trained; `folded` has its norms in the weights; `onnx` and `openvino` run it exported;
-`auto` is the fastest of these."""
-EXPORTED_PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16"}
+ENGINES = ("eager", "folded", "compiled", "frozen", "onnx", "openvino", "auto")
+"""`eager` is the model as it was trained; `folded` has its norms in the weights; `compiled` is the folded model by
+torch.compile, and `frozen` the same with the weights as constants; `onnx` and `openvino` run it exported; `auto` is the
+fastest of these."""
+EXPORTED = ("onnx", "openvino")
+COMPILED = ("compiled", "frozen")
+EXPORTED_PRECISIONS = {"32-true": "fp32", "bf16-mixed": "bf16", "int8": "int8"}
 """Precision of an exported file by that of prediction."""
 ROUNDS = 7
 """Predictions of each engine, which take turns; the median counts."""
@@ -39,16 +45,24 @@ class Measurement:
     """An engine on this machine."""
 
     engine: str
+    precision: str
+    """Number format of its computation, as for `vertebra.load`."""
     milliseconds: float | None
     """Median time of a prediction for one image; None if the engine cannot run the model."""
+    start: float | None = None
+    """Seconds from loading to the first prediction, most of them of a compiler where the engine has one."""
     agreement: float | None = None
-    """Share of its predictions that agree with the folded model's, in 0..1, where it runs an exported file."""
+    """Share of its predictions that agree with the folded model's, in 0..1: on the images of the certificate where it
+    runs an exported file, else on the image that was measured."""
     problem: str = ""
     """Why it cannot run the model."""
 
 
-def exported(checkpoint: Any, engine: str, precision: str) -> Path:
+def exported(checkpoint: Any, engine: str, precision: str, data: str | None = None) -> Path:
     """The file that an engine runs, which is exported beside the checkpoint unless it is there.
+
+    Args:
+        data: to export with, as `Predictor.export` takes it.
 
     Raises:
         VertebraError: if the engine has no such precision, a package is missing, or the model cannot be exported.
@@ -59,16 +73,24 @@ def exported(checkpoint: Any, engine: str, precision: str) -> Path:
     module, path = formats.find(engine), locate(checkpoint)
     file = _folder(path) / f"{_key(path, precision)}{module.SUFFIX}"
     if not file.is_file():
-        Predictor(path, device="cpu").export(file, precision=EXPORTED_PRECISIONS[precision])
+        Predictor(path, device="cpu").export(file, precision=EXPORTED_PRECISIONS[precision], data=data)
     return file
 
 
-def fastest(checkpoint: Any, precision: str) -> str:
-    """The engine that was the fastest when they were measured, which is done at the first call for a checkpoint."""
+def fastest(checkpoint: Any, precision: str) -> tuple[str, str]:
+    """The engine that was the fastest when they were measured, which is done at the first call for a checkpoint, and
+    its precision."""
     path = locate(checkpoint)
     known = _remembered(path).get(_key(path, precision))
-    engine = known.get("engine") if isinstance(known, dict) else None
-    return engine if engine in ENGINES[:-1] else best(measure(path, precision)).engine
+    if isinstance(known, dict) and known.get("engine") in ENGINES[:-1] and known.get("precision") in allowed(precision):
+        return known["engine"], known["precision"]
+    row = best(measure(path, precision))
+    return row.engine, row.precision
+
+
+def allowed(precision: str) -> tuple[str, ...]:
+    """The precisions that engines are measured in where `precision` is asked for: float32 is always good enough."""
+    return tuple(dict.fromkeys((precision, "32-true")))
 
 
 def best(measurements: list[Measurement]) -> Measurement:
@@ -76,55 +98,78 @@ def best(measurements: list[Measurement]) -> Measurement:
     return min((row for row in measurements if row.milliseconds is not None), key=lambda row: row.milliseconds or 0.0)
 
 
-def measure(checkpoint: Any, precision: str = "32-true") -> list[Measurement]:
+def measure(checkpoint: Any, precision: str = "32-true", data: str | None = None) -> list[Measurement]:
     """Measures every engine on this machine's CPU, and remembers the fastest beside the checkpoint.
 
-    An engine that runs an exported file takes part if its predictions agree with the model's, as `vertebra export` has
-    it.
+    An engine takes part if its predictions agree with the model's, as `vertebra export` has it.
 
     Args:
         checkpoint: `best.safetensors`, or the run folder that holds it.
-        precision: as for `vertebra.load`.
+        precision: the least precise that is allowed, as for `vertebra.load`; engines are measured in float32 too.
+        data: to export with, as `Predictor.export` takes it.
     """
+    from vertebra.export.certificate import AGREEMENT  # with what evaluation needs, which prediction does not
+    from vertebra.predict.predictor import Predictor  # which imports this module
+
     path = locate(checkpoint)
-    ready, rows = {}, []
-    for engine in ENGINES[:-1]:
+    ready: dict[tuple[str, str], Predictor] = {}
+    first: dict[tuple[str, str], Prediction] = {}
+    rows: dict[tuple[str, str], Measurement] = {}
+    for engine, number_format in itertools.product(ENGINES[:-1], allowed(precision)):
+        if number_format == "int8" and engine not in EXPORTED:
+            continue  # torch's engines have none
+        key = (engine, number_format)
         try:
-            ready[engine] = _predictor(path, engine, precision)
+            if engine in EXPORTED:
+                exported(path, engine, number_format, data)
+            start = time.perf_counter()
+            predictor = Predictor(path, device="cpu", precision=number_format, engine=engine)
+            (first[key],) = predictor.predict(_image(predictor))
+            rows[key] = Measurement(*key, None, time.perf_counter() - start)
+            ready[key] = predictor
         except VertebraError as error:
-            rows.append(Measurement(engine, None, problem=str(error)))
-    for engine, milliseconds in _times(ready).items():
-        certificate = (ready[engine].about.get("export") or {}).get("certificate") or {}
-        rows.append(Measurement(engine, milliseconds, certificate.get("agreement")))
-    rows.sort(key=lambda row: ENGINES.index(row.engine))
-    entry = {"engine": best(rows).engine, "measurements": [asdict(row) for row in rows]}
+            rows[key] = Measurement(*key, None, problem=str(error))
+    for key, predictor in ready.items():
+        export = (predictor.about.get("export") or {}).get("certificate") or {}
+        same, total = predictor.kind.agreement(first["folded", "32-true"], first[key])
+        rows[key] = replace(rows[key], agreement=export.get("agreement", same / total if total else 1.0))
+    for key in [key for key in ready if key[0] in COMPILED]:
+        share, least = rows[key].agreement or 0.0, AGREEMENT[EXPORTED_PRECISIONS[key[1]]]
+        if share < least:
+            del ready[key]
+            rows[key] = replace(rows[key], problem=f"{share:.2%} of its predictions agree, and {least:.2%} must")
+    for key, milliseconds in _times(ready).items():
+        rows[key] = replace(rows[key], milliseconds=milliseconds)
+    winner = best(list(rows.values()))
+    entry = {
+        "engine": winner.engine,
+        "precision": winner.precision,
+        "measurements": [asdict(row) for row in rows.values()],
+    }
     remembered = {**_remembered(path), _key(path, precision): entry}
     with replacing(_folder(path) / "engines.json") as temporary:
         temporary.write_text(json.dumps(remembered, indent=1))
-    return rows
+    return list(rows.values())
 
 
-def _predictor(path: Path, engine: str, precision: str) -> Predictor:
-    from vertebra.predict.predictor import Predictor  # which imports this module
-
-    return Predictor(path, device="cpu", precision=precision, engine=engine)
-
-
-def _times(predictors: dict[str, Predictor]) -> dict[str, float]:
-    """Median milliseconds of a prediction by each, for a drawn image of the size of the input."""
+def _image(predictor: Predictor) -> Tensor:
+    """A drawn image of the size of the input: [C, H, W] uint8."""
     from vertebra.data.formats import shapes  # which prediction does not need
 
-    first = next(iter(predictors.values()))
-    height, width = first.task.preprocess.size
-    image = shapes.draw(0, 0, min(height, width), (1, 3))[0][:1].expand(first.task.preprocess.channels, -1, -1)
-    times: dict[str, list[float]] = {engine: [] for engine in predictors}
-    for number in range(ROUNDS + 1):
-        for engine, predictor in predictors.items():
+    side = min(predictor.task.preprocess.size)
+    return shapes.draw(0, 0, side, (1, 3))[0][:1].expand(predictor.task.preprocess.channels, -1, -1)
+
+
+def _times(predictors: dict[tuple[str, str], Predictor]) -> dict[tuple[str, str], float]:
+    """Median milliseconds of a prediction by each."""
+    image = _image(next(iter(predictors.values())))
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in predictors}
+    for _ in range(ROUNDS):
+        for key, predictor in predictors.items():
             start = time.perf_counter()
             predictor.predict(image)
-            if number:  # the first call prepares
-                times[engine].append(1000 * (time.perf_counter() - start))
-    return {engine: statistics.median(values) for engine, values in times.items()}
+            times[key].append(1000 * (time.perf_counter() - start))
+    return {key: statistics.median(values) for key, values in times.items()}
 
 
 def _folder(checkpoint: Path) -> Path:

@@ -20,7 +20,7 @@ from vertebra.export import formats
 from vertebra.images import UnreadableImage, as_list, frame_of, pad_batch, padded_size, prepare, read_image
 from vertebra.kinds import Kind
 from vertebra.nn.fold import fold
-from vertebra.predict import engines, sources
+from vertebra.predict import compiled, engines, sources
 from vertebra.predict.result import ImageResult
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Region
 
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from vertebra.export.certificate import Certificate
     from vertebra.refine import Refiner
 
-PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""Number format of convolutions and matrix products, by the names that training has for it."""
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "int8": None}
+"""Number format of convolutions and matrix products, by the names that training has for it; `int8` is for engines that
+run exported programs."""
 MIN_BOX_SCORE = 0.05
 """Least score of a detector's boxes whose objects are evaluated, as in COCO results."""
 DEFAULT_THRESHOLD = 0.5
@@ -93,19 +94,24 @@ class Predictor:
     ) -> None:
         """See `vertebra.load`."""
         one_of("precision", precision, PRECISIONS)
+        self.checkpoint = path
+        """What was loaded; an exported file if that was given."""
         self.precision = precision
+        """Number format of the computation, a name of PRECISIONS."""
         self.exported = export.is_exported(path)
         """Whether the model is an exported program, in the precision of its file."""
         for name, value in (("precision", None if precision == "32-true" else precision), ("engine", engine)):
             if self.exported and value is not None:
                 raise VertebraError(f"{name} is {value}; {path} is exported, which fixed it: leave it out.")
-        self.engine = self._chosen_engine(path, engine, device)
+        self.engine, self.precision = self._chosen_engine(path, engine, device)
         """What computes the outputs: a name of `engines.ENGINES`, or the format of an exported file."""
         if self.engine in formats.names() and not self.exported:
-            path, self.exported = engines.exported(path, self.engine, precision), True
+            path, self.exported = engines.exported(path, self.engine, self.precision), True
         self.task, self.about = export.open_model(path, device=device)
-        if self.engine == "folded":
+        if self.engine in ("folded", *engines.COMPILED):
             fold(self.task)
+        if self.engine in engines.COMPILED:
+            compiled.install(self.task, frozen=self.engine == "frozen")
         if not self.exported:
             self.task.to(memory_format=torch.channels_last)
         self.device = self.task.device
@@ -117,23 +123,32 @@ class Predictor:
         self.detector = None if detector is None else self._detector(detector)
         """Finds the objects of images whose keypoints are predicted, if there is one."""
 
-    def _chosen_engine(self, path: Any, engine: str | None, device: str | None) -> str:
-        """The engine by its name, for `auto` the fastest."""
+    def _chosen_engine(self, path: Any, engine: str | None, device: str | None) -> tuple[str, str]:
+        """The engine by its name, for `auto` the fastest, and its precision."""
         if self.exported:
-            return str(formats.of_file(path))
-        if engine is None:
-            return "folded"
+            return str(formats.of_file(path)), self.precision
+        engine = "folded" if engine is None else engine
         one_of("engine", engine, engines.ENGINES)
-        if engine in ("eager", "folded") or (engine == "auto" and find_one(device).type != "cpu"):
-            return "folded" if engine == "auto" else engine  # other engines run on the CPU
-        return engines.fastest(path, self.precision) if engine == "auto" else engine
+        if engine == "auto" and find_one(device).type == "cpu":  # elsewhere, exported programs do not run
+            return engines.fastest(path, self.precision)
+        engine = "folded" if engine == "auto" else engine
+        if self.precision == "int8" and engine not in engines.EXPORTED:
+            raise VertebraError(
+                f"precision int8 is for engines {', '.join(engines.EXPORTED)} and, on a CPU, auto, not for {engine}."
+            )
+        return engine, self.precision
+
+    @property
+    def _other_precision(self) -> str:
+        """Of the models beside this one, which PyTorch computes."""
+        return "32-true" if self.precision == "int8" else self.precision
 
     def _refiner(self, refine: str | Path | Refiner) -> Refiner:
         from vertebra.refine import Refiner  # which needs torchvision
 
         kinds.check_option("refine", self.task)
         if not isinstance(refine, Refiner):
-            refine = Refiner(Predictor(refine, device=str(self.device), precision=self.precision).task)
+            refine = Refiner(Predictor(refine, device=str(self.device), precision=self._other_precision).task)
         if refine.channels != self.task.preprocess.channels:
             raise VertebraError(
                 f"the refinement network takes images of {refine.channels} channels, the model "
@@ -144,7 +159,7 @@ class Predictor:
     def _detector(self, detector: str | Path | Predictor) -> Predictor:
         kinds.check_option("detector", self.task)
         if not isinstance(detector, Predictor):
-            detector = Predictor(detector, device=str(self.device), precision=self.precision)
+            detector = Predictor(detector, device=str(self.device), precision=self._other_precision)
         if not detector.kind.objects or "detector" in detector.kind.options:
             raise VertebraError(
                 f"detector is a model that predicts {detector.kind.description}; one that predicts boxes is needed."
@@ -217,6 +232,7 @@ class Predictor:
         split: str = "val",
         min_agreement: float | None = None,
         max_drop: float = 0.01,
+        calibration_images: int | None = None,
     ) -> Certificate:
         """Writes the model as a program that other engines run, and that `vertebra.load` reads again, once its
         predictions are compared with the model's.
@@ -225,12 +241,15 @@ class Predictor:
             path: of the file, with the ending of its format: `.onnx`, `.xml` (OpenVINO, with a `.bin` beside it) or
                 `.pt2` (torch.export).
             format: `onnx`, `openvino` or `pt2`; by the ending of `path` if None.
-            precision: of the program: `fp32`; of OpenVINO's also `bf16` and `fp16`.
+            precision: of the program: `fp32`, or `int8` by post-training quantisation; of OpenVINO's also `bf16` and
+                `fp16`.
             data: of the images to compare on; if None the data that the model was validated on, where it is still
                 there, else drawn images.
             split: of the data.
-            min_agreement: least share of predictions that agree, 0..1; if None 0.99, or 0.95 in half precision.
+            min_agreement: least share that agrees, 0..1; if None 0.99, 0.95 in half precision, 0.9 in int8.
             max_drop: largest drop of the task's first metric, where the images have ground truth.
+            calibration_images: of `int8`, number of images of the training part of the data on which the ranges of
+                values are measured; 300 if None.
 
         Returns:
             The certificate, which the file holds too.
@@ -253,6 +272,7 @@ class Predictor:
             split=split,
             min_agreement=min_agreement,
             max_drop=max_drop,
+            calibration_images=calibration_images,
         )
 
     def _autocast(self) -> torch.autocast:

@@ -22,7 +22,7 @@ from vertebra.predict import Predictor
 from vertebra.serve import openapi
 from vertebra.serve.limits import Limits
 from vertebra.serve.metrics import CONTENT_TYPE, Measured
-from vertebra.serve.service import RETRY, Query, Service
+from vertebra.serve.service import RETRY, Query, Question, Service
 
 PAGE = Path(__file__).parent / "page"
 HTML_HEADERS = {
@@ -39,6 +39,8 @@ MAX_TOP = 1000
 BEARER = HTTPBearer(auto_error=False)
 Threshold = Annotated[float | None, fastapi.Query(ge=0, le=1, description=openapi.THRESHOLD)]
 Top = Annotated[int | None, fastapi.Query(ge=1, le=MAX_TOP, description=openapi.TOP)]
+Label = Annotated[str | None, fastapi.Query(max_length=500, description=openapi.LABEL)]
+Coordinate = Annotated[int | None, fastapi.Query(ge=0, description=openapi.POINT)]
 Form = Annotated[Literal["json", "image"], fastapi.Query(description=openapi.FORMAT)]
 
 
@@ -100,6 +102,14 @@ def create_app(models: Mapping[str, Predictor], limits: Limits | None = None, *,
         name: str, request: Request, threshold: Threshold = None, top: Top = None, format: Form = "json"
     ) -> Response:
         return await service.answer(name, request, Query(threshold, top, format))
+
+    @api.post("/models/{name}/explain", summary="Explain an answer of a model.", **openapi.EXPLANATION)
+    async def explain(
+        name: str, request: Request, label: Label = None, x: Coordinate = None, y: Coordinate = None
+    ) -> Response:
+        if (x is None) != (y is None):
+            raise HTTPException(422, "x and y belong together: give both of them, or none.")
+        return await service.answer(name, request, Question(label, None if x is None or y is None else (x, y)))
 
     @api.get("/models", summary="The models, their classes and thresholds.", tags=["about"])
     async def list_models() -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ DESCRIPTION = (
 THRESHOLD = "Detections with a lower score are dropped; default: that of the model. Only for models that have one."
 TOP = "Classes that are listed, the most likely first. Only for models that rank classes."
 FORMAT = "`json` for the prediction, `image` for the image with the prediction drawn in."
+LABEL = "Class of the answer that is explained; default: that of the top-scoring answer."
+POINT = "A pixel of the object or the region that is explained, together with the other coordinate."
 REASONS = {
     400: "The body is no image that can be read.",
     401: "The token is missing or wrong.",
@@ -127,3 +129,16 @@ PREDICTION: dict[str, Any] = {
     },
 }
 """Arguments of the routes that predict."""
+EXPLANATION: dict[str, Any] = {
+    "tags": ["prediction"],
+    "response_class": Response,
+    "openapi_extra": {"requestBody": BODY},
+    "responses": {
+        200: {
+            "description": "The image under the colours of Grad-CAM: red pixels count most, dark blue ones do not.",
+            "content": {"image/png": BINARY},
+        },
+        **errors(400, 404, 408, 413, 415, 422, 500, 503, 504),
+    },
+}
+"""Arguments of the route that explains."""

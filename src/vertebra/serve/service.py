@@ -18,6 +18,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from torch import Tensor
 
 from vertebra import kinds
 from vertebra.errors import VertebraError, is_out_of_memory, nearest, shown
@@ -25,6 +26,7 @@ from vertebra.predict import ImageResult, Predictor
 from vertebra.predict.sources import ImageSource
 from vertebra.serve.batching import Batcher
 from vertebra.serve.bodies import image_file
+from vertebra.serve.explaining import ModelExplainer
 from vertebra.serve.limits import Limits
 from vertebra.serve.metrics import ServiceMetrics
 from vertebra.viz import draw
@@ -37,10 +39,22 @@ COLOURS = 32
 """Least number of colours that the page is given: of one class, every object has its own."""
 DOWNLOADS = 8
 """URLs that are downloaded at a time."""
+MOST_EXPLAINED = 4
+"""Explanations that are computed or wait for it, at a time."""
 WARM_UP = 64
 """Side in pixels of the image of the first prediction."""
 
 log = logging.getLogger("vertebra.serve")
+
+
+@dataclass(frozen=True)
+class Question:
+    """The answer of a model that a request wants to be explained."""
+
+    label: str | None = None
+    """Its class; the top-scoring answer's if None."""
+    point: tuple[int, int] | None = None
+    """x, y of a pixel of its object or region."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,10 @@ class Service:
         self.pixels = 0
         """Of their decoded images."""
         self.downloads = ThreadPoolExecutor(DOWNLOADS, "download")
+        self.explainers = {name: ModelExplainer(predictor) for name, predictor in models.items()}
+        self.explanations = ThreadPoolExecutor(1, "explain")
+        self.explaining = 0
+        """Explanations that are computed or wait for it."""
 
     async def start(self) -> None:
         """Starts the threads, and predicts once with each model, as the first prediction is a slow one."""
@@ -110,11 +128,13 @@ class Service:
             "colours": [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours],
             "threshold": predictor.threshold if "threshold" in predictor.kind.options else None,
             "ranks_classes": "top" in predictor.kind.options,
+            "explains": self.explainers[name].possible,
+            "explains_points": "point" in predictor.kind.options,
             "keypoints": None if schema is None else {"names": schema.names, "skeleton": schema.skeleton},
         }
 
-    async def answer(self, name: str, request: Request, query: Query) -> Response:
-        """The answer to a request for a prediction of the model `name`.
+    async def answer(self, name: str, request: Request, query: Query | Question) -> Response:
+        """The answer to a request for a prediction of the model `name`, or for an explanation of one.
 
         Raises:
             HTTPException: with one sentence, whatever is wrong with the request.
@@ -129,10 +149,10 @@ class Service:
             self.metrics.failures.labels(name, error.status_code).inc()
             raise
 
-    async def _answer(self, name: str, request: Request, query: Query) -> Response:
+    async def _answer(self, name: str, request: Request, query: Query | Question) -> Response:
         predictor, seconds = self.models[name], self.limits.timeout
-        for option, value in (("threshold", query.threshold), ("top", query.top)):
-            if value is not None:
+        for option in ("threshold", "top", "point"):
+            if getattr(query, option, None) is not None:
                 kinds.check_option(option, predictor.task)
         late = HTTPException(408, f"the request did not arrive within {seconds:g} seconds.")
         try:
@@ -142,12 +162,33 @@ class Service:
                 height, width = await asyncio.to_thread(encoded.size)
                 with self._decoding(height * width):
                     image = await asyncio.to_thread(encoded.read, predictor.task.preprocess.channels)
+                    if isinstance(query, Question):
+                        return await self._explanation(name, image, query)
                     source = ImageSource(encoded.name, image)
                     future = self.batchers[name].submit(source, query.threshold)
                     result = await asyncio.wrap_future(future)
                     return await asyncio.to_thread(self._response, name, result, query)
         except TimeoutError:
             raise late from None
+
+    async def _explanation(self, name: str, image: Tensor, question: Question) -> Response:
+        """The image under the colours of an explanation. One that is no longer waited for is computed all the same, so
+        that few may wait."""
+        if self.explaining >= MOST_EXPLAINED:
+            raise HTTPException(503, f"{self.explaining} explanations are computed; try again later.", headers=RETRY)
+        explain = self.explainers[name].explain
+        self.explaining += 1
+        future = asyncio.get_running_loop().run_in_executor(
+            self.explanations, explain, image, question.label, question.point
+        )
+        future.add_done_callback(self._explained)
+        drawn = await asyncio.shield(future)
+        return Response(await asyncio.to_thread(_png, drawn), media_type="image/png")
+
+    def _explained(self, future: asyncio.Future[Image.Image]) -> None:
+        self.explaining -= 1
+        if not future.cancelled():
+            future.exception()  # it may be waited for by no one
 
     def _response(self, name: str, result: ImageResult, query: Query) -> Response:
         """What `vertebra predict --stream` writes of an image, the maps as PNG in base64, and what decided on it; or

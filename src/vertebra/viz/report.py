@@ -75,6 +75,7 @@ def write(
     history: Sequence[Mapping[str, float]] = (),
     config: str = "",
     problems: Sequence[str] = (),
+    sections: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Writes the report: the metrics, and the sections of the kind of prediction.
 
@@ -84,6 +85,7 @@ def write(
         history: a row per epoch, as a run's metrics.csv has them; without it there are no curves and no timings.
         config: the run's settings as YAML.
         problems: one sentence per image or annotation that was skipped.
+        sections: heading and HTML of each further one.
     """
     images, classes = len(evaluation.rows), len(evaluation.classes)
     counts = f"{images} {kind.items if images != 1 else kind.items.removesuffix('s')}"
@@ -96,7 +98,7 @@ def write(
     if history:
         figure = plots.curves(history, evaluation.names)
         parts += ["<h2>Training</h2>", plots.plot(figure, "losses, scores and learning rate by epoch")]
-    for heading, content in kind.sections(evaluation, samples):
+    for heading, content in (*kind.sections(evaluation, samples), *sections):
         parts += [f"<h2>{heading}</h2>", content]
     if numbers[TILES:]:
         parts += ["<h2>More numbers</h2>", _table([(name, written(value, 4)) for name, value in numbers[TILES:]])]

@@ -6,6 +6,7 @@ A format module has
 - PRECISIONS: number formats of its programs;
 - READABLE: whether a file that comes from elsewhere is read, or else a sentence that says why not;
 - convert(program, precision) -> Any: a `torch.export.ExportedProgram` as the library of the format holds it;
+- quantized(model, images, program) -> Any: what `convert` returned, in int8, where PRECISIONS has it;
 - save(model, text, path): writes what `convert` returned, with `text` in its metadata; all files begin with the stem of
   `path`;
 - open(path) -> Opened: raises anything if the file is damaged.

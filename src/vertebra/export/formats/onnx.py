@@ -8,17 +8,20 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vertebra.errors import VertebraError
 from vertebra.export.formats import Opened, Run
 
+if TYPE_CHECKING:
+    from vertebra.export.calibration import Images
+
 SUFFIX = ".onnx"
 EXTRA = "onnx"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
 READABLE = True
 KEY = "vertebra"
 """Of the metadata."""
@@ -34,6 +37,12 @@ def convert(program: torch.export.ExportedProgram, precision: str) -> Any:
         exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
         assert exported is not None
         return exported.model_proto
+
+
+def quantized(model: Any, images: Images, program: torch.export.ExportedProgram) -> Any:
+    from vertebra.export import calibration
+
+    return calibration.quantized(model, [given.name for given in model.graph.input], images, program)
 
 
 def save(model: Any, text: str, path: Path) -> None:

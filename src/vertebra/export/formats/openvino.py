@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vertebra.export.formats import Opened, Run
 from vertebra.export.formats import onnx as onnx_format
 
+if TYPE_CHECKING:
+    from vertebra.export.calibration import Images
+
 SUFFIX = ".xml"
 EXTRA = "openvino"
 PACKAGES = ("openvino", "onnx", "onnxscript")
-PRECISIONS = ("fp32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 READABLE = True
 KEY = "vertebra"
 """Of the runtime information."""
-COMPUTED = {"fp32": "f32", "bf16": "bf16", "fp16": "f32"}
+COMPUTED = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}
 """What a precision is computed in: OpenVINO's CPU plugin has no float16 of its own on most processors, so that fp16 is
-the precision of the weights in the file."""
+the precision of the weights in the file; what is int8 says so itself, and the rest is float32."""
 
 
 def convert(program: torch.export.ExportedProgram, precision: str) -> Any:
@@ -27,6 +30,13 @@ def convert(program: torch.export.ExportedProgram, precision: str) -> Any:
     import openvino
 
     return openvino.Core().read_model(onnx_format.convert(program, precision).SerializeToString()), precision
+
+
+def quantized(model: Any, images: Images, program: torch.export.ExportedProgram) -> Any:
+    from vertebra.export import calibration
+
+    graph, precision = model
+    return calibration.quantized(graph, [given.any_name for given in graph.inputs], images, program), precision
 
 
 def save(model: Any, text: str, path: Path) -> None:

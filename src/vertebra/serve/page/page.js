@@ -7,7 +7,7 @@ const LEAST = 0.05; // lowest threshold of the slider: the service is asked once
 const KEYPOINT = 0.5; // least score of a keypoint that is drawn
 const SMALL = 640, LARGE = 8192; // longest side in pixels below which images are enlarged, and most that is drawn
 
-let models = [], image = null, answer = null, maps = {}, latest = 0;
+let models = [], image = null, answer = null, maps = {}, latest = 0, explained = null;
 
 const model = () => models[at.model.selectedIndex];
 const threshold = () => Number(at.threshold.value);
@@ -23,6 +23,7 @@ async function ask(path, options = {}) {
   const headers = at.token.value ? { Authorization: `Bearer ${at.token.value}` } : {};
   const response = await fetch(path, { ...options, headers: { ...headers, ...options.headers } });
   at.access.hidden = response.status !== 401;
+  if (response.headers.get("Content-Type") === "image/png") return createImageBitmap(await response.blob());
   const content = await response.json();
   if (!response.ok) throw new Error(content.detail);
   return content;
@@ -55,14 +56,46 @@ async function open(file) {
   await predict();
 }
 
+// The image under the colours of Grad-CAM; once more, the prediction again.
+async function explain(key, label, box) {
+  if (explained?.key === key) {
+    explained = null;
+    show();
+    return;
+  }
+  const current = ++latest;
+  say(`Explaining ${label} …`);
+  try {
+    const query = new URLSearchParams({ label });
+    if (box && model().explains_points) {
+      const [height, width] = answer.size, inside = (value, side) => Math.min(Math.max(0, Math.floor(value)), side - 1);
+      query.set("x", inside((box[0] + box[2]) / 2, width));
+      query.set("y", inside((box[1] + box[3]) / 2, height));
+    }
+    const drawn = await send("explain", query);
+    if (current !== latest) return;
+    explained = { key, drawn };
+    say(`Grad-CAM of ${label}: red pixels count most.`);
+  } catch (error) {
+    if (current !== latest) return;
+    explained = null;
+    say(error.message, true);
+  }
+  show();
+}
+
+function send(verb, query) {
+  const type = image.file.type.startsWith("image/") ? image.file.type : "application/octet-stream";
+  const path = `models/${encodeURIComponent(model().name)}/${verb}?${query}`;
+  return ask(path, { method: "POST", body: image.file, headers: { "Content-Type": type } });
+}
+
 async function predict() {
-  const current = ++latest, began = performance.now(), { name, threshold } = model();
+  const current = ++latest, began = performance.now(), { threshold } = model();
+  explained = null;
   say("Predicting …");
   try {
-    const query = threshold === null ? "" : `?threshold=${at.threshold.min}`;
-    const type = image.file.type.startsWith("image/") ? image.file.type : "application/octet-stream";
-    const path = `models/${encodeURIComponent(name)}/predict${query}`;
-    const content = await ask(path, { method: "POST", body: image.file, headers: { "Content-Type": type } });
+    const content = await send("predict", threshold === null ? "" : `threshold=${at.threshold.min}`);
     const loaded = {};
     for (const key of ["label_map", "saliency_map"].filter((key) => key in content)) {
       loaded[key] = new Image();
@@ -125,6 +158,10 @@ function draw() {
   pen.imageSmoothingEnabled = scale < 1;
   pen.fillStyle = "#888";
   pen.fillRect(0, 0, width, height);
+  if (explained) {
+    pen.drawImage(explained.drawn, 0, 0, width, height);
+    return;
+  }
   if (image.bitmap) pen.drawImage(image.bitmap, 0, 0, width, height);
   if (maps.label_map) {
     pen.globalAlpha = 0.55;
@@ -178,7 +215,7 @@ function drawObject(pen, object, line, width) {
   pen.fillText(text, left + 2 * line, bottom - line);
 }
 
-function row(name, text, colour, share) {
+function row(name, text, colour, share, object) {
   const item = document.createElement("li"), parts = ["i", "span", "b"].map((tag) => document.createElement(tag));
   parts[0].style.color = colour ?? "transparent";
   [parts[1].textContent, parts[2].textContent] = [name, text];
@@ -187,18 +224,26 @@ function row(name, text, colour, share) {
     parts[3].value = share;
     parts[3].setAttribute("aria-label", `${name} ${text}`);
   }
+  if (object && model().explains) {
+    const button = document.createElement("button"), key = `${object.index ?? name}`;
+    button.className = "explain"; // its text is in the style sheet, so that the row says the prediction alone
+    button.setAttribute("aria-label", `Explain ${name} ${text}`);
+    button.setAttribute("aria-pressed", explained?.key === key);
+    button.addEventListener("click", () => explain(key, name, object.box));
+    parts.push(button);
+  }
   item.append(...parts);
   return item;
 }
 
 function rows() {
   const { classes, colours } = model(), percent = (share) => `${(100 * share).toFixed(1)} %`;
-  const list = detections().map((object) => row(object.class, object.score.toFixed(3), colourOf(object)));
+  const list = detections().map((object) => row(object.class, object.score.toFixed(3), colourOf(object), undefined, object));
   for (const { class: name, probability } of answer?.classes ?? []) {
-    list.push(row(name, percent(probability), null, probability));
+    list.push(row(name, percent(probability), null, probability, {}));
   }
   for (const [name, share] of Object.entries(answer?.shares ?? {}).sort((a, b) => b[1] - a[1])) {
-    if (share) list.push(row(name, percent(share), colours[classes.indexOf(name)], share));
+    if (share) list.push(row(name, percent(share), colours[classes.indexOf(name)], share, {}));
   }
   if (answer?.salient !== undefined) list.push(row("salient", percent(answer.salient), null, answer.salient));
   for (const key of Object.keys(answer ?? {}).filter((key) => key.startsWith("value"))) {
