@@ -528,7 +528,7 @@ def test_options_that_do_not_fit_objects(detector, scenes, complaint, monkeypatc
         ("--annotations=a.json", "--annotations needs --save=FOLDER to write to."),
         ("--embeddings", "--embeddings needs --save=FOLDER to write to."),
         ("--crops --save=out", "--crops is for models that predict boxes"),
-        ("--format=yolo --save=out", "format is 'yolo'; there are records."),
+        ("--format=yolo --save=out", "format is 'yolo'; there are cvat, labelme."),
         ("--every=0", "--every is 0; it must be 1 or more."),
     ],
 )

@@ -214,7 +214,7 @@ def test_frames_of_a_video_have_their_own_maps(tmp_path):
 
 @pytest.mark.parametrize("kind", [SEMANTIC, SALIENCY], ids=lambda kind: kind.name)
 def test_a_format_that_maps_do_not_have(kind, tmp_path):
-    sentence = rf"format is 'yolo'; {kind.description} are written as PNG files, with 'coco' as polygons too\."
+    sentence = rf"format is 'yolo'; {kind.description} are written as PNG files, with 'coco' as polygons too, or for "
     with pytest.raises(VertebraError, match=sentence):
         kind.writer(tmp_path, WriterOptions(CLASSES), format="yolo")
 

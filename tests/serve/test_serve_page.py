@@ -166,6 +166,6 @@ def test_errors_are_shown(page, tmp_path):
 def test_the_page_of_the_api(browser, address):
     browser.get_log("browser")
     browser.get(f"{address}/docs")
-    until(lambda: len(browser.find_elements("css selector", "section")) == 6)
+    until(lambda: len(browser.find_elements("css selector", "section")) == 7)
     assert "POST /models/{name}/predict" in browser.find_element("id", "api").text
     assert browser.get_log("browser") == []
