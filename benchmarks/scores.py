@@ -64,7 +64,7 @@ def main() -> None:
             for samples in held_out.values():
                 metrics = TranslationMetrics()
                 pairs = [tokenized(sample, task.source, task.target) for sample in samples]
-                predictions = list(task.translate([pair.source for pair in pairs], batch_size=64))
+                predictions = list(task.predict_texts([pair.source for pair in pairs], batch_size=64))
                 metrics.update(predictions, [pair.target for pair in pairs])
                 values = metrics.compute()
                 cells += [f"{values['exact']:.3f}", f"{values.get('alignment', float('nan')):.3f}"]

@@ -42,7 +42,7 @@ SHARED = {
         *("__init__", "base", "inputs", "methods", "loading", "sources"),
         *("detector", "dense_detector", "points_detector", "detector_sources", "two_stage", "zoo", "trunk"),
         *("segmenter", "segmenter_sources", "decoders"),
-        *("top_down", "top_down_sources", "translator"),
+        *("top_down", "top_down_sources", "text_task", "text_classifier", "translator", "captioner"),
     },
 }
 """Modules that several families, or several tasks, import."""

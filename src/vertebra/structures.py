@@ -82,7 +82,7 @@ class Target:
     """[T] int64, the ids of the sentence's tokens, the end of the sentence among them."""
     alignment: Tensor | None = None
     """[T, S] bool: the source tokens that each token of the sentence stands for, none where it is not known; T and S
-    are counted in characters."""
+    are counted in characters. Of a text with a class [1, S]: the tokens of the words that decide it."""
     size: tuple[int, int] | None = None
     """(height, width) in pixels of the image that boxes and keypoints refer to, without padding."""
     id: int | None = None
@@ -184,12 +184,12 @@ class Masks:
 
 @dataclass
 class Alignment:
-    """How much each token of a translation attends to each token of its source."""
+    """How much each token of a translation attends to each token of its source, or a class to each word of a text."""
 
     source: tuple[str, ...]
     """Text of the S source tokens."""
     target: tuple[str, ...]
-    """Text of the T predicted tokens."""
+    """Text of the T predicted tokens; of a class its name."""
     weights: Tensor
     """[layers, heads, T, S] float32, rows summing to 1."""
 
@@ -197,6 +197,11 @@ class Alignment:
     def matrix(self) -> Tensor:
         """The mean over the heads of the last layer: [T, S]."""
         return self.weights[-1].mean(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over all heads and layers: [T, S]."""
+        return self.weights.mean((0, 1))
 
 
 @dataclass(repr=False)
@@ -245,6 +250,10 @@ class Prediction:
     """[T] int64, the ids of the sentence's tokens, the end of the sentence among them."""
     alignment: Alignment | None = None
     """Where the model looks in the source for each token."""
+    words: tuple[str, ...] = ()
+    """Text of each token of a caption."""
+    looks: Tensor | None = None
+    """[T, h, w] float32, how much each token of a caption looks at each cell of a grid over the image; sums to 1."""
     path: str = ""
     """File or URL of the image, if it had one; `#` and a number behind it are a video's frame, counted from 0."""
     classes: tuple[str, ...] = ()

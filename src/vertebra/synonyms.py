@@ -35,6 +35,8 @@ TASKS = {
     "semantic": "segmentation semseg semantic_segmentation",
     "saliency": "salient sod salient_object_detection",
     "refinement": "refine refiner bpr boundary_refinement mask_refinement patch_refinement",
+    "text_classification": "text_classifier sentiment sequence_classification document_classification nlp babi qa",
+    "captioning": "caption captions captioner image_captioning image_to_text show_attend_and_tell",
     "translation": "translate translator nmt mt seq2seq text",
 }
 """Tasks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from types import ModuleType
@@ -19,6 +20,12 @@ UNITS = ("word", "character", "bpe")
 """What the tokens of a vocabulary can be."""
 MAX_SIZE = 100_000
 """Tokens of a vocabulary."""
+SMALLEST = {"word": len(SPECIAL) + 1, "character": len(SPECIAL) + 1, "bpe": len(SPECIAL) + 256}
+"""Least size of a vocabulary of each unit; one of byte pairs begins with the bytes."""
+MAX_ROW = 100
+"""Tokens of a sentence of a text; a longer one is cut into several."""
+SENTENCE = re.compile(r"\S.*?(?:[.!?]+(?=\s)|$)", re.MULTILINE)
+"""A sentence of a text: it ends with its line, or with a mark before a space."""
 
 
 def library() -> ModuleType:
@@ -110,12 +117,27 @@ class Vocabulary:
 
     def encode(self, sentence: str) -> Tensor:
         """Ids of the tokens, without those of the borders: [N] int64."""
-        return torch.tensor(self._tokenizer.encode(sentence, add_special_tokens=False).ids, dtype=torch.int64)
+        return torch.tensor(self.ids(sentence), dtype=torch.int64)
+
+    def ids(self, sentence: str) -> list[int]:
+        """As `encode`."""
+        return list(self._tokenizer.encode(sentence, add_special_tokens=False).ids)
 
     def encode_ended(self, sentence: str) -> Tensor:
         """As `encode`, with END at the end: [N + 1] int64."""
         ids = self.encode(sentence)
         return torch.cat((ids, ids.new_tensor([END])))
+
+    def encode_text(self, text: str) -> tuple[list[list[int]], list[tuple[int, int]]]:
+        """Ids of the tokens of each sentence of a text, at most MAX_ROW each, and where in the text each token stands:
+        its first character, and the one after its last."""
+        rows: list[list[int]] = []
+        places: list[tuple[int, int]] = []
+        for sentence in SENTENCE.finditer(text):
+            encoding = self._tokenizer.encode(sentence.group(), add_special_tokens=False)
+            rows += [encoding.ids[i : i + MAX_ROW] for i in range(0, len(encoding.ids), MAX_ROW)]
+            places += [(sentence.start() + first, sentence.start() + end) for first, end in encoding.offsets]
+        return rows, places
 
     def decode(self, ids: Tensor | Sequence[int]) -> str:
         """The sentence of token ids [N]; special tokens are left out, but unknown ones."""
@@ -132,3 +154,11 @@ class Vocabulary:
         return tuple(
             name if name in SPECIAL else self._tokenizer.decode([i]) for i, name in zip(numbers, names, strict=True)
         )
+
+
+def pad_texts(texts: Sequence[Tensor]) -> Tensor:
+    """Texts of token ids, [sentences, tokens] int64 each, as one tensor [B, R, W], filled with PAD."""
+    batch = torch.full((len(texts), max(len(t) for t in texts), max(t.shape[1] for t in texts)), PAD)
+    for row, text in zip(batch, texts, strict=True):
+        row[: text.shape[0], : text.shape[1]] = text
+    return batch

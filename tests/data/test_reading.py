@@ -36,7 +36,7 @@ def test_wrong_paths_are_explained(tmp_path):
         open_data(tmp_path / "photo")
     with pytest.raises(VertebraError, match=rf"The folder {tmp_path} exists, but has no 'zzz'"):
         open_data(tmp_path / "zzz" / "deeper")
-    with pytest.raises(VertebraError, match=r"letter\.txt is a file of no known format\. Known formats are VIA JSON"):
+    with pytest.raises(VertebraError, match=r"letter\.txt is a file of no known format\. Known formats are texts with"):
         open_data(tmp_path / "letter.txt")
     with pytest.raises(VertebraError, match=r"letter\.txt/x is not there"):
         open_data(tmp_path / "letter.txt" / "x")
@@ -267,7 +267,7 @@ def test_their_classes_are_joined(tmp_path):
         (
             ["1.png", "2.png", "1.foo", "2.foo", "3.foo"],
             r" is of no known format: it has no class folders but 2 loose images and 3 \.foo files\. To classify "
-            r"images, put those of each class into a folder named after it\. Known formats are VIA JSON and CSV, .*"
+            r"images, put those of each class into a folder named after it\. Known formats are texts with a class, .*"
             r"CVAT XML, .*LabelMe JSON, .*COCO JSON, COCO panoptic JSON, YOLO, .* and a folder per class\.",
         ),
         (["readme.txt"], r"no class folders but 1 \.txt file\. Known"),
@@ -312,7 +312,7 @@ def test_the_order_of_recognition():
     csv += ["csv_boxes", "deeplabcut", "landmarks", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
     others = ["coco", "coco_panoptic", "yolo", "voc", "masks", "label_maps", "coco_file", "folder"]
-    assert list(formats.formats()) == ["dates", "shapes", *csv, "idx", *tools, *others]
+    assert list(formats.formats()) == ["dates", "reviews", "shapes", "stories", "texts", *csv, "idx", *tools, *others]
     assert list(formats.writable()) == ["coco", "yolo", "voc", "masks", "label_maps"]
 
 
@@ -355,7 +355,7 @@ def test_a_format_is_one_file(tmp_path, monkeypatch):
         catalogue = read(tmp_path / "data.toy")
         assert isinstance(catalogue, Catalogue)
         assert catalogue.format == "toy"
-        with pytest.raises(VertebraError, match=r"Known formats are toys, VIA JSON"):
+        with pytest.raises(VertebraError, match=r"Known formats are toys, texts with a class, VIA JSON"):
             read(tmp_path / "data.txt")
     finally:
         formats.formats.cache_clear()

@@ -112,7 +112,7 @@ def test_predict_lines(trained, tmp_path, capsys):
     ("words", "sentence"),
     [
         (["nowhere.txt"], "nowhere.txt is not there."),
-        ([" "], "there is no sentence to translate."),
+        ([" "], "there is no sentence."),
         (["a", "--threshold=0.5"], "--threshold is for models that read images; "),
         (["a", "--batch_size=0"], "--batch_size is 0; it must be 1 or more."),
         (["a " * 2000, "--strict"], "line 1 has 2,000 tokens, more than 1,024"),

@@ -377,6 +377,12 @@ def write_pairs(folder: Path) -> None:
         (folder / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
 
 
+def write_texts(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    rows = [[f"The day was fine. It rained {i} times.", "Where?", CLASSES[i % 2], "train"] for i in range(6)]
+    write_rows(folder / "texts.csv", [["text", "question", "label", "split"], *rows])
+
+
 def write_coco_file(folder: Path) -> None:
     write_images(folder)
     write_json(folder / "labels.json", coco_content())
@@ -384,6 +390,7 @@ def write_coco_file(folder: Path) -> None:
 
 FORMATS: dict[str, Callable[[Path], None]] = {
     "pairs": write_pairs,
+    "texts": write_texts,
     "coco": write_coco,
     "yolo": write_yolo,
     "yolo_segments": write_yolo_segments,

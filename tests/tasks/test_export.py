@@ -13,10 +13,10 @@ FRAMES = [Frame((100, 80), (64, 51)), Frame((64, 64), (64, 64))]
 
 
 def inputs(model):
-    """Random images, or token ids for a model that reads sentences."""
+    """Random images, or token ids for a model that reads texts: of sentences, or of the sentences of texts."""
     if kinds.find(model.kind).reads_images:
         return torch.randn(2, model.preprocess.channels, 64, 64)
-    return torch.randint(4, 260, (2, 9))
+    return torch.randint(4, 260, (2, 9) if model.kind == "sentences" else (2, 3, 5))
 
 
 def equal(one, other):

@@ -189,7 +189,7 @@ def test_metrics_without_what_the_sections_need(tmp_path, kind):
     )
     report.write(tmp_path / "r.html", title="", kind=kinds.find(kind), evaluation=evaluation, samples=[])
     text = (tmp_path / "r.html").read_text()
-    count = "1 image, 1 class." if kinds.find(kind).has_classes else f"1 {kinds.find(kind).items.removesuffix('s')}."
+    count = f"1 {kinds.find(kind).items.removesuffix('s')}{', 1 class' * kinds.find(kind).has_classes}."
     assert count in text
     assert "<b>0.2500</b>mean IoU" in text
     assert "<h2>" not in text

@@ -42,34 +42,43 @@ class MemoryNetwork(nn.Module):
         hops: int,
         tying: Literal["adjacent", "layer-wise"] = "adjacent",
         memories: int = 50,
+        deviation: float = 0.1,
     ) -> None:
-        """`width` is d; `memories` is the longest story, in sentences."""
+        """`width` is d; `memories` is the longest story, in sentences; `deviation` is that of the initial embeddings,
+        by default the paper's (section 4.2)."""
         super().__init__()
         one_of("tying", tying, TYINGS)
         in_range("hops", hops, 1)
         adjacent = tying == "adjacent"
         count = hops + 1 if adjacent else 2
         self.hops, self.memories = hops, memories
-        self.words = nn.ModuleList(_embedding(vocabulary, width) for _ in range(count))
-        self.ages = nn.ModuleList(_embedding(memories, width, padding=None) for _ in range(count))
+        self.words = nn.ModuleList(_embedding(vocabulary, width, deviation) for _ in range(count))
+        self.ages = nn.ModuleList(_embedding(memories, width, deviation, padding=None) for _ in range(count))
         if not adjacent:
-            self.question = _embedding(vocabulary, width)
+            self.question = _embedding(vocabulary, width, deviation)
             self.transition = nn.Linear(width, width, bias=False)
             self.answer = nn.Linear(width, vocabulary, bias=False)
         self.adjacent = adjacent
 
     def forward(self, story: Tensor, question: Tensor) -> Tensor:
         """Raises VertebraError if the story is longer than the memory."""
-        state, _ = self._read(story, question)
+        state, _ = self.read(story, question)
+        return self.logits(state)
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Of the words of the vocabulary: the state after all hops [..., width] -> [..., vocabulary]."""
         logits: Tensor = state @ self.words[-1].get_parameter("weight").T if self.adjacent else self.answer(state)
         return logits
 
     def weights(self, story: Tensor, question: Tensor) -> Tensor:
         """Attention weights of the hops, rows summing to 1: [..., hops, S]; empty sentences have none."""
-        return self._read(story, question)[1]
+        return self.read(story, question)[1]
 
-    def _read(self, story: Tensor, question: Tensor) -> tuple[Tensor, Tensor]:
-        """The state after all hops [..., width], and the weights of the hops."""
+    def read(self, story: Tensor, question: Tensor) -> tuple[Tensor, Tensor]:
+        """The state after all hops [..., width], and the weights of the hops.
+
+        Raises VertebraError if the story is longer than the memory.
+        """
         if story.shape[-2] > self.memories:
             raise VertebraError(
                 f"The story has {story.shape[-2]} sentences; the memory holds {self.memories}. Leave out the earliest."
@@ -104,8 +113,8 @@ def _encode(words: Tensor, embedding: nn.Module) -> Tensor:
     return (position_encoding(words, vectors.shape[-1]).to(vectors.dtype) * vectors).sum(-2)
 
 
-def _embedding(count: int, width: int, padding: int | None = 0) -> nn.Embedding:
-    """Normal with deviation 0.1 (section 4.2); that of padding stays zero."""
+def _embedding(count: int, width: int, deviation: float, padding: int | None = 0) -> nn.Embedding:
+    """Normal; that of padding stays zero."""
     embedding = nn.Embedding(count, width, padding_idx=padding)
-    nn.init.normal_(embedding.weight.data[0 if padding is None else 1 :], std=0.1)
+    nn.init.normal_(embedding.weight.data[0 if padding is None else 1 :], std=deviation)
     return embedding

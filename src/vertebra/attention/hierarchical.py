@@ -33,21 +33,21 @@ class HierarchicalAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` [..., S, W] is bool, True = word; words precede the padding, sentences the empty ones."""
-        sentences, valid = self._sentences(x, mask)
-        document: Tensor = self.sentence_attention(sentences, valid).squeeze(-2)
-        return document
+        return self.read(x, mask)[0]
 
     def weights(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the words in their sentence [..., S, W], and of the sentences [..., S]; rows sum to 1.
 
         Rows of sentences without words are zero.
         """
-        words = self.word_attention.weights(self.word_encoder(x, mask), mask[..., None, :])
-        sentences = self.sentence_attention.weights(*self._sentences(x, mask))
-        return words.squeeze(-2), sentences.squeeze(-2)
+        _, words, sentences = self.read(x, mask)
+        return words, sentences
 
-    def _sentences(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """States of the sentences [..., S, 2 * hidden], and which have words [..., 1, S]."""
-        vectors = self.word_attention(self.word_encoder(x, mask), mask[..., None, :]).squeeze(-2)
+    def read(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` and `weights` return."""
+        states = self.word_encoder(x, mask)  # [..., S, W, 2 * hidden]
+        words = self.word_attention.weights(states, mask[..., None, :])  # [..., S, 1, W]
         valid = mask.any(-1)
-        return self.sentence_encoder(vectors, valid), valid[..., None, :]
+        states = self.sentence_encoder((words @ states).squeeze(-2), valid)
+        sentences = self.sentence_attention.weights(states, valid[..., None, :])  # [..., 1, S]
+        return (sentences @ states).squeeze(-2), words.squeeze(-2), sentences.squeeze(-2)

@@ -89,7 +89,7 @@ def run(argv: Sequence[str]) -> None:
         nargs="+",
         help="Image and video files, folders, patterns such as 'in/*.jpg', URLs, lists (.txt) of paths and URLs, "
         "a camera's index such as 0, rtsp:// and rtmp:// streams, or - for an image or a list on standard input. "
-        "Of models that read sentences: files with a sentence per line, sentences, or - for lines on standard input.",
+        "Of models that read texts: files with a text per line, texts, or - for lines on standard input.",
     )
     arguments.add_class_arguments(Options)
     options = parse(arguments, argv)
@@ -115,7 +115,7 @@ def run(argv: Sequence[str]) -> None:
         detector=options.detector,
     )
     if not predictor.kind.reads_images:
-        _translate(options, predictor)
+        _predict_texts(options, predictor)
         return
     sources = list({source.name: source for word in options.sources for source in expand(word)}.values())
     videos = [source for source in sources if isinstance(source, VideoSource)]
@@ -195,20 +195,23 @@ def _run_job(options: Any) -> None:
         print(escaped(f"{summary.unreadable} images could not be read: see {options.output}/errors"))
 
 
-def _translate(options: Any, predictor: Predictor) -> None:
-    """Predicts on sentences."""
+def _predict_texts(options: Any, predictor: Predictor) -> None:
+    """Predicts on texts."""
     from vertebra.predict import sentences
 
-    kept = ("save", "batch_size", "strict", "device", "precision", "refine", "detector")
-    _only(options, kept, f"is for models that read images; {options.checkpoint} reads sentences")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise VertebraError(f"--batch_size is {options.batch_size}; it must be 1 or more.")
+    kept = {"save", "batch_size", "strict", "device", "precision", "refine", "detector"}
+    kept |= {"top"} & predictor.kind.options
+    _only(options, kept, f"is for models that read images; {options.checkpoint} reads texts")
+    for flag in ("batch_size", "top"):
+        if (number := getattr(options, flag)) is not None and number < 1:
+            raise VertebraError(f"--{flag} is {number}; it must be 1 or more.")
     sentences.predict(
         predictor,
         options.sources,
         save=options.save,
         batch_size=options.batch_size or 32,
         strict=options.strict,
+        top=options.top or 3,
     )
 
 

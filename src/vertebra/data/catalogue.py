@@ -215,16 +215,18 @@ class Catalogue:
     """The keypoints of each object, where the data has any."""
     painted: bool = False
     """Whether label maps are painted from masks."""
+    items: str = "images"
+    """What the samples are, in the plural, as the kinds that read them call them."""
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{len(samples)} {split}" for split, samples in self.splits.items())
-        return f"Catalogue({escaped(self.path)}: {counts} images, {len(self.classes)} classes)"
+        return f"Catalogue({escaped(self.path)}: {counts} {self.items}, {len(self.classes)} classes)"
 
     def split(self, name: str) -> list[Sample]:
         """The samples of a split; VertebraError if it is not there or empty."""
         if not self.splits.get(name):
             sizes = ", ".join(f"{split} ({len(samples)})" for split, samples in self.splits.items())
-            raise VertebraError(f"{self.path} has no images in its {name} split; it has {sizes}.")
+            raise VertebraError(f"{self.path} has no {self.items} in its {name} split; it has {sizes}.")
         return self.splits[name]
 
     def skipped(self, *, strict: bool) -> list[str]:
@@ -246,10 +248,13 @@ class Catalogue:
         return [count[i] for i in range(len(self.classes))]
 
 
-def describe_fields(names: Iterable[str]) -> str:
-    """Fields of Target in words, such as `boxes and masks`, in their order in Target."""
+def describe_fields(names: Iterable[str], items: str = "images") -> str:
+    """Fields of Target in words, such as `boxes and masks`, in their order in Target; `items` are the samples."""
     chosen = set(names)
-    words = {"label": "classes of whole images", "semantic": "label maps", "text": "pairs of sentences"}
+    whole = "whole images" if items == "images" else items
+    words = {"label": f"classes of {whole}", "semantic": "label maps", "text": "captions"}
+    if items != "images":
+        words["text"] = "pairs of sentences"
     return " and ".join(words.get(entry.name, entry.name) for entry in fields(Target) if entry.name in chosen)
 
 

@@ -226,6 +226,7 @@ def _joined(path: Path, catalogues: dict[str, Catalogue]) -> Catalogue:
         frozenset.intersection(*(part.has for part in parts)),
         parts[0].category_ids if all(part.classes == classes for part in parts) else (),
         parts[0].keypoints,
+        items=parts[0].items,
     )
 
 
@@ -285,7 +286,7 @@ def _split_train(catalogue: Catalogue, share: float, seed: int) -> None:
         val += samples[:count]
         train += samples[count:]
     catalogue.splits = {"train": train, "val": val}
-    of = "each class" if labelled else "the pairs" if "text" in catalogue.has else "the images"
+    of = "each class" if labelled else f"the {catalogue.items}"
     catalogue.notes.append(f"no val split: {share:.0%} of {of} set apart with seed {seed}")
 
 

@@ -1,4 +1,4 @@
-"""Pairs of sentences: the sample, and how it enters a network."""
+"""Texts and pairs of sentences: the sample, and how it enters a network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vertebra.data.catalogue import Sample
 from vertebra.data.geometry import Example
 from vertebra.structures import Frame, Target
-from vertebra.text import PAD, Vocabulary
+from vertebra.text import PAD, Vocabulary, pad_texts
 
 MAX_LENGTH = 10_000
 """Characters of a sentence; beyond it a line is no sentence."""
@@ -21,18 +21,32 @@ MAX_RATIO = 9
 SHORT = 20
 BUCKET = 8
 """Source sentences whose lengths differ by fewer tokens share training batches."""
+TEXT_BUCKET = 64
+"""Texts whose padded numbers of tokens differ by less share batches."""
 
 
 @dataclass(frozen=True, repr=False)
-class SentencePair(Sample):
-    """A source sentence, and in `target.text` its translation."""
+class TextSample(Sample):
+    """A text; if there is a question, it stands behind it after a tab."""
 
     source: str = ""
 
     @property
     def size(self) -> None:
-        """None: a sentence has no pixels."""
+        """None: a text has no pixels."""
         return None
+
+
+@dataclass(frozen=True, repr=False)
+class SentencePair(TextSample):
+    """A source sentence, and in `target.text` its translation."""
+
+
+def text_sample(text: str, question: str, label: int, where: str, alignment: Tensor | None = None) -> TextSample:
+    """A sample of a class; arguments as for `pair`. Tabs become spaces."""
+    source = text.replace("\t", " ") + (f"\t{question}" if question else "")
+    target = Target(label=torch.tensor(label), alignment=alignment, path=where)
+    return TextSample(torch.zeros(0), target, source=source)
 
 
 def pair(source: str, text: str, where: str, alignment: Tensor | None = None) -> SentencePair:
@@ -56,16 +70,28 @@ def problem(source: str, text: str) -> str:
     return ""
 
 
-class SentenceInputs:
-    """Sentences as a loader reads them, once they are `tokenized`; see `inputs.Inputs`."""
+class TextInputs:
+    """Texts as a loader reads them, once their `image` holds token ids [R, W]; see `inputs.Inputs`."""
 
     def read(self, sample: Sample) -> Example:
         assert isinstance(sample.image, Tensor)
         return Example(sample.image, sample.target)
 
     def prepare(self, example: Example) -> tuple[Tensor, Frame]:
-        size = (1, len(example.image))
+        size = (1, *example.image.shape)[-2:]
         return example.image, Frame(size, size)
+
+    def stack(self, inputs: Sequence[Tensor]) -> Tensor:
+        """[B, R, W] int64, filled with PAD."""
+        return pad_texts(inputs)
+
+    def groups(self, samples: Sequence[Sample], *, training: bool) -> list[Hashable]:
+        """Texts of similar size."""
+        return [sample.image.numel() // TEXT_BUCKET for sample in samples if isinstance(sample.image, Tensor)]
+
+
+class SentenceInputs(TextInputs):
+    """Sentences as a loader reads them, once they are `tokenized`."""
 
     def stack(self, inputs: Sequence[Tensor]) -> Tensor:
         """[B, S] int64, short sentences filled with PAD."""

@@ -83,6 +83,11 @@ def export(
 
     if not kinds.find(task.kind).reads_images:
         raise VertebraError(f"a model for {task.task_name} reads no images, and those that do can be exported.")
+    if task.decodes_with_weights:
+        raise VertebraError(
+            f"a model for {task.task_name} searches its answers with weights of its own, which no program holds: it "
+            "cannot be exported."
+        )
     path = expanded(path)
     format = format or formats.of_file(path)
     if format is None:

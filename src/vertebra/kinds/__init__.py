@@ -42,7 +42,7 @@ def of(catalogue: Catalogue) -> Kind:
     Raises:
         VertebraError: if there is none.
     """
-    fitting = [kind for kind in map(find, names()) if kind.target_field in catalogue.has]
+    fitting = [kind for kind in map(find, names()) if kind.fits(catalogue)]
     if not fitting:
         raise VertebraError(f"{catalogue.path} has nothing that a task could learn.")
     return max(fitting, key=lambda kind: kind.priority)

@@ -65,7 +65,7 @@ class Kind:
     reads_images: ClassVar[bool] = True
     """Whether the input is an image."""
     items: ClassVar[str] = "images"
-    """What the samples are, in the plural."""
+    """What the samples are, in the plural; `Catalogue.items` of the data that it reads."""
     has_classes: ClassVar[bool] = True
     """Whether predictions are of classes."""
     progressive: ClassVar[bool] = False
@@ -122,13 +122,18 @@ class Kind:
         return catalogue
 
     def check_fields(self, catalogue: Catalogue) -> None:
-        """Raises VertebraError if the dataset does not have `target_field`; the sentence lists the tasks that fit."""
-        if self.target_field not in catalogue.has:
+        """Raises VertebraError if the dataset does not fit; the sentence lists the tasks whose kind it fits."""
+        if not self.fits(catalogue):
             lacks = (
-                f"{catalogue.path} has {describe_fields(catalogue.has)} but no {describe_fields([self.target_field])}"
+                f"{catalogue.path} has {describe_fields(catalogue.has, catalogue.items)} but no "
+                f"{describe_fields([self.target_field], self.items)}"
             )
             fitting = " or ".join(_fitting_tasks(catalogue))
             raise VertebraError(f"{lacks}: train {fitting} on it." if fitting else f"{lacks}.")
+
+    def fits(self, catalogue: Catalogue) -> bool:
+        """Whether the dataset has what the kind reads and what it learns."""
+        return catalogue.items == self.items and self.target_field in catalogue.has
 
     def check(self, preprocess: Preprocess, augment: Any = None) -> None:
         """Raises VertebraError if the preprocessing or the augmentation, None in evaluation, does not suit the kind."""
@@ -581,7 +586,7 @@ def _fitting_tasks(catalogue: Catalogue) -> list[str]:
     from vertebra import kinds  # which imports this module
 
     kind_of = {name: kinds.find(tasks.find(name).MODEL.kind) for name in tasks.names()}
-    fitting = [name for name, kind in kind_of.items() if kind.target_field in catalogue.has]
+    fitting = [name for name, kind in kind_of.items() if kind.fits(catalogue)]
     return sorted(fitting, key=lambda name: (kind_of[name].priority, name))
 
 

@@ -6,25 +6,23 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape as escape_markup
 from rich.table import Column, Table
 from torch import Tensor
 
-from vertebra.data.augment import Transform
 from vertebra.data.catalogue import Catalogue, Sample
-from vertebra.data.geometry import Example
 from vertebra.data.sentences import SentenceInputs, SentencePair, sides, tokenized
 from vertebra.errors import VertebraError, escaped, in_range, shown
-from vertebra.kinds.base import Kind
+from vertebra.kinds.texts import TextKind, listed
 from vertebra.metrics.evaluation import SHOWN, Evaluation
-from vertebra.structures import KeypointSchema, Prediction, Preprocess, Target
+from vertebra.structures import Prediction, Preprocess, Target
 from vertebra.tasks import Task
-from vertebra.text import MAX_SIZE, SPECIAL, UNKNOWN, Vocabulary
+from vertebra.text import MAX_SIZE, SMALLEST, UNKNOWN, Vocabulary
 
-BYTES = 256
-"""Tokens that a bpe vocabulary begins with, besides the special ones."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass
@@ -41,22 +39,21 @@ class SentencesData:
     """Training pairs with more tokens on a side are left out."""
 
     def __post_init__(self) -> None:
-        smallest = len(SPECIAL) + (BYTES if self.vocabulary == "bpe" else 1)
-        in_range("data.vocabulary_size", self.vocabulary_size, smallest, MAX_SIZE)
+        in_range("data.vocabulary_size", self.vocabulary_size, SMALLEST[self.vocabulary], MAX_SIZE)
         in_range("data.max_tokens", self.max_tokens, 1, 100_000)
 
 
-class Sentences(Kind):
+class Sentences(TextKind):
     """A sentence for each sentence."""
 
     target_field = "text"
     description = "sentences"
-    reads_images = False
     items = "sentence pairs"
     has_classes = False
     data = SentencesData
-    tta_scales = ()
-    eval_batch_size = 64
+    text = "sentence"
+    lines_file = "translations.txt"
+    page = "Alignments"
     next_command = "vertebra predict {} sentences.txt --save=out/"
     instead = "reads sentences: give them to `translate`"
 
@@ -104,9 +101,6 @@ class Sentences(Kind):
             )
         return list(kept)
 
-    def transform(self, augment: Any, preprocess: Preprocess, keypoints: KeypointSchema | None = None) -> Transform:
-        return _unchanged
-
     def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
         """The vocabularies of both sides."""
         data = data or SentencesData()
@@ -127,6 +121,26 @@ class Sentences(Kind):
 
     def summarize(self, predictions: Sequence[Prediction], classes: Sequence[str], top: int = 3) -> str:
         return "  ".join(prediction.text or "" for prediction in predictions)
+
+    def line(self, prediction: Prediction, classes: Sequence[str]) -> str:
+        return prediction.text or ""
+
+    def figures(self, prediction: Prediction) -> dict[str, Figure]:
+        from vertebra.viz import alignment
+
+        if prediction.alignment is None:
+            return {}
+        drawn = {"": alignment.matrix(prediction.alignment)}
+        if prediction.alignment.weights.shape[:2] != (1, 1):
+            drawn["-heads"] = alignment.heads(prediction.alignment)
+        return drawn
+
+    def html(self, source: str, prediction: Prediction, classes: Sequence[str]) -> str:
+        from vertebra.viz import alignment
+
+        assert prediction.alignment is not None
+        named = listed({"source": source, "translation": prediction.text or ""})
+        return f"{named}{alignment.table(prediction.alignment)}"
 
     def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
         """`translation`, and for each token of it, `alignment`: the token, the source token it looks at most, and the
@@ -157,27 +171,14 @@ class Sentences(Kind):
         for row in worst:
             sample = samples[row["index"]]
             assert isinstance(sample, SentencePair)
-            lines = [sample.source, f"{row['prediction']}", f"{row['target']}"]
-            names = ("source", "translation", "reference")
-            listed = "".join(
-                f"<tr><td>{name}</td><td>{escape(escaped(line))}</td></tr>"
-                for name, line in zip(names, lines, strict=True)
-            )
-            parts.append(f'<p>{escape(row["path"])}</p><table class="sentences">{listed}</table>')
+            lines = {"source": sample.source, "translation": row["prediction"], "reference": row["target"]}
+            parts.append(f"<p>{escape(row['path'])}</p>{listed(lines)}")
             prediction = evaluation.predictions.get(row["index"])
             if prediction is not None and prediction.alignment is not None:
                 parts.append(alignment.table(prediction.alignment))
         return "".join(parts)
 
     # -- `vertebra data`
-
-    def content(self, sample: Sample) -> tuple[bytes, tuple[int, int] | None]:
-        """The source sentence."""
-        assert isinstance(sample, SentencePair)
-        return sample.source.encode(), None
-
-    def inspect_sample(self, sample: Sample, size: Any) -> tuple[Target, list[str]]:
-        return sample.target, []
 
     def difference(self, target: Target, other: Target, classes: Sequence[str]) -> str:
         return "" if target.text == other.text else f"other targets, {shown(target.text)} and {shown(other.text)}"
@@ -218,10 +219,6 @@ def _vocabularies(task: Task) -> tuple[Vocabulary, Vocabulary]:
     assert isinstance(source, Vocabulary)
     assert isinstance(target, Vocabulary)
     return source, target
-
-
-def _unchanged(example: Example, another: Callable[[], Example]) -> tuple[Tensor, Target]:
-    return example.image, example.target
 
 
 KIND = Sentences()

@@ -69,7 +69,8 @@ class Tags(Kind):
     def read(self, path: Source, *, seed: int = 0, missing_ok: bool = False) -> Catalogue:
         """Tags; or else, from files, the classes of the objects in an image, or the one class that it has."""
         catalogue = reading.read(path, fields=self.fields, seed=seed, missing_ok=missing_ok)
-        if "tags" not in catalogue.has and catalogue.has & {"boxes", "label"} and catalogue.format != "dataset":
+        labelled = catalogue.items == self.items and catalogue.has & {"boxes", "label"}
+        if "tags" not in catalogue.has and labelled and catalogue.format != "dataset":
             catalogue = reading.tagged(catalogue)
         self.check_fields(catalogue)
         return catalogue

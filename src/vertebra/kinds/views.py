@@ -31,7 +31,7 @@ def flip(prediction: Prediction, width: int, keypoints: KeypointSchema | None = 
         points[..., 0] = width - 1 - points[..., 0]  # keypoints are pixel indices, from 0
     maps = {
         name: value.flip(-1)
-        for name in ("semantic", "saliency", "logits")
+        for name in ("semantic", "saliency", "logits", "looks")
         if (value := getattr(prediction, name)) is not None
     }
     return replace(prediction, boxes=boxes, masks=masks, keypoints=points, **maps)

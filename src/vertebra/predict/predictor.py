@@ -23,6 +23,7 @@ from vertebra.nn.fold import fold
 from vertebra.predict import compiled, engines, sources
 from vertebra.predict.result import ImageResult
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Region
+from vertebra.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
     from vertebra.export.certificate import Certificate
@@ -322,30 +323,34 @@ class Predictor:
             predictions.append(prediction)
         return predictions
 
-    def translate(self, sentences: Iterable[str], *, batch_size: int = 32) -> Iterator[Prediction]:
-        """For each sentence in turn its translation, with the `alignment` of its tokens.
+    def predict_texts(self, texts: Iterable[str], *, batch_size: int = 32) -> Iterator[Prediction]:
+        """For each text in turn its prediction, with the `alignment` that says where the model looks.
 
         Args:
-            sentences: any number of texts, read a batch ahead.
-            batch_size: sentences per forward pass.
+            texts: any number, read a batch ahead.
+            batch_size: texts per forward pass.
 
         Raises:
-            VertebraError: if the model reads no sentences, or one is empty or too long.
+            VertebraError: if the model reads no texts, or one is empty or too long.
         """
-        self._check_reads_sentences()
+        task = self._text_task()
         in_range("batch_size", batch_size, 1)
-        if isinstance(sentences, str):
-            raise VertebraError("sentences is one text; give a sequence of them, such as [text].")
-        return iter(self.task.translate(sentences, batch_size=batch_size))  # type: ignore[operator]
+        if isinstance(texts, str):
+            raise VertebraError("texts is one text; give a sequence of them, such as [text].")
+        return iter(task.predict_texts(texts, batch_size=batch_size))
 
-    def check_sentence(self, sentence: str, name: str) -> None:
-        """Raises VertebraError if the model reads no sentences, or not this one, which `name` names."""
-        self._check_reads_sentences()
-        self.task.source_ids(sentence, name)  # type: ignore[operator]
+    def translate(self, sentences: Iterable[str], *, batch_size: int = 32) -> Iterator[Prediction]:
+        """As `predict_texts`, of a model for translation."""
+        return self.predict_texts(sentences, batch_size=batch_size)
 
-    def _check_reads_sentences(self) -> None:
-        if self.kind.reads_images:
+    def check_text(self, text: str, name: str) -> None:
+        """Raises VertebraError if the model reads no texts, or not this one, which `name` names."""
+        self._text_task().text_ids(text, name)
+
+    def _text_task(self) -> TextTask:
+        if not isinstance(self.task, TextTask):
             raise VertebraError(f"a model for {self.task.task_name} reads images: give them to `predict`.")
+        return self.task
 
     def stream(
         self,
@@ -374,7 +379,8 @@ class Predictor:
         """A function that predicts on an image [C, H, W] uint8, or a region of it, from tiles or views of it, with any
         score, as evaluation needs it; arguments and errors as in `predict`."""
         if tta and not self.kind.tta_scales:
-            raise VertebraError(f"tta has no effect on {self.kind.items}: leave it out.")
+            what = self.kind.description if self.kind.reads_images else self.kind.items
+            raise VertebraError(f"tta has no effect on {what}: leave it out.")
         options = self._checked(1, 0.0 if self.kind.objects else None, tile, overlap, tta, 1, endless=False)
 
         def predict(image: Tensor, region: Region | None = None) -> Prediction:

@@ -1,4 +1,4 @@
-"""What `vertebra predict` does with a model that reads sentences."""
+"""What `vertebra predict` does with a model that reads texts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vertebra.errors import VertebraError, escaped
 from vertebra.files import expanded, read_text, replacing
+from vertebra.kinds.texts import TextKind
 from vertebra.progress import track
 from vertebra.structures import Prediction
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from vertebra.predict.predictor import Predictor
 
 MAX_BYTES = 1 << 30
-"""Of a file of sentences."""
+"""Of a file of texts."""
 MAX_DRAWN = 200
-"""Sentences whose alignments are drawn."""
+"""Texts that are drawn."""
 SUFFIXES = (".txt", ".tsv", ".csv", ".json")
 """Endings of words that are meant as files."""
 
 
 def lines(sources: Sequence[str]) -> Iterator[str]:
-    """The sentences that words of the command line stand for: the lines of a file, or of standard input if the word is
+    """The texts that words of the command line stand for: the lines of a file, or of standard input if the word is
     `-`, or else the word itself. Empty lines stay, so that line N of the output belongs to line N of the input.
 
     Raises:
@@ -49,41 +49,45 @@ def _is_file(word: str) -> bool:
     return os.path.isfile(expanded(word))  # Path.is_file fails for a sentence that is too long for a name
 
 
-def predict(predictor: Predictor, sources: Sequence[str], *, save: str | None, batch_size: int, strict: bool) -> None:
-    """Prints the translation of every sentence; with `save`, also writes `translations.txt`, `predictions.json`, an
-    image of each alignment in `alignments/` and `alignments.html`.
+def predict(
+    predictor: Predictor, sources: Sequence[str], *, save: str | None, batch_size: int, strict: bool, top: int = 3
+) -> None:
+    """Prints the prediction for every text; with `save`, also writes a line for each, `predictions.json`, and where the
+    model looks, as a page and as images.
 
     Raises:
-        VertebraError: if a source cannot be read, no sentence is there, or `strict` and one cannot be translated.
+        VertebraError: if a source cannot be read, no text is there, or `strict` and one cannot be read by the model.
     """
-    sentences = list(lines(sources))
-    if not any(sentence.strip() for sentence in sentences):
-        raise VertebraError("there is no sentence to translate.")
+    kind = predictor.kind
+    assert isinstance(kind, TextKind)
+    texts = list(lines(sources))
+    if not any(text.strip() for text in texts):
+        raise VertebraError(f"there is no {kind.text}.")
     folder = None if save is None else expanded(save)
     given = {expanded(word).resolve() for word in sources if word != "-" and _is_file(word)}
-    if folder and (clash := given & {(folder / name).resolve() for name in ("translations.txt", "predictions.json")}):
+    if folder and (clash := given & {(folder / name).resolve() for name in (kind.lines_file, "predictions.json")}):
         raise VertebraError(f"{next(iter(clash))} would be overwritten: choose another folder to save to.")
-    good, problems = _checked(predictor, sentences, strict)
-    translations: dict[int, Prediction] = {}
-    results = predictor.translate([sentences[i] for i in good], batch_size=batch_size)
-    for i, prediction in track(zip(good, results, strict=True), "translating", len(good)):
-        translations[i] = prediction
+    good, problems = _checked(predictor, texts, strict)
+    predictions: dict[int, Prediction] = {}
+    results = predictor.predict_texts([texts[i] for i in good], batch_size=batch_size)
+    for i, prediction in track(zip(good, results, strict=True), "predicting", len(good)):
+        predictions[i] = prediction
         if folder is None:
-            print(escaped(prediction.text or ""), flush=True)
+            print(escaped(kind.summarize([prediction], predictor.classes, top)), flush=True)
     for i, problem in problems.items():
         print(escaped(f"skipped: line {i + 1}: {problem}"), file=sys.stderr)
     if folder is not None:
-        _save(folder, predictor, sentences, translations)
+        _save(folder, kind, predictor.classes, texts, predictions, top)
 
 
-def _checked(predictor: Predictor, sentences: Sequence[str], strict: bool) -> tuple[list[int], dict[int, str]]:
-    """The indices of the sentences that can be translated, and what is wrong with the others that are not empty."""
+def _checked(predictor: Predictor, texts: Sequence[str], strict: bool) -> tuple[list[int], dict[int, str]]:
+    """The indices of the texts that the model can read, and what is wrong with the others that are not empty."""
     good, problems = [], {}
-    for i, sentence in enumerate(sentences):
-        if not sentence.strip():
+    for i, text in enumerate(texts):
+        if not text.strip():
             continue
         try:
-            predictor.check_sentence(sentence, f"line {i + 1}")
+            predictor.check_text(text, f"line {i + 1}")
         except VertebraError as error:
             if strict:
                 raise
@@ -93,41 +97,40 @@ def _checked(predictor: Predictor, sentences: Sequence[str], strict: bool) -> tu
     return good, problems
 
 
-def _save(folder: Path, predictor: Predictor, sentences: Sequence[str], translations: dict[int, Prediction]) -> None:
-    from vertebra.viz import alignment, fonts, report
+def _save(
+    folder: Path,
+    kind: TextKind,
+    classes: Sequence[str],
+    texts: Sequence[str],
+    predictions: dict[int, Prediction],
+    top: int,
+) -> None:
+    from vertebra.viz import fonts, report
 
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "translations.txt") as temporary:
-        temporary.write_text(
-            "".join(f"{translations[i].text if i in translations else ''}\n" for i in range(len(sentences))),
-            encoding="utf-8",
-        )
+    with replacing(folder / kind.lines_file) as temporary:
+        content = (kind.line(predictions[i], classes) if i in predictions else "" for i in range(len(texts)))
+        temporary.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
     records = [
-        {"line": i + 1, "source": sentences[i], **predictor.kind.record(prediction, predictor.classes)}
-        for i, prediction in translations.items()
+        {"line": i + 1, "source": texts[i], **kind.record(prediction, classes, top)}
+        for i, prediction in predictions.items()
     ]
     with replacing(folder / "predictions.json") as temporary:
         temporary.write_text(json.dumps(records, indent=1, ensure_ascii=False), encoding="utf-8")
-    drawn = [(i, p) for i, p in list(translations.items())[:MAX_DRAWN] if p.alignment is not None]
-    parts = ["<h1>Alignments</h1>"]
-    (folder / "alignments").mkdir(exist_ok=True)
+    drawn = [(i, p) for i, p in list(predictions.items())[:MAX_DRAWN] if p.alignment is not None]
+    parts = [f"<h1>{kind.page}</h1>"]
+    name = kind.page.lower()
+    written = [kind.lines_file, "predictions.json", f"{name}.html"]
     for i, prediction in track(drawn, "drawing"):
-        assert prediction.alignment is not None
-        figures = {"": alignment.matrix(prediction.alignment)}
-        if prediction.alignment.weights.shape[:2] != (1, 1):
-            figures["-heads"] = alignment.heads(prediction.alignment)
-        for ending, figure in figures.items():
+        for ending, figure in kind.figures(prediction).items():
+            (folder / name).mkdir(exist_ok=True)
             fonts.apply(figure)
-            with replacing(folder / "alignments" / f"{i + 1:06}{ending}.png") as temporary:
+            with replacing(folder / name / f"{i + 1:06}{ending}.png") as temporary:
                 figure.savefig(temporary, format="png", dpi=110)
-        named = "".join(
-            f"<tr><td>{name}</td><td>{escape(escaped(text))}</td></tr>"
-            for name, text in (("source", sentences[i]), ("translation", prediction.text or ""))
-        )
-        parts.append(f'<table class="sentences">{named}</table>{alignment.table(prediction.alignment)}')
-    report.write_page(folder / "alignments.html", "Alignments", parts)
-    more = f" (of the first {MAX_DRAWN})" if len(translations) > MAX_DRAWN else ""
-    print(
-        f"{len(translations)} sentence{'s' * (len(translations) != 1)}: translations.txt and predictions.json, and "
-        f"alignments.html and alignments{more} in {folder}"
-    )
+            written[3:] = [f"images in {name}"]
+        parts.append(kind.html(texts[i], prediction, classes))
+    report.write_page(folder / f"{name}.html", kind.page, parts)
+    more = f" (the first {MAX_DRAWN} are drawn)" if len(predictions) > MAX_DRAWN else ""
+    *others, last = written
+    plural = "s" * (len(predictions) != 1)
+    print(f"{len(predictions)} {kind.text}{plural}: {', '.join(others)} and {last} in {folder}{more}")

@@ -74,6 +74,8 @@ class Task(nn.Module):
     """Whether `forward` computes with `sizes`."""
     takes_batches: ClassVar[bool] = True
     """Whether exported programs take any number of images; else one."""
+    decodes_with_weights: ClassVar[bool] = False
+    """Whether `decode` computes with the model's weights, so that no exported program replaces the model."""
     report: weights.Report | None = None
     """How the checkpoint was used that the model was created from."""
     to_result: Callable[[Task, Prediction, Any, Tensor], Prediction] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from vertebra.ops.beam_search import State, beam_search, repeated
 from vertebra.options import training_only
 from vertebra.structures import Alignment, Frame, Prediction, Preprocess, Target
 from vertebra.tasks import inputs
-from vertebra.tasks.base import Size, Task
-from vertebra.text import BEGIN, PAD, Vocabulary
+from vertebra.tasks.base import Size
+from vertebra.tasks.text_task import TextTask, padded_tokens, shifted, vocabulary_of
+from vertebra.text import PAD
 
 if TYPE_CHECKING:
     from vertebra.metrics.translation import TranslationMetrics
@@ -57,7 +58,7 @@ class TranslatorConfig:
         in_range("max_length_ratio", self.max_length_ratio, 0.1, 100)
 
 
-class Translator(Task):
+class Translator(TextTask):
     """Source ids [B, S] -> memory [B, S, D] and the source ids; `decode` searches the translations in it.
 
     A method has `encode`, `teacher_forced`, `start`, `step` and `align`.
@@ -67,12 +68,13 @@ class Translator(Task):
     monitor = "chrf"
     fixed_classes = ("sentence",)
     target_fields = ("tokens",)
+    decodes_with_weights = True
     no_weight_decay = ("bias",)
 
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__(config, classes, preprocess)
-        self.source = _vocabulary(config.source_vocabulary)
-        self.target = _vocabulary(config.target_vocabulary)
+        self.source = vocabulary_of(config.source_vocabulary)
+        self.target = vocabulary_of(config.target_vocabulary)
 
     # -- of a method
 
@@ -112,7 +114,7 @@ class Translator(Task):
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Cross-entropy of the target tokens, in nats per token."""
-        tokens = self.target_tokens(targets)
+        tokens = padded_tokens(targets, len(self.target))
         mask = images != PAD
         logits = self.teacher_forced(self.encode(images, mask), mask, shifted(tokens))
         loss = nn.functional.cross_entropy(
@@ -122,18 +124,6 @@ class Translator(Task):
             label_smoothing=self.config.label_smoothing,
         )
         return {"loss": loss}
-
-    def target_tokens(self, targets: Sequence[Target]) -> Tensor:
-        """[B, T] int64, filled with PAD."""
-        tokens = []
-        for i, target in enumerate(targets):
-            assert target.tokens is not None, "checked"
-            if not len(target.tokens) or int(target.tokens.max()) >= len(self.target) or int(target.tokens.min()) < 0:
-                raise VertebraError(
-                    f"target {i}: tokens must be ids below {len(self.target)}, at least that of the end."
-                )
-            tokens.append(target.tokens)
-        return pad_sequence(tokens, batch_first=True, padding_value=PAD)
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         memory, source = raw
@@ -161,58 +151,22 @@ class Translator(Task):
             predictions.append(Prediction(text=self.target.decode(tokens), tokens=tokens, alignment=alignment))
         return predictions
 
-    def predict(self, images: Any) -> list[Prediction]:
-        """Translations of one sentence or a sequence of them, in eval mode and without gradients.
-
-        Raises:
-            VertebraError: if a sentence is empty or too long.
-        """
-        sentences = [images] if isinstance(images, str) else list(images)
-        return list(self.translate(sentences, batch_size=max(1, len(sentences))))
-
-    def translate(self, sentences: Iterable[str], *, batch_size: int = 32) -> Iterable[Prediction]:
-        """As `predict`, of any number of sentences, in batches."""
-        batch: list[Tensor] = []
-        for number, sentence in enumerate(sentences, 1):
-            batch.append(self.source_ids(sentence, f"sentence {number}"))
-            if len(batch) == batch_size:
-                yield from self._translated(batch)
-                batch = []
-        if batch:
-            yield from self._translated(batch)
-
-    def _translated(self, batch: Sequence[Tensor]) -> list[Prediction]:
-        ids = pad_sequence(list(batch), batch_first=True, padding_value=PAD)
-        frames = [Frame((1, len(one)), (1, len(one))) for one in batch]
-        predictions: list[Prediction] = self.evaluated(self.infer, ids, frames)
-        return predictions
-
-    def source_ids(self, sentence: str, name: str) -> Tensor:
-        """Ids of the tokens of a source sentence and its end: [S] int64.
-
-        Raises:
-            VertebraError: if it is empty or too long; `name` says which it is.
-        """
-        if not isinstance(sentence, str) or not sentence.strip():
+    def text_ids(self, text: str, name: str) -> Tensor:
+        """Ids of the tokens of a source sentence and its end: [S] int64."""
+        if not isinstance(text, str) or not text.strip():
             raise VertebraError(f"{name} is empty; give a text to translate.")
-        ids = self.source.encode_ended(sentence.strip())
+        ids = self.source.encode_ended(text.strip())
         if (count := len(ids) - 1) > MAX_TOKENS:
             raise VertebraError(f"{name} has {count:,} tokens, more than {MAX_TOKENS:,}: split it into sentences.")
         return ids
+
+    def stack(self, texts: Sequence[Tensor]) -> Tensor:
+        return pad_sequence(list(texts), batch_first=True, padding_value=PAD)
 
     def metrics(self, **options: Any) -> TranslationMetrics:
         from vertebra.metrics.translation import TranslationMetrics  # with torchmetrics, which prediction does not need
 
         return TranslationMetrics(**options)
-
-
-def _vocabulary(content: str) -> Vocabulary:
-    return Vocabulary(content) if content else Vocabulary.bytes()
-
-
-def shifted(tokens: Tensor) -> Tensor:
-    """What the decoder is given to predict `tokens` [B, T]: BEGIN, and all but the last."""
-    return torch.cat((tokens.new_full((len(tokens), 1), BEGIN), tokens[:, :-1]), 1)
 
 
 def embedding(size: int, width: int) -> nn.Embedding:

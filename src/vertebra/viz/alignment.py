@@ -1,4 +1,4 @@
-"""Alignments: how much each token of a translation attends to each token of its source."""
+"""Alignments: how much each token of a translation attends to each token of its source, or a class to each word."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from vertebra.viz import fonts
 
 MAX_TOKENS = 80
 """Tokens of each side that are shown."""
+MAX_WORDS = 2000
+"""Words of a text that are shown."""
 COLOUR = (11, 85, 159)
+STRONGEST = 0.6
+"""Share of COLOUR behind the word with the largest weight, on which dark letters can be read."""
 
 
 def matrix(alignment: Alignment) -> Figure:
@@ -58,10 +62,34 @@ def table(alignment: Alignment) -> str:
     return f'<table class="alignment"><tr><th></th>{head}</tr>{"".join(rows)}</table>'
 
 
+def text(alignment: Alignment) -> str:
+    """The words of a text as HTML, coloured by their mean weight; those of all heads show under the pointer.
+
+    Colours are relative to the largest weight, and a word has the weights of each layer and head in its title.
+    """
+    mean = alignment.mean[0]
+    scale = max(float(mean.max()), 1e-6)
+    parts = []
+    for number, word in enumerate(alignment.source[:MAX_WORDS]):
+        weights = alignment.weights[:, :, 0, number].flatten().tolist()
+        about = f"{float(mean[number]):.3f}"
+        if len(weights) > 1:
+            about += f" ({', '.join(f'{weight:.3f}' for weight in weights)})"
+        colour = _colour(float(mean[number]) / scale * STRONGEST)
+        parts.append(f'<span title="{about}" style="background:{colour}">{escape(word)}</span>')
+    more = f" … ({len(alignment.source) - MAX_WORDS} more)" if len(alignment.source) > MAX_WORDS else ""
+    return f'<p class="words">{" ".join(parts)}{more}</p>'
+
+
 def _cell(weight: float, source: str, target: str) -> str:
-    red, green, blue = (round(255 + (channel - 255) * min(1.0, weight)) for channel in COLOUR)
     about = escape(f"{target} looks at {source}: {weight:.3f}")
-    return f'<td title="{about}" style="background:#{red:02x}{green:02x}{blue:02x}"></td>'
+    return f'<td title="{about}" style="background:{_colour(weight)}"></td>'
+
+
+def _colour(weight: float) -> str:
+    """Of a weight in 0..1, from white to COLOUR."""
+    red, green, blue = (round(255 + (channel - 255) * min(1.0, weight)) for channel in COLOUR)
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _shown(tokens: tuple[str, ...]) -> list[str]:

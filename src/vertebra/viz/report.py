@@ -27,6 +27,7 @@ figure { margin: 0; width: 130px; font-size: .8rem; overflow-wrap: anywhere }
 figure img { image-rendering: pixelated } .bad { color: #b3261e }
 figure.pair { width: 100% }
 table.sentences td { text-align: left; white-space: pre-wrap }
+p.words span { padding: .1rem; border-radius: 3px }
 table.alignment { margin: .3rem 0 1.6rem }
 table.alignment th { padding: 0 .1rem; font-weight: normal; font-size: .8rem }
 table.alignment td { width: 1.1rem; height: 1.1rem; padding: 0; border: 1px solid #eef1f4 }

@@ -58,7 +58,9 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
                 taken.add(source)
                 samples.append(pair(source, text, f"{split} {len(samples) + 1}", alignment))
         splits[split] = samples
-    return Catalogue("dates", "dates", ("sentence",), dict(reversed(splits.items())), has=FIELDS)
+    return Catalogue(
+        "dates", "dates", ("sentence",), dict(reversed(splits.items())), has=FIELDS, items="sentence pairs"
+    )
 
 
 def _pairs(random: random.Random) -> Iterator[tuple[str, str, Tensor]]:

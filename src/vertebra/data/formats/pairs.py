@@ -59,7 +59,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     if not splits:
         reason = f": {problems[0]}" if problems else "."
         raise VertebraError(f"{path} has no pair of sentences{reason}")
-    return Catalogue(str(path), "pairs", ("sentence",), splits, problems=problems, has=FIELDS)
+    return Catalogue(str(path), "pairs", ("sentence",), splits, problems=problems, has=FIELDS, items="sentence pairs")
 
 
 def _add(splits: dict[str, list[Sample]], problems: list[str], where: str, source: str, text: str, split: str) -> None:

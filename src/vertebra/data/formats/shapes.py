@@ -27,7 +27,9 @@ from vertebra.structures import KeypointSchema, Masks, Target
 PRIORITY = 0
 GENERATED = True
 OBJECT_FIELDS = frozenset({"boxes", "labels", "masks", "keypoints", "crowd", "areas"})
-FIELDS = OBJECT_FIELDS | {"label", "tags", "semantic"}
+OF_IMAGES = frozenset({"label", "tags", "text"})
+"""Fields that an image has only where they are asked for."""
+FIELDS = OBJECT_FIELDS | OF_IMAGES | {"semantic"}
 CLASSES = ("circle", "cross", "hexagon", "square", "star", "triangle")
 KEYPOINTS = KeypointSchema(
     ("ahead", "right", "behind", "left"), ((0, 1), (1, 2), (2, 3), (3, 0)), (0, 3, 2, 1), (0.05, 0.05, 0.05, 0.05)
@@ -39,6 +41,10 @@ SIZE = 64
 ONE = (1, 1)
 SEVERAL = (1, 6)
 """Minimum and maximum number of objects per image, where there are several."""
+CAPTIONED = (2, 2)
+"""Likewise of images with a caption, which says how one lies to the other."""
+COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
+"""Names of equally distant hues, from 0."""
 SCALE = 4
 """Images are drawn so many times larger and scaled down, for smooth edges."""
 
@@ -50,9 +56,13 @@ def recognise(path: Path) -> bool:
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
     """The set with one object per image where the label alone is needed, else the set with several; where label maps
-    alone are needed, the background is a class too. Tags are the classes of the objects."""
+    alone are needed, the background is a class too. Tags are the classes of the objects. Captions alone are of two
+    objects."""
     if options.fields == frozenset({"label"}):
         return catalogue(options.seed)
+    if options.fields == frozenset({"text"}):
+        drawn = catalogue(options.seed, SIZE, CAPTIONED, options.fields)
+        return replace(drawn, classes=("caption",), has=options.fields, keypoints=None)
     drawn = catalogue(options.seed, 2 * SIZE, SEVERAL, options.fields)
     if options.fields == frozenset({"semantic"}):
         return replace(drawn, classes=("background", *CLASSES), has=options.fields, keypoints=None)
@@ -74,10 +84,9 @@ def catalogue(
         seed: each seed gives other images.
         size: side of the images in pixels.
         objects: minimum and maximum number of objects per image.
-        fields: fields of Target that the samples carry; None for all but the label and the tags, because an image of
-            several objects has them only where they are asked for.
+        fields: fields of Target that the samples carry; None for all but OF_IMAGES.
     """
-    chosen = FIELDS - {"label", "tags"} if fields is None else fields
+    chosen = FIELDS - OF_IMAGES if fields is None else fields
     if chosen & OBJECT_FIELDS:
         chosen |= {"boxes", "labels", "crowd", "areas"}
     splits: dict[str, list[Sample]] = {}
@@ -90,7 +99,7 @@ def catalogue(
         "shapes",
         CLASSES,
         splits,
-        has=frozenset(has | (chosen & {"label", "tags"})),
+        has=frozenset(has | (chosen & OF_IMAGES)),
         keypoints=KEYPOINTS if has else None,
     )
 
@@ -122,7 +131,8 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = ONE
         objects: minimum and maximum number of objects.
 
     Returns:
-        The image [3, size, size] uint8, and its target with every field. Objects that are covered altogether are
+        The image [3, size, size] uint8, and its target with every field; the text says how the first of two objects
+        lies to the second, such as `a red circle left of a blue star`. Objects that are covered altogether are
         not in it; the label is the class of the largest object; semantic is 0 for the background, then the classes
         from 1.
     """
@@ -133,7 +143,7 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = ONE
     count = int(random.integers(objects[0], objects[1] + 1))
     largest = 0.45 if count == 1 else 0.27
     radii = np.sort(random.uniform(0.55 * largest, largest, count))[::-1] * size  # the largest first, at the bottom
-    labels, keypoints, owner = [], [], np.zeros((size, size), np.int64)
+    labels, keypoints, names, owner = [], [], [], np.zeros((size, size), np.int64)
     for number, radius in enumerate(radii, 1):
         label = int(random.integers(len(CLASSES)))
         centre = random.uniform(radius, size - radius, 2)
@@ -150,11 +160,12 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = ONE
         x, y, mask = _mask(polygon, size)
         owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = number
         labels.append(label)
+        names.append(f"a {COLOURS[round(hue * len(COLOURS)) % len(COLOURS)]} {CLASSES[label]}")
         keypoints.append(axes)
     noise = random.normal(0, 8, (size, size, 3))
     pixels = (np.asarray(canvas.resize((size, size), Image.Resampling.BOX)) + noise).clip(0, 255).astype(np.uint8)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    return image, _target(labels, keypoints, owner)
+    return image, _target(labels, keypoints, names, owner)
 
 
 def outline(name: str) -> np.ndarray:
@@ -207,7 +218,16 @@ def _mask(polygon: np.ndarray, size: int) -> tuple[int, int, np.ndarray]:
     return x1, y1, np.asarray(canvas.crop(inner).resize((x2 - x1, y2 - y1), Image.Resampling.BOX)) >= 128
 
 
-def _target(labels: list[int], keypoints: list[np.ndarray], owner: np.ndarray) -> Target:
+def _caption(names: list[str], boxes: Tensor) -> str:
+    """How the first object lies to the second, by the larger distance of their centres; the name of a single one."""
+    if len(names) == 1:
+        return names[0]
+    x, y = ((boxes[1, :2] + boxes[1, 2:]) - (boxes[0, :2] + boxes[0, 2:])).tolist()
+    beside, above = ("left of" if x > 0 else "right of"), ("above" if y > 0 else "below")
+    return f"{names[0]} {beside if abs(x) >= abs(y) else above} {names[1]}"
+
+
+def _target(labels: list[int], keypoints: list[np.ndarray], names: list[str], owner: np.ndarray) -> Target:
     """The visible objects, from the number of the object, from 1, that each pixel shows: `owner` [H, W] int64."""
     size = owner.shape[0]
     semantic = np.array([0, *(label + 1 for label in labels)])[owner]
@@ -233,6 +253,7 @@ def _target(labels: list[int], keypoints: list[np.ndarray], owner: np.ndarray) -
         crowd=torch.zeros(len(visible), dtype=torch.bool),
         areas=masks.areas(),
         semantic=torch.from_numpy(semantic.astype(np.uint8)),
+        text=_caption([names[i] for i in visible], masks.boxes()),
         size=(size, size),
     )
 

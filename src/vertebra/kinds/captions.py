@@ -1,0 +1,136 @@
+"""Captions of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from typing import Any, Literal
+
+from PIL import Image
+from torch import Tensor
+
+from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.errors import escaped, in_range, shown
+from vertebra.kinds.base import Kind
+from vertebra.metrics.evaluation import Evaluation
+from vertebra.structures import KeypointSchema, Prediction, Target
+from vertebra.tasks import Task
+from vertebra.tasks.captioner import Captioner
+from vertebra.text import MAX_SIZE, SMALLEST, Vocabulary
+from vertebra.viz import draw, looks
+
+
+@dataclass
+class CaptionsData:
+    """The vocabulary, which is learned from the training captions."""
+
+    vocabulary: Literal["word", "bpe", "character"] = "word"
+    """Tokens: words and punctuation marks, merged byte pairs, or characters."""
+    vocabulary_size: int = 10_000
+    """Tokens of the vocabulary at most, the most frequent ones."""
+
+    def __post_init__(self) -> None:
+        in_range("data.vocabulary_size", self.vocabulary_size, SMALLEST[self.vocabulary], MAX_SIZE)
+
+
+class Captions(Kind):
+    """A sentence for each image, and where the model looks for each of its words."""
+
+    target_field = "text"
+    description = "captions"
+    has_classes = False
+    data = CaptionsData
+    resize_modes = ("squash",)
+    tta_scales = ()
+
+    # -- data
+
+    def samples(
+        self,
+        catalogue: Catalogue,
+        split: str,
+        task: Task,
+        *,
+        training: bool = False,
+        seed: int = 0,
+        data: CaptionsData | None = None,
+        load: Callable[[str], Task] | None = None,
+    ) -> list[Sample]:
+        """The images, with the ids of the tokens of their captions."""
+        assert isinstance(task, Captioner)
+        samples = []
+        for sample in catalogue.split(split):
+            assert sample.target.text is not None
+            tokens = task.vocabulary.encode_ended(sample.target.text)
+            samples.append(replace(sample, target=replace(sample.target, tokens=tokens)))
+        return samples
+
+    def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
+        """The vocabulary."""
+        data = data or CaptionsData()
+        captions = [sample.target.text or "" for sample in catalogue.split("train")]
+        return {"vocabulary": Vocabulary.learn(captions, data.vocabulary, data.vocabulary_size).content}
+
+    # -- predictions
+
+    def agreement(self, prediction: Prediction, other: Prediction) -> tuple[int, int]:
+        """Whether the captions are the same."""
+        return int(prediction.text == other.text), 1
+
+    def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
+        return [(prediction.text or "", 0.0)]
+
+    def draw(
+        self,
+        image: Tensor,
+        prediction: Prediction,
+        classes: Sequence[str],
+        *,
+        keypoints: KeypointSchema | None = None,
+        threshold: float = 0.0,
+        top: int = 3,
+    ) -> Image.Image:
+        """The image over its caption, and beside it an image for each word, dark where the model does not look."""
+        return looks.sheet(image, prediction)
+
+    def draw_target(
+        self, image: Tensor, target: Target, classes: Sequence[str], *, keypoints: KeypointSchema | None = None
+    ) -> Image.Image:
+        """The image over its caption."""
+        return draw.captioned(image, [(target.text or "", 0.0)])
+
+    def record(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> dict[str, Any]:
+        """`caption`, and for each word of it in `words`, `x` and `y`, the centre of the cell that the model looks at
+        most as shares of the width and height, and its `weight`."""
+        record: dict[str, Any] = {"caption": prediction.text}
+        if prediction.looks is not None:
+            height, width = prediction.looks.shape[1:]
+            weights, places = prediction.looks.flatten(1).max(1)
+            record["words"] = [
+                {
+                    "word": word,
+                    "x": round((place % width + 0.5) / width, 4),
+                    "y": round((place // width + 0.5) / height, 4),
+                    "weight": round(weight, 6),
+                }
+                for word, place, weight in zip(prediction.words, places.tolist(), weights.tolist(), strict=True)
+            ]
+        return record
+
+    # -- evaluation
+
+    def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+        if evaluation.rows and "prediction" in evaluation.rows[0]:
+            yield "Most wrong", self.most_wrong(evaluation, samples)
+
+    def error_text(self, row: Mapping[str, Any], classes: Sequence[str]) -> str:
+        return f"<b>{escape(escaped(row['prediction']))}</b><br>is {escape(escaped(row['target']))}"
+
+    # -- `vertebra data`
+
+    def difference(self, target: Target, other: Target, classes: Sequence[str]) -> str:
+        return "" if target.text == other.text else f"other captions, {shown(target.text)} and {shown(other.text)}"
+
+
+KIND = Captions()
