@@ -72,8 +72,8 @@ def test_no_name_stands_twice_or_is_ours(train_options):
         ("evaluate run --batch=2", "Here it is --data.batch_size."),
         (
             "train segment",
-            "task is 'segment'; there are classification, detection, instance, keypoints, multilabel, pose, "
-            "refinement, saliency, semantic, translation. Here it is 'instance'.",
+            "task is 'segment'; there are captioning, classification, detection, instance, keypoints, multilabel, "
+            "pose, refinement, saliency, semantic, text_classification, translation. Here it is 'instance'.",
         ),
         ("train instance-segmentation", "Here it is 'instance'."),
         ("train segmentation", "Here it is 'semantic'."),

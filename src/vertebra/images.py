@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import struct
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -36,12 +38,55 @@ MAX_RATIO = 1032
 """Of unpacked to packed bytes in deflate, the compression of PNG and gzip."""
 ADAM7 = ((8, 8, 0, 0), (8, 8, 4, 0), (4, 8, 0, 4), (4, 4, 2, 0), (2, 4, 0, 2), (2, 2, 1, 0), (1, 2, 0, 1))
 """The seven images in an interlaced PNG: steps across and down, and the first pixel."""
+MAX_STORED = 1 << 30
+"""Bytes of an encoded image inside of a larger file."""
 STRIP = 1 << 20
 """Pixels that are converted at a time, so that a large image is not copied as a whole."""
 
 
 class UnreadableImage(VertebraError):
     """A file that cannot be read as an image; the text begins with its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An encoded image inside of a larger file."""
+
+    file: Path
+    name: str
+    """What it is called in that file."""
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+    def read(self) -> bytes:
+        """Its bytes, as a file of its own would have them.
+
+        Raises:
+            UnreadableImage: if they cannot be read.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSlice(StoredImage):
+    """An encoded image of `size` bytes from byte `offset` of a larger file on."""
+
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        if not 0 < self.size <= MAX_STORED:
+            raise UnreadableImage(f"{self}: it has {self.size:,} bytes; 1 to {MAX_STORED:,} are read.")
+        try:
+            with self.file.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise UnreadableImage(f"{self}: cannot be read ({error.strerror}).") from error
+        if len(content) < self.size:
+            raise UnreadableImage(f"{self}: cut off: the file ends {self.size - len(content):,} bytes before it does.")
+        return content
 
 
 def find_images(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
@@ -59,8 +104,8 @@ def read_image(source: Any, channels: int = 3) -> Tensor:
     """One image as a tensor.
 
     Args:
-        source: a path; a PIL image; an array [H, W] or [H, W, C]; or a tensor [C, H, W]. Arrays and tensors
-            hold uint8, uint16, or floats in 0..1.
+        source: a path; a StoredImage; a PIL image; an array [H, W] or [H, W, C]; or a tensor [C, H, W]. Arrays and
+            tensors hold uint8, uint16, or floats in 0..1.
         channels: 1 for grey, 3 for RGB; another number only for arrays and tensors that have as many.
 
     Returns:
@@ -72,8 +117,8 @@ def read_image(source: Any, channels: int = 3) -> Tensor:
             MAX_PIXELS and MAX_SIDE allow.
         VertebraError: if `source` is of no kind named above.
     """
-    if isinstance(source, str | Path):
-        with open_image(Path(source)) as image:
+    if isinstance(source, str | Path | StoredImage):
+        with open_image(source) as image:
             decode(image)
             return _from_pil(image, channels)
     if isinstance(source, Image.Image):
@@ -90,16 +135,19 @@ def read_image(source: Any, channels: int = 3) -> Tensor:
 
 
 @contextlib.contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: str | Path | StoredImage) -> Iterator[Image.Image]:
     """An image file opened by Pillow, not yet decoded; an error in the block is raised as UnreadableImage."""
-    if not os.path.isfile(path):
+    source: Any = path
+    if isinstance(path, StoredImage):
+        source = io.BytesIO(path.read())
+    elif not os.path.isfile(path):
         raise UnreadableImage(f"{path}: there is no such file.")
-    if not os.path.getsize(path):
+    elif not os.path.getsize(path):
         raise UnreadableImage(f"{path}: the file is empty (0 bytes).")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is refused later
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(source, formats=FORMATS) as image:
                 _check_size(image)
                 yield image
     except UnreadableImage as error:
@@ -123,40 +171,42 @@ def decode(image: Image.Image) -> None:
         UnreadableImage: if it is a PNG whose data end before its last row, which Pillow would leave black.
     """
     if image.format == "PNG":
-        path: str = image.filename  # type: ignore[attr-defined]
+        path, stream = image.filename, image.fp  # type: ignore[attr-defined]
         width, height = image.size
-        doubtful = width * height > 8 * MAX_RATIO * os.path.getsize(path)  # impossible even with one bit per pixel
+        size = os.path.getsize(path) if path else stream.getbuffer().nbytes
+        doubtful = width * height > 8 * MAX_RATIO * size  # impossible even with one bit per pixel
         if not doubtful:
             image.load()
             last = image.crop((0, height - 1, width, height))
             doubtful = "interlace" in image.info or not np.asarray(last).any()
-        if doubtful and not _is_whole_png(path):
-            raise UnreadableImage(f"cut off: its data end before the last of its {width} x {height} pixels.")
+        if doubtful:  # Pillow closes the file of a path when it is read
+            with open(path, "rb") if path else contextlib.nullcontext(stream) as file:
+                if not _is_whole_png(file, size):
+                    raise UnreadableImage(f"cut off: its data end before the last of its {width} x {height} pixels.")
     ImageOps.exif_transpose(image, in_place=True)
 
 
-def _is_whole_png(path: str) -> bool:
-    """Whether the compressed data of a PNG file reach its last row, without keeping what they unpack to."""
+def _is_whole_png(file: BinaryIO, size: int) -> bool:
+    """Whether the compressed data of a PNG of `size` bytes reach its last row, without keeping what they unpack to."""
     expected, unpacked, inflate = 1, 0, zlib.decompressobj()
-    with open(path, "rb") as file:
-        file.seek(8)
-        while unpacked < expected and len(header := file.read(8)) == 8:
-            length, kind = struct.unpack(">I4s", header)
-            content = file.read(min(length, os.path.getsize(path)))
-            file.seek(4, os.SEEK_CUR)
-            if kind == b"IHDR":
-                width, height, bits, colour, *_, interlaced = struct.unpack(">IIBBBBB", content[:13])
-                bits *= {2: 3, 4: 2, 6: 4}.get(colour, 1)
-                parts = ADAM7 if interlaced else ((1, 1, 0, 0),)
-                sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for across, down, x, y in parts]
-                expected = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0)
-            while kind == b"IDAT" and content:
-                unpacked += len(inflate.decompress(content, STRIP))
-                content = inflate.unconsumed_tail
+    file.seek(8)
+    while unpacked < expected and len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        content = file.read(min(length, size))
+        file.seek(4, os.SEEK_CUR)
+        if kind == b"IHDR":
+            width, height, bits, colour, *_, interlaced = struct.unpack(">IIBBBBB", content[:13])
+            bits *= {2: 3, 4: 2, 6: 4}.get(colour, 1)
+            parts = ADAM7 if interlaced else ((1, 1, 0, 0),)
+            sizes = [(-(-(width - x) // across), -(-(height - y) // down)) for across, down, x, y in parts]
+            expected = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0)
+        while kind == b"IDAT" and content:
+            unpacked += len(inflate.decompress(content, STRIP))
+            content = inflate.unconsumed_tail
     return unpacked + len(inflate.flush()) >= expected
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path | StoredImage) -> tuple[int, int]:
     """(height, width) in pixels that `read_image` will give a file, from its header alone.
 
     Raises:

@@ -286,11 +286,9 @@ def test_folders_of_no_known_format(tmp_path, files, sentence):
 
 
 def test_files_of_no_known_format(tmp_path):
-    fill(tmp_path, "train.parquet")
-    with pytest.raises(
-        VertebraError, match=r"file of no known format\. train\.parquet is a container of images, which"
-    ):
-        read(tmp_path / "train.parquet")
+    fill(tmp_path, "train.lmdb")
+    with pytest.raises(VertebraError, match=r"file of no known format\. train\.lmdb is a container of images, which"):
+        read(tmp_path / "train.lmdb")
 
 
 def test_recognition_opens_few_files(tmp_path, monkeypatch):
@@ -311,7 +309,8 @@ def test_the_order_of_recognition():
     csv = ["via", "csv_classes", "csv_tags", "json_lines_tags", "pairs", "celeba", "hugging_face"]
     csv += ["csv_boxes", "deeplabcut", "landmarks", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
-    others = ["coco", "coco_panoptic", "yolo", "voc", "masks", "label_maps", "coco_file", "folder"]
+    others = ["coco", "coco_panoptic", "yolo", "voc", "masks", "label_maps", "coco_file"]
+    others += ["hugging_face_tables", "webdataset", "folder"]
     assert list(formats.formats()) == ["dates", "reviews", "shapes", "stories", "texts", *csv, "idx", *tools, *others]
     assert list(formats.writable()) == ["coco", "yolo", "voc", "masks", "label_maps"]
 

@@ -158,15 +158,17 @@ def test_a_resumed_run_removes_leftovers_before_it_trains(tmp_path, photos, brig
 
 
 ENDLESS = (
-    *("train", "classification", "--data.image_size=32", "--model.backbone=resnet18", "--device=cpu", "--epochs=500"),
-    *("--model.backbone_options={depths: [1, 1, 1, 1]}", "--data.batch_size=20", "--data.workers=0"),
+    *("train", "classification", "--data.image_size=32", "--device=cpu", "--epochs=500"),
+    *("--data.batch_size=20", "--data.workers=0"),
 )
+WHOLE = ("--model.backbone=resnet18", "--model.backbone_options={depths: [1, 1, 1, 1]}")
+DIVIDED = ("--model.backbone=vit_tiny_16", "--model.backbone_options.depth=2", "--strategy=fsdp", "--optimizer=adamw")
 
 
 @pytest.mark.slow
 def test_a_process_that_the_command_started_is_killed(tmp_path, photos):
     """The command ends too, with one sentence and no traceback."""
-    words = [*ENDLESS, f"--data.path={photos}", "--processes=2", f"--output={tmp_path / 'run'}"]
+    words = [*ENDLESS, *WHOLE, f"--data.path={photos}", "--processes=2", f"--output={tmp_path / 'run'}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     with subprocess.Popen(
         [sys.executable, "-m", "vertebra", *words],
@@ -187,10 +189,12 @@ def test_a_process_that_the_command_started_is_killed(tmp_path, photos):
 
 @pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_of_two(tmp_path, photos, killed):
-    """As torchrun starts them: the other one ends too, with one sentence and no traceback."""
-    words = [*ENDLESS, f"--data.path={photos}", f"--output={tmp_path / 'run'}"]
+    """As torchrun starts them: the other one ends too, with one sentence and no traceback. A divided model is continued
+    as a whole one."""
+    run = tmp_path / "run"
+    words = [*ENDLESS, *(WHOLE, DIVIDED)[killed], f"--data.path={photos}", f"--output={run}"]
     with started_together(words, tmp_path, 2) as processes:
-        wait_for("epoch 1/", processes[0], tmp_path / "0")
+        wait_for(f"epoch {1 + killed}/", processes[0], tmp_path / "0")  # the state is written after the line
         processes[killed].kill()
         other = processes[1 - killed]
         other.join(60)
@@ -198,3 +202,7 @@ def test_a_killed_process_of_two(tmp_path, photos, killed):
     said = (tmp_path / str(1 - killed) / "err.txt").read_text()
     assert said.startswith("vertebra: another process of this run ended unexpectedly")
     assert said.count("\n") == 1
+    if killed:
+        epochs = int((run / "metrics.csv").read_text().splitlines()[-1].split(",")[0])
+        resumed = [f"--resume={run}", "--strategy=ddp", "--processes=1", f"--epochs={epochs + 1}"]
+        assert main(["train", "classification", *resumed]) == 0

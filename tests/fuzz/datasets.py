@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import struct
+import tarfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow
+import pyarrow.ipc
 from PIL import Image
 from tests.fuzz import mutate
 from tests.fuzz.sweep import Case
@@ -281,6 +284,29 @@ def write_hugging_face(folder: Path) -> None:
     (folder / "train" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 
+def write_webdataset(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "train-000.tar", "w") as archive:
+        for number, name in enumerate(NAMES):
+            write_image(folder / name, number)
+            (folder / "cls").write_text(CLASSES[number % 2])
+            archive.add(folder / name, name)
+            archive.add(folder / "cls", f"{number + 1}.cls")
+            (folder / name).unlink()
+    (folder / "cls").unlink()
+
+
+def write_hugging_face_tables(folder: Path) -> None:
+    write_images(folder)
+    images = [{"bytes": (folder / name).read_bytes(), "path": name} for name in NAMES]
+    table = pyarrow.table({"image": images, "label": [i % 2 for i in range(len(NAMES))]})
+    with pyarrow.ipc.new_stream(folder / "data-0.arrow", table.schema) as stream:
+        stream.write_table(table)
+    write_json(folder / "state.json", {"_data_files": [{"filename": "data-0.arrow"}]})
+    for name in NAMES:
+        (folder / name).unlink()
+
+
 def write_csv_boxes(folder: Path, form: str) -> None:
     write_images(folder / "train")
     if form == "retinanet":
@@ -407,6 +433,8 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "createml": write_createml,
     "label_studio": write_label_studio,
     "hugging_face": write_hugging_face,
+    "webdataset": write_webdataset,
+    "hugging_face_tables": write_hugging_face_tables,
     "datumaro": write_datumaro,
     "deeplabcut": write_deeplabcut,
     "pts": write_pts,
@@ -440,7 +468,7 @@ NUMBERS = {
 """Places of coordinates in the files of a format."""
 PLACES = {"csv": "labels.csv"}
 """What is given to the command, if it is not the folder."""
-MAIN = (".json", ".jsonl", ".yaml", ".xml", ".txt", ".csv", ".gz")
+MAIN = (".json", ".jsonl", ".yaml", ".xml", ".txt", ".csv", ".gz", ".tar", ".arrow")
 
 
 def dataset(rng: Random, folder: Path, format: str) -> Case:

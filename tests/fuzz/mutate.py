@@ -254,7 +254,7 @@ def change_file(rng: Random, path: Path, numbers: str = "-") -> Change | None:
     """Changes a file by what it holds; bytes in one of six cases. The change, if it is one of one value."""
     raw = path.read_bytes()
     change: Change | None = None
-    if rng.random() < 1 / 6 or path.suffix in (".png", ".jpg", ""):
+    if rng.random() < 1 / 6 or path.suffix in (".png", ".jpg", ".tar", ".arrow", ""):
         path.write_bytes(change_bytes(rng, raw))
     elif path.suffix == ".gz":
         inner = change_bytes(rng, gzip.decompress(raw))

@@ -16,12 +16,14 @@ from vertebra.data import segments
 from vertebra.data.catalogue import SPLIT_NAMES, SPLITS, Catalogue, Sample
 from vertebra.data.segments import Segment, reaches_far
 from vertebra.errors import VertebraError, shown
-from vertebra.files import are_numbers, is_number
-from vertebra.images import SUFFIXES
+from vertebra.files import are_numbers, is_number, read_json
+from vertebra.images import SUFFIXES, StoredImage
 from vertebra.structures import COCO_PERSON, KeypointSchema, Target
 
 MIN_SIDE = 0.01
 """Pixels; a box with a shorter side is an error."""
+CLASSES = "classes.json"
+"""The file that names classes which are numbers."""
 MAX_KEYPOINTS = 1000
 """Keypoints that each object of a dataset may have."""
 MAX_NAME = 1000
@@ -70,7 +72,7 @@ class Gatherer:
         self.clipped = 0
 
     def sample(
-        self, image: Path, size: tuple[int, int], annotations: Iterable[Annotation], id: int | None = None
+        self, image: Path | StoredImage, size: tuple[int, int], annotations: Iterable[Annotation], id: int | None = None
     ) -> Sample:
         """The sample of an image of (height, width) `size`, with every annotation that is valid."""
         valid: list[Annotation] = []
@@ -357,6 +359,27 @@ def check_class_names(names: Sequence[Any], where: object) -> tuple[str, ...]:
             raise VertebraError(f"{where}: two classes are called {shown(name)}.")
         seen.add(name)
     return tuple(names)
+
+
+def class_list(folder: Path) -> tuple[str, ...]:
+    """The names of classes that are numbers, from the file CLASSES in a folder; none if it is not there.
+
+    Raises:
+        VertebraError: if it is no list of names, or mapping of the numbers to names.
+    """
+    path = folder / CLASSES
+    if not path.is_file():
+        return ()
+    names = read_json(path)
+    names = names.get("classes", names) if isinstance(names, dict) else names
+    if isinstance(names, dict):  # of numbers to names
+        missing = [i for i in range(len(names)) if str(i) not in names]
+        if missing:
+            raise VertebraError(f"{path} has no name for class {missing[0]}; its keys must be 0, 1, 2, ...")
+        names = [names[str(i)] for i in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise VertebraError(f"{path} is not a JSON list of class names, but {shown(names)}.")
+    return check_class_names([str(name) if type(name) is int else name for name in names], path)
 
 
 def named_keypoints(names: Sequence[str], where: str) -> KeypointSchema:

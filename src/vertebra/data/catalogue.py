@@ -14,7 +14,7 @@ from torch import Tensor
 from vertebra.data.label_maps import LabelMap, paint
 from vertebra.data.segments import Segment, crop
 from vertebra.errors import VertebraError, escaped, nearest
-from vertebra.images import image_size
+from vertebra.images import StoredImage, image_size
 from vertebra.structures import IGNORED, KeypointSchema, Masks, Region, Target
 
 SPLITS = {
@@ -29,9 +29,9 @@ SPLIT_NAMES = {alias: split for split, aliases in SPLITS.items() for alias in al
 
 @dataclass(frozen=True, repr=False)
 class Sample:
-    """One image, by path or as pixels [C, H, W] uint8, and its ground truth."""
+    """One image, by its place in a file or as pixels [C, H, W] uint8, and its ground truth."""
 
-    image: Path | Tensor
+    image: Path | StoredImage | Tensor
     target: Target
     """Everything but the masks, in pixels of the image as it is read, upright."""
     segments: tuple[Segment, ...] = ()
@@ -67,9 +67,9 @@ class Sample:
         """
         if self.target.size is not None:
             return self.target.size
-        if isinstance(self.image, Path):
-            return image_size(self.image)
-        return self.image.shape[-2], self.image.shape[-1]
+        if isinstance(self.image, Tensor):
+            return self.image.shape[-2], self.image.shape[-1]
+        return image_size(self.image)
 
     def where(self, i: int) -> str:
         """Names instance `i` in messages."""

@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from vertebra.data import reading
 from vertebra.data.catalogue import Catalogue, Sample, describe_fields
 from vertebra.data.formats import writable
@@ -58,7 +60,7 @@ def convert(path: str | Path, to: str, save: str | Path, seed: int = 0) -> tuple
 
 def _complete(sample: Sample, catalogue: Catalogue) -> Sample | None:
     """The sample with its size, and with boxes even if these come from the masks; None if it cannot be read."""
-    if not isinstance(sample.image, Path):
+    if isinstance(sample.image, Tensor):
         return sample
     try:
         size = image_size(sample.image)

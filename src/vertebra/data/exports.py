@@ -35,7 +35,7 @@ from vertebra.data.formats import ReadOptions
 from vertebra.data.segments import Segment
 from vertebra.errors import VertebraError, escaped, shown
 from vertebra.files import MAX_NUMBER, read_text
-from vertebra.images import MAX_PIXELS, SUFFIXES, UnreadableImage, image_size
+from vertebra.images import MAX_PIXELS, SUFFIXES, StoredImage, UnreadableImage, image_size
 from vertebra.ops import rle
 from vertebra.structures import KeypointSchema, Target
 
@@ -83,8 +83,8 @@ class ExportedImage:
 
     where: str
     """The file and the image in it, for messages."""
-    image: Path
-    """Its file, which may be missing."""
+    image: Path | StoredImage
+    """Its file, which may be missing, or its place in a larger one."""
     size: tuple[int, int] | None = None
     """(height, width) in pixels, if it is stated."""
     shapes: list[Shape] = field(default_factory=list)
@@ -182,12 +182,15 @@ class Export:
         self.rotated += 1
         return bounds(turned([x1, y1, x2, y1, x2, y2, x1, y2], centre, degrees))
 
-    def catalogue(self, classes: Sequence[str] = (), keypoints: Sequence[str] | None = None) -> Catalogue:
+    def catalogue(
+        self, classes: Sequence[str] = (), keypoints: Sequence[str] | None = None, labels: Sequence[str] = ()
+    ) -> Catalogue:
         """All images as a dataset of tags, of objects, or of one class per image where it is needed or all there is.
 
         Args:
             classes: of objects, in their order; those that occur are added. Alphabetical if empty.
             keypoints: names of the keypoints, in their order; those that occur, if None.
+            labels: classes of whole images, as `classes` those of objects.
 
         Raises:
             VertebraError: if there are no images, or neither objects nor classes.
@@ -202,18 +205,19 @@ class Export:
             return self._of_tags(splits)
         objects = any(entry.shapes for entry in entries)
         if labelled and (not objects or (fields is not None and "label" in fields)):
-            return self._of_classes(splits)
+            return self._of_classes(splits, labels)
         if labelled:
             self.notes.append(f"{labelled} images have a class as a whole too, which classification learns")
         return self._of_objects(splits, tuple(classes), keypoints)
 
     def _present(self, entries: Iterable[ExportedImage]) -> Iterator[ExportedImage]:
         """The images that are there, with their sizes where objects need them."""
-        seen: set[Path] = set()
+        seen: set[Path | StoredImage] = set()
         for entry in entries:
             count = len(entry.shapes)
             also = f" with its {count} annotations" if count else ""
-            needless = entry.pixels is not None or (self.options.missing_ok and entry.size is not None)
+            stored = entry.pixels is not None or isinstance(entry.image, StoredImage)
+            needless = stored or (self.options.missing_ok and entry.size is not None)
             if not needless and str(entry.image) not in self.listing:
                 image = escaped(str(entry.image)[:300])
                 self.problems.append(f"{entry.where} is skipped{also}: {image} is not there.")
@@ -223,9 +227,9 @@ class Export:
                 seen.add(entry.image)
                 yield entry
 
-    def _of_classes(self, splits: dict[str, list[ExportedImage]]) -> Catalogue:
+    def _of_classes(self, splits: dict[str, list[ExportedImage]], labels: Sequence[str]) -> Catalogue:
         names = {entry.label for members in splits.values() for entry in members if entry.label is not None}
-        classes = check_class_names(sorted(names), self.path)
+        classes = check_class_names(list(dict.fromkeys([*labels, *sorted(names)])), self.path)
         index = {name: torch.tensor(i) for i, name in enumerate(classes)}
         samples: dict[str, list[Sample]] = {}
         for split, members in splits.items():

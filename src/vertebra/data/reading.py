@@ -33,15 +33,15 @@ UNSUPPORTED = {
     (
         ".mdb",
         ".lmdb",
-        ".parquet",
-        ".arrow",
         ".npz",
         ".npy",
         ".h5",
         ".hdf5",
     ): "a container of images, which is not read: write them into files, or use it through a torch Dataset",
     (".pkl", ".pickle"): "a pickle, which is never read, because it can run code: use the data through a torch Dataset",
-    (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"): "an archive: unpack it and give the path of the folder",
+    (".zip", ".tar.gz", ".tgz", ".7z", ".rar"): "an archive: unpack it and give the path of the folder",
+    (".tar",): "an archive, but no shard of images with a .cls, .json or .txt each: unpack it and give the path of the "
+    "folder",
     (".xlsx", ".xls", ".ods"): "a spreadsheet, which is not read: save it as CSV with the columns path and label",
 }
 """What files are that are not read, by the ends of their names."""
@@ -60,8 +60,9 @@ def open_data(
             columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); a COCO folder or JSON; a
             folder of Pascal VOC's XML; YOLO's data.yaml or its folder; a folder of masks; an export of LabelMe, CVAT,
             Label Studio, VIA, CreateML, Datumaro, Hugging Face or Roboflow; a project of DeepLabCut; lists of facial
-            landmarks; or the word `shapes`. A folder whose only data lies further down stands for that. Or a torch
-            Dataset that yields (image, Target), or a mapping of such by split.
+            landmarks; tar shards or a pattern of them; Arrow or Parquet files; or the word `shapes`. A folder whose
+            only data lies further down stands for that. Or a torch Dataset that yields (image, Target), or a mapping of
+            such by split.
         fields: the fields of Target that are needed, such as `boxes` and `masks`; None for all.
         val_share: share that becomes the val split where there is none, in 0..1: of each class where images have
             one class, else of the images.
@@ -104,10 +105,10 @@ def read(path: Source, *, fields: Collection[str] | None = None, seed: int = 0, 
     path = expanded(path)
     if named is not None and getattr(named, "GENERATED", False):
         return _read(named, path, options)
-    if not path.exists():
-        raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
     if not path.is_dir():
-        module = _recognise(path, options.fields)
+        module = _recognise(path, options.fields)  # which may stand for several files
+        if module is None and not path.exists():
+            raise VertebraError(f"{path} is not there.{_nearest_path(path)}")
         if module is None:
             raise VertebraError(f"{path} is a file of no known format.{_guess([path.name])}{_known()}")
         return _read(module, path, options)

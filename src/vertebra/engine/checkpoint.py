@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 import vertebra
 from vertebra import tasks, weights
@@ -20,11 +21,12 @@ from vertebra.structures import Preprocess
 from vertebra.tasks.loading import naming
 
 
-def save(task: tasks.Task, path: str | Path, **about: Any) -> None:
+def save(task: tasks.Task, path: str | Path, state: Mapping[str, Tensor] | None = None, **about: Any) -> None:
     """Writes the one file that `vertebra.load` needs: weights, and as JSON the model's options, classes, preprocessing,
-    Vertebra's version and the further entries `about` (metrics, epoch, ...)."""
+    Vertebra's version and the further entries `about` (metrics, epoch, ...); `state` in place of the task's own."""
     description = {"version": vertebra.__version__, **task.describe(), **about}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()}
+    tensors = task.state_dict() if state is None else state
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(state, temporary, {"vertebra": json.dumps(description), "format": "pt"})
 

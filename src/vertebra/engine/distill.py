@@ -7,6 +7,7 @@ transformers, arXiv:2012.12877, section 4 (hard, and the distillation token); Be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -27,7 +28,7 @@ from vertebra.engine import checkpoint
 from vertebra.engine.settings import Distill, Settings
 from vertebra.errors import VertebraError, shown
 from vertebra.files import expanded
-from vertebra.images import find_images
+from vertebra.images import StoredImage, UnreadableImage, find_images
 from vertebra.kinds import Kind
 from vertebra.structures import Level, Target
 from vertebra.tasks import Task, inputs
@@ -439,10 +440,14 @@ def unlabelled_samples(settings: Settings, kind: Kind, validation: Sequence[Samp
     images = find_images(folder)
     if not images:
         raise VertebraError(f"distill.unlabelled is {shown(str(folder))}; there are no images in it.")
-    known: dict[int, dict[str, Path]] = {}  # by size in bytes, then by digest
+    known: dict[int, dict[str, Path | StoredImage]] = {}  # by size in bytes, then by digest
     for sample in validation:
         if isinstance(path := sample.image, Path) and path.is_file():
             known.setdefault(path.stat().st_size, {})[_digest(path)] = path
+        elif isinstance(stored := sample.image, StoredImage):
+            with contextlib.suppress(UnreadableImage):  # reported when it is evaluated
+                content = stored.read()
+                known.setdefault(len(content), {})[hashlib.sha256(content).hexdigest()] = stored
     alike = [(image, same) for image in images if (same := known.get(image.stat().st_size))]
     shared = [(image, same[digest]) for image, same in alike if (digest := _digest(image)) in same]
     if shared:

@@ -34,8 +34,9 @@ class Freezing:
         self.frozen = count if settings.freeze == "all" else int(settings.freeze)
         for layer in self._layers(0, self.frozen):
             layer.requires_grad_(False)
+        # Kept only where they are needed: of a model that is divided among processes they are no longer its parameters.
         self.parameters = [
-            [p for layer in stage for p in layer.parameters() if p.requires_grad] for stage in self.stages
+            [p for layer in stage for p in layer.parameters() if p.requires_grad] for stage in self.stages if self.every
         ]
 
     def start(self, epoch: int) -> None:

@@ -16,18 +16,18 @@ from subprocess import Popen, TimeoutExpired
 import lightning as L
 from torch import distributed
 
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, first_line
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|socket", re.IGNORECASE)
 """In the errors of a process whose partner has ended."""
 
 
 @contextlib.contextmanager
-def observed(trainer: L.Trainer, folder: Path) -> Iterator[None]:
-    """A block in which the trainer fits.
+def observed(trainer: L.Trainer, folder: Path, timeout: float) -> Iterator[None]:
+    """A block in which the trainer fits, whose processes wait `timeout` minutes for one another.
 
     Raises:
-        VertebraError: if another process has ended unexpectedly.
+        VertebraError: if another process has not arrived, or has ended unexpectedly.
         SystemExit: if another process has failed and says so.
     """
     with _without_writer_threads():
@@ -39,6 +39,11 @@ def observed(trainer: L.Trainer, folder: Path) -> Iterator[None]:
         try:
             yield
         except Exception as error:
+            if isinstance(error, distributed.DistError) and not distributed.is_initialized():
+                if trainer.local_rank:  # the first process of each machine says it
+                    time.sleep(5)
+                    raise SystemExit(2) from error
+                raise VertebraError(_absent(error, trainer.world_size, timeout)) from error
             lost = isinstance(error, RuntimeError) and LOST.search(str(error)) is not None
             failure = VertebraError(observer.sentence()) if lost else error
             if observer.end() or (lost and any(process.poll() == 2 for process in observer.processes)):
@@ -51,6 +56,19 @@ def observed(trainer: L.Trainer, folder: Path) -> Iterator[None]:
             observer.end()
             if sys.exc_info()[0] is not None:
                 observer.kill()
+
+
+def _absent(error: Exception, processes: int, timeout: float) -> str:
+    """The sentence on processes that have not met."""
+    joined = re.search(r"(\d+)/\d+ clients joined", str(error))
+    count = f"{joined[1]} of the {processes}" if joined else f"not all of the {processes}"
+    place = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    if "timed out" not in str(error).lower():
+        return f"the {processes} processes of this run cannot meet at {place} ({first_line(error)})."
+    return (
+        f"{count} processes of this run have arrived at {place} within {timeout:g} minutes: start the others with this "
+        "address, or wait longer with --timeout=MINUTES."
+    )
 
 
 class _Observer(threading.Thread):

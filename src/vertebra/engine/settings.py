@@ -232,6 +232,11 @@ class Settings:
     """`cpu`, `cuda`, `mps`, one GPU such as cuda:1, several such as cuda:0,1, or `auto`: every GPU, or else the CPU."""
     processes: int = 0
     """Processes, one per GPU, or several on a CPU; 0 takes one per device."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What several processes hold of the model: all of it (`ddp`), or a part each of its parameters, gradients and
+    optimiser's state (`fsdp`, FSDP2)."""
+    timeout: float = 30.0
+    """Minutes that the processes wait for one another, at the start and in each step."""
     seed: int = 0
     """Seed of all random numbers; the same seed gives the same run."""
     logger: tuple[str, ...] = ("tensorboard",)
@@ -260,6 +265,7 @@ class Settings:
         in_range("poly_power", self.poly_power, 0, 100)
         for epoch in self.step_epochs:
             in_range("step_epochs", epoch, 0, MAX_COUNT)
+        in_range("timeout", self.timeout, 0.01, 10_000)
         in_range("seed", self.seed, 0, MAX_SEED)
         for name in self.logger:
             one_of("logger", name, loggers.names())

@@ -28,10 +28,7 @@ class SafeCheckpointIO(CheckpointIO):
             torch.save(dict(checkpoint), temporary)  # with a CRC-32 of every member of its archive
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        content = read(Path(path))
-        # Of ModelCheckpoint it holds the paths of files that are to be removed.
-        content["callbacks"] = {k: v for k, v in content["callbacks"].items() if not k.startswith("ModelCheckpoint")}
-        return content
+        return load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -70,6 +67,14 @@ def read(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         raise damaged(path, reason)
     state: dict[str, Any] = content
     return state
+
+
+def load(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """What Lightning restores; arguments and errors as for `read`."""
+    content = read(path, mapped=mapped)
+    # Of ModelCheckpoint it holds the paths of files that are to be removed.
+    content["callbacks"] = {k: v for k, v in content["callbacks"].items() if not k.startswith("ModelCheckpoint")}
+    return content
 
 
 def damaged(path: Path, reason: str) -> VertebraError:

@@ -21,7 +21,7 @@ from vertebra.data.augment.custom import Transforms
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.loader import EndlessLoader, loader
 from vertebra.data.reading import Source
-from vertebra.engine import checkpoint, distill, progressive
+from vertebra.engine import checkpoint, distill, progressive, sharding
 from vertebra.engine import loggers as named_loggers
 from vertebra.engine import trainer as trainers
 from vertebra.engine.devices import is_first_process, run_devices
@@ -36,6 +36,7 @@ from vertebra.engine.trainer import Echo
 from vertebra.errors import VertebraError, escaped
 from vertebra.kinds import Kind
 from vertebra.metrics.evaluation import Evaluation
+from vertebra.nn.meta import without_parameters
 from vertebra.structures import Preprocess
 from vertebra.tasks import Plan, Task
 from vertebra.viz import report
@@ -212,7 +213,9 @@ def _name(method: ModuleType) -> str:
 
 
 def _build(settings: Settings, plan: Plan, kind: Kind, echo: Echo) -> Task:
-    task = plan.build(_preprocess(settings, plan, kind.resize_modes))
+    build = partial(plan.build, _preprocess(settings, plan, kind.resize_modes))
+    # Of a model that is divided among processes, the first one hands out the values.
+    task = build() if settings.strategy != "fsdp" or is_first_process() else without_parameters(build)
     if task.report:
         echo(str(task.report))
     Freezing(task, settings)  # before anything is written
@@ -336,6 +339,7 @@ def _check(settings: Settings) -> None:
             raise VertebraError(f"{name} auto is for a new run; one that is resumed goes on with a number.")
         if world > 1:
             raise VertebraError(f"{name} auto works on one process, not on {world}: find it with --processes=1 first.")
+    sharding.check(settings, world)
     unlabelled = settings.distill.unlabelled_batch_size or 0
     for name, images in {"data.batch_size": size, "distill.unlabelled_batch_size": unlabelled}.items():
         if images != "auto" and images % world:

@@ -16,9 +16,10 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from vertebra.data.loader import Batch, counted_seed
-from vertebra.engine import checkpoint, optim
+from vertebra.engine import checkpoint, optim, sharding
 from vertebra.engine.freezing import Freezing
 from vertebra.engine.progressive import GrowingDropout, share
 from vertebra.engine.settings import Settings, plain, unused
@@ -48,6 +49,12 @@ class Trainee(L.LightningModule):
         task.checkpoint_activations(settings.checkpointing)
         self.freezing = Freezing(task, settings)
         self.dropout = GrowingDropout(task)
+
+    def configure_model(self) -> None:
+        """Divides the model among the processes where the strategy does; once, of the times that Lightning asks."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, sharding.Sharded) and not isinstance(self.task, FSDPModule):
+            sharding.shard(self.task, strategy.device_mesh["data_parallel"], strategy.root_device)
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """The run's optimiser, in its first state."""
@@ -193,10 +200,11 @@ class RunHistory(L.Callback):
         if self.best is None or score > self.best["score"]:
             epoch = trainer.current_epoch + 1
             self.best = {"score": score, "epoch": epoch, "metrics": values}
+            state = sharding.whole(module.task.state_dict())
             if trainer.is_global_zero:
                 numbers = {k: value for k, value in values.items() if isinstance(value, float) or k == "thresholds"}
                 path = self.folder / "best.safetensors"
-                checkpoint.save(module.task, path, metrics=numbers, epoch=epoch, **self.about)
+                checkpoint.save(module.task, path, state, metrics=numbers, epoch=epoch, **self.about)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Trainee)

@@ -8,6 +8,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from vertebra.data.loader import EndlessLoader
 from vertebra.engine import loggers as named_loggers
-from vertebra.engine import processes, state
+from vertebra.engine import processes, sharding, state
 from vertebra.engine.devices import run_devices
 from vertebra.engine.progress import TrainingBar
 from vertebra.engine.progressive import GrowingLoader
@@ -50,8 +52,13 @@ def create(
     devices = run_devices(settings)
     on_gpu = devices[0].type == "cuda"
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1 or len(devices) > 1
-    unused = task.unused_parameters or settings.unfreeze_every
-    ddp = "ddp_find_unused_parameters_true" if unused else "ddp"
+    timeout = timedelta(minutes=settings.timeout)
+    if settings.strategy == "fsdp":
+        sharding.check_task(task, devices[0])
+        strategy: Strategy = sharding.Sharded(int(os.environ.get("WORLD_SIZE", 0)) or len(devices), timeout)
+    else:
+        unused = task.unused_parameters or settings.unfreeze_every
+        strategy = DDPStrategy(find_unused_parameters=bool(unused), timeout=timeout)
     callbacks = [*_callbacks(settings, folder, history), *callbacks]
     if on_terminal() and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks.append(TrainingBar(settings))
@@ -59,7 +66,7 @@ def create(
         max_epochs=settings.epochs,
         **_computing(settings, devices),
         num_nodes=int(os.environ["WORLD_SIZE"]) // local if local else 1,
-        strategy=ddp if several else "auto",
+        strategy=strategy if several else "auto",
         sync_batchnorm=several and on_gpu,  # torch has it for GPUs alone
         callbacks=callbacks,
         plugins=[state.SafeCheckpointIO()],
@@ -130,7 +137,7 @@ def fit(
     if stopped:
         stopped.check_state(trainer, trainee)
     try:
-        with processes.observed(trainer, folder), stoppable():
+        with processes.observed(trainer, folder, trainee.settings.timeout), stoppable():
             trainer.fit(trainee, *loaders, ckpt_path=stopped.path if stopped else None, weights_only=True)
     except KeyboardInterrupt:
         if (folder / "last.ckpt").exists():

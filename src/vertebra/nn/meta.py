@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from vertebra.errors import VertebraError, first_line
@@ -60,6 +61,22 @@ def on_meta(build: Callable[[], Module]) -> Module:
     """A module on the device `meta`, whose tensors have shapes and no data; `build` makes it."""
     with torch.device("meta"), _Undrawn():
         return build()
+
+
+def without_parameters(build: Callable[[], Module]) -> Module:
+    """A module whose parameters alone are on the device `meta`: other tensors have their values; `build` makes it."""
+
+    def emptied(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None:
+            return None
+        return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(emptied)  # type: ignore[arg-type]
+    try:
+        with _Undrawn():
+            return build()
+    finally:
+        hook.remove()
 
 
 def build_on_meta(build: Callable[[], Module], state: Mapping[str, Tensor], path: object) -> Module:

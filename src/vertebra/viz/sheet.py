@@ -15,7 +15,7 @@ from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.geometry import Example, resize
 from vertebra.errors import VertebraError, shown
 from vertebra.files import expanded, replacing
-from vertebra.images import read_image
+from vertebra.images import StoredImage, read_image
 from vertebra.structures import KeypointSchema, Preprocess, Target
 from vertebra.viz import draw, fonts, maps
 
@@ -72,7 +72,8 @@ def save(path: str, catalogue: Catalogue, kind: Kind) -> int:
     check(path)
     file = expanded(path)
     samples = [sample for members in catalogue.splits.values() for sample in members]
-    files = [origin for sample in samples for origin in (sample.image, sample.label_map and sample.label_map.path)]
+    origins = [(sample.image, sample.label_map and sample.label_map.path) for sample in samples]
+    files = {origin.file if isinstance(origin, StoredImage) else origin for pair in origins for origin in pair}
     if file.resolve() in {origin.resolve() for origin in files if isinstance(origin, Path)}:
         raise VertebraError(f"{path} is a file of the dataset and would be overwritten: choose another name.")
     places = spread({split: len(members) for split, members in catalogue.splits.items()})
@@ -126,7 +127,7 @@ def _sheet(catalogue: Catalogue, kind: Kind, places: Sequence[tuple[str, int]]) 
 
 def _example(sample: Sample, kind: Kind) -> tuple[Tensor, Target]:
     """The image of a sample and its target in the size in which they are drawn, narrow ones beside white pixels."""
-    image = read_image(sample.image, 3 if isinstance(sample.image, Path) else len(sample.image))
+    image = read_image(sample.image, len(sample.image) if isinstance(sample.image, Tensor) else 3)
     height, width = image.shape[-2:]
     scale = SIDE / max(height, width)
     small = scale >= 1

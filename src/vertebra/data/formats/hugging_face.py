@@ -17,17 +17,14 @@ from vertebra.data.catalogue import Catalogue
 from vertebra.data.exports import (
     Export,
     ExportedImage,
-    Invalid,
-    Shape,
     beginning,
     by_name,
     csv_rows,
     mapping,
-    number,
     text,
 )
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import shown
+from vertebra.data.rows import fill
 from vertebra.files import parse_json, read_text
 
 PRIORITY = 8
@@ -35,8 +32,6 @@ FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "
 TITLE = "Hugging Face metadata"
 NAMES = ("metadata.jsonl", "metadata.csv")
 IMAGE = ("file_name", "image_file_name")
-CATEGORIES = ("category", "categories", "label", "labels", "class", "classes")
-"""Names of the list of the objects' classes."""
 
 
 def recognise(path: Path) -> bool:
@@ -60,11 +55,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
                 name = text(next((row[key] for key in IMAGE if key in row), None), "file_name")
                 part = next(filter(None, map(split_of, PurePosixPath(name).parts[:-1])), split)
                 entry = ExportedImage(where, export.images(file, part)(name))
-                if row.get("label") not in (None, ""):
-                    entry.label = _name(row["label"], "label")
-                for i, item in enumerate(_objects(where, row), 1):
-                    with export.skipping(f"{where}, object {i}") as inside:
-                        entry.shapes.append(_shape(inside, item, i))
+                fill(entry, row, export)
                 export.add(part, entry)
     return export.catalogue()
 
@@ -105,42 +96,3 @@ def _rows(file: Path, export: Export) -> Iterator[tuple[str, Any]]:
     for line, content in enumerate(read_text(file).split("\n"), 1):
         if content.strip():
             yield f"{file}, line {line}", parse_json(content, f"{file}, row {line}")
-
-
-def _name(value: Any, what: str) -> str:
-    """The name of a class; a number as text."""
-    return str(value) if type(value) is int else text(value, what)
-
-
-def _objects(where: str, row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects of an image, one mapping each; stated so, or as a mapping of lists."""
-    objects = row.get("objects", row if "bbox" in row else {})
-    if isinstance(objects, str):  # in CSV
-        objects = parse_json(objects or "[]", f"{where}, objects")
-    if isinstance(objects, list):
-        return [mapping(item, "object") for item in objects]
-    columns = {key: value for key, value in mapping(objects or {}, "objects").items() if isinstance(value, list)}
-    boxes = columns.get("bbox", [])
-    uneven = [key for key, values in columns.items() if len(values) != len(boxes)]
-    if uneven and (boxes or set(uneven) & set(CATEGORIES)):
-        raise Invalid(f"its {shown(uneven[0])} has {len(columns[uneven[0]])} values for {len(boxes)} boxes")
-    return [{key: values[i] for key, values in columns.items()} for i in range(len(boxes))]
-
-
-def _shape(where: str, item: dict[str, Any], i: int) -> Shape:
-    name = _name(next((item[key] for key in CATEGORIES if key in item), None), "category")
-    box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4:
-        raise Invalid(f"its bbox is {shown(box)}, [x, y, width, height] is expected")
-    x, y, width, height = (number(value, "bbox") for value in box)
-    shape = Shape(where, name, [x, y, x + width, y + height], item.get("segmentation"), id=i)
-    shape.crowd, shape.area = item.get("iscrowd", False), item.get("area")
-    keypoints = item.get("keypoints")
-    if isinstance(keypoints, list):
-        flat = [value for part in keypoints for value in (part if isinstance(part, list) else [part])]
-        if len(flat) % 3:
-            raise Invalid("its keypoints are not three numbers each")
-        for j in range(0, len(flat), 3):
-            x, y, visibility = (number(value, "keypoints") for value in flat[j : j + 3])
-            shape.keypoints[str(j // 3)] = (x, y, visibility)
-    return shape

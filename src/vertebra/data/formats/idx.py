@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vertebra.data.annotations import check_class_names
+from vertebra.data.annotations import CLASSES, class_list
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import VertebraError, shown
-from vertebra.files import read_json
+from vertebra.errors import VertebraError
 from vertebra.images import MAX_PIXELS, MAX_RATIO, STRIP
 from vertebra.structures import Target
 
@@ -53,25 +52,14 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     count = 1 + max((sample.label for samples in splits.values() for sample in samples), default=-1)
     if not count:
         raise VertebraError(f"{path}: its IDX files hold no images.")
-    return Catalogue(str(path), "idx", _class_names(path / "classes.json", count), splits)
+    return Catalogue(str(path), "idx", _class_names(path, count), splits)
 
 
-def _class_names(path: Path, count: int) -> tuple[str, ...]:
-    if not path.is_file():
-        return tuple(str(i) for i in range(count))
-    names = read_json(path)
-    names = names.get("classes", names) if isinstance(names, dict) else names
-    if isinstance(names, dict):  # of numbers to names
-        missing = [i for i in range(len(names)) if str(i) not in names]
-        if missing:
-            raise VertebraError(f"{path} has no name for class {missing[0]}; its keys must be 0, 1, 2, ...")
-        names = [names[str(i)] for i in range(len(names))]
-    if not isinstance(names, list):
-        raise VertebraError(f"{path} is not a JSON list of class names, but {shown(names)}.")
-    classes = check_class_names([str(name) if type(name) is int else name for name in names], path)
-    if len(classes) < count:
-        raise VertebraError(f"{path} names {len(classes)} classes, but the labels go up to {count - 1}.")
-    return classes
+def _class_names(folder: Path, count: int) -> tuple[str, ...]:
+    classes = class_list(folder)
+    if classes and len(classes) < count:
+        raise VertebraError(f"{folder / CLASSES} names {len(classes)} classes, but the labels go up to {count - 1}.")
+    return classes or tuple(str(i) for i in range(count))
 
 
 def _array(folder: Path, stem: str, dimensions: int) -> np.ndarray:

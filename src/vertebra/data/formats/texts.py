@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ MAX_BYTES = 2_000_000_000
 """Of a table."""
 MAX_TEXT = 1_000_000
 """Bytes of a text."""
+IMAGE = re.compile("file|image|path")
+"""In the name of a column: the table is of images, whose text is not what has the class."""
 LISTED = 20
 """Files of a folder by which it is recognised."""
 
@@ -87,7 +90,8 @@ def _is_table(path: Path) -> bool:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open("rb") as file:
         header = file.readline(1000).decode("utf-8", "replace").lstrip("﻿").lower()
-    return {"text", "label"} <= {column.strip(' "\r\n') for column in header.split(delimiter)}
+    columns = {column.strip(' "\r\n') for column in header.split(delimiter)}
+    return {"text", "label"} <= columns and not any(IMAGE.search(column) for column in columns)
 
 
 def _tables(folder: Path) -> list[Path]:
