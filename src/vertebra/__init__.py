@@ -223,7 +223,7 @@ def evaluate(
     from vertebra.engine import evaluate as engine
     from vertebra.engine.train import Run
     from vertebra.errors import VertebraError
-    from vertebra.predict import Predictor
+    from vertebra.predict import MultiPredictor, Predictor
 
     about: Mapping[str, Any] = {}
     if isinstance(model, Run):
@@ -246,6 +246,10 @@ def evaluate(
         task = model
     elif isinstance(model, Predictor):
         task, about = model.task, model.about
+    elif isinstance(model, MultiPredictor):
+        raise VertebraError(
+            f"a model of the heads {', '.join(model.heads)} is evaluated one by one: give model.heads[NAME]."
+        )
     else:
         task, about = export.open_model(model, device=device)
     selection = engine.select(
@@ -271,7 +275,8 @@ def load(
     engine: str | None = None,
     refine: str | Path | Refiner | None = None,
     detector: str | Path | Predictor | None = None,
-) -> Predictor:
+    head: str | None = None,
+) -> Any:
     """A trained model from the one file that `vertebra train` wrote, made fast for prediction.
 
     Args:
@@ -290,14 +295,29 @@ def load(
             `vertebra.refine.Refiner` with options of its own.
         detector: of models for pose: a checkpoint or Predictor of a model that predicts boxes, which finds the objects
             whose keypoints are predicted. Without one, every image is taken for one object.
+        head: of a checkpoint of several heads, the one whose model it is.
+
+    Returns:
+        A Predictor; of a checkpoint of several heads, if `head` is None, a MultiPredictor, whose predictions for an
+        image are those of every head by its name.
 
     Raises:
         VertebraError: if the file is damaged or was not written by Vertebra, the precision does not exist, or `refine`
             or `detector` is given for a model that has no use for it, or does not fit it.
     """
-    from vertebra.predict import Predictor
+    from vertebra import export
+    from vertebra.engine import checkpoint
+    from vertebra.errors import VertebraError
+    from vertebra.predict import MultiPredictor, Predictor
 
-    return Predictor(path, device=device, precision=precision, engine=engine, refine=refine, detector=detector)
+    if head is None and not export.is_exported(path) and checkpoint.has_heads(path):
+        for name, part in (("refine", refine), ("detector", detector)):
+            if part is not None:
+                raise VertebraError(f"{name} is for one head of {path}: name it, as head=NAME.")
+        return MultiPredictor(path, device=device, precision=precision, engine=engine)
+    return Predictor(
+        path, device=device, precision=precision, engine=engine, refine=refine, detector=detector, head=head
+    )
 
 
 def explain(

@@ -105,6 +105,39 @@ class Backbone(nn.Module):
         finally:
             del self.forward_features
 
+    @contextlib.contextmanager
+    def sharing(self, batches: Sequence[Tensor]) -> Iterator[None]:
+        """A context in which `batches` pass once, however often they are asked for: [B_i, channels, H, W] each.
+
+        Those of one size pass together, so that batch norms see them as one batch. Tensors are known by identity; any
+        other one passes as usual.
+        """
+        inner = self.forward_features
+        passed: dict[int, tuple[list[Tensor], Any]] = {}
+
+        def forward_features(images: Tensor, on_level: Callable[[Tensor], object]) -> Any:
+            if not any(images is batch for batch in batches):
+                return inner(images, on_level)
+            if id(images) not in passed:
+                group = [batch for batch in batches if batch.shape[1:] == images.shape[1:]]
+                maps: list[Tensor] = []
+                last = inner(torch.cat(group) if len(group) > 1 else images, maps.append)
+                start = 0
+                for batch in group:
+                    part = slice(start, start := start + len(batch))
+                    features = last[part] if isinstance(last, Tensor) else [x[part] for x in last]
+                    passed[id(batch)] = [x[part] for x in maps], features
+            levels, features = passed[id(images)]
+            for level in levels:
+                on_level(level)
+            return features
+
+        self.forward_features = forward_features  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self.forward_features
+
     def pool(self, x: Tensor) -> Tensor:
         """The embedding, from the features that `forward_features` returns: -> [B, width]."""
         return x.mean((2, 3))

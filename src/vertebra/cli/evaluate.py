@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -16,15 +16,18 @@ from vertebra import export, kinds
 from vertebra.cli.parsing import parse, parser
 from vertebra.cli.tables import console, side_by_side
 from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.engine import checkpoint
 from vertebra.engine.evaluate import choose_split, evaluate, select
 from vertebra.errors import VertebraError, escaped
 from vertebra.files import expanded
 from vertebra.kinds import Kind
 from vertebra.kinds.coco_results import read_results
 from vertebra.metrics.evaluation import Evaluation, written
+from vertebra.tasks import Task
 
 MODEL_OPTIONS = (
     "device",
+    "head",
     "tta",
     "tile",
     "overlap",
@@ -61,6 +64,8 @@ class EvaluationData:
 class Options:
     data: EvaluationData = field(default_factory=EvaluationData)
     """Data to evaluate on"""
+    head: str | None = None
+    """Of a checkpoint of several heads, the one to evaluate; each on its own data without it."""
     strict: bool = False
     """Stop at the first unreadable image or wrong annotation, instead of skipping it."""
     save: str | None = None
@@ -116,7 +121,15 @@ def run(argv: Sequence[str]) -> None:
     if options.explain and not folder:
         raise VertebraError("--explain is for the report: it needs --save=FOLDER.")
     is_results = Path(options.checkpoint).suffix.lower() == ".json"
+    if not is_results and options.head is None and _has_heads(options.checkpoint):
+        _evaluate_heads(options, folder)
+        return
     result = _evaluate_results(options) if is_results else _evaluate_model(options)
+    _finish(result, folder)
+
+
+def _finish(result: Result, folder: Path | None) -> None:
+    """Prints a result, and writes it into a folder, if there is one."""
     _print(result)
     if folder:
         from vertebra.viz import report  # with matplotlib, which nothing else here needs
@@ -132,6 +145,21 @@ def run(argv: Sequence[str]) -> None:
             sections=result.sections,
         )
         print(f"look at {folder / 'report.html'}")
+
+
+def _has_heads(where: str) -> bool:
+    return not export.is_exported(where) and checkpoint.has_heads(where)
+
+
+def _evaluate_heads(options: SimpleNamespace, folder: Path | None) -> None:
+    """Evaluates all heads of a checkpoint, each on the data that it was trained on."""
+    for name in ("data.path", *MODEL_OPTIONS[2:-2]):
+        if attrgetter(name)(options) not in (None, False, ""):
+            raise VertebraError(f"--{name} is for one head: name it with --head.")
+    task, about = checkpoint.load_heads(options.checkpoint, device=options.device)
+    for name in task.heads:
+        result = _evaluated(options, task.take_out(name), about["heads"][name], None)
+        _finish(replace(result, title=f"{name}: {result.title}"), folder and folder / name)
 
 
 def _evaluate_model(options: SimpleNamespace) -> Result:
@@ -152,13 +180,22 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
         from vertebra.predict.predictor import Predictor  # with readers of videos, which nothing else here needs
 
         predictor = Predictor(
-            options.checkpoint, device=options.device, refine=options.refine, detector=options.detector
+            options.checkpoint,
+            device=options.device,
+            refine=options.refine,
+            detector=options.detector,
+            head=options.head,
         )
         overlap = 0.2 if options.overlap is None else options.overlap
         task, about = predictor.task, predictor.about
         predict = predictor.merged(tile=options.tile or 0, overlap=overlap, tta=options.tta)
     else:
-        task, about = export.open_model(options.checkpoint, device=options.device)
+        task, about = export.open_model(options.checkpoint, device=options.device, head=options.head)
+    return _evaluated(options, task, about, predict)
+
+
+def _evaluated(options: SimpleNamespace, task: Task, about: Mapping[str, Any], predict: Any) -> Result:
+    """Evaluates a model, or what predicts in place of it, on the data of the options."""
     kind = kinds.find(task.kind)
     explainer = None
     if options.explain:

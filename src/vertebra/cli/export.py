@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -17,6 +17,9 @@ from vertebra.files import expanded
 
 if TYPE_CHECKING:
     from vertebra.export.certificate import Certificate
+
+CHECKPOINT = "safetensors"
+"""The format that is not a program but a checkpoint."""
 
 
 @dataclass
@@ -30,8 +33,11 @@ class ExportData:
 
 @dataclass
 class Options:
-    format: Literal["onnx", "openvino", "pt2"] | None = None
-    """`onnx`, `openvino`, or `pt2` (torch.export); default: by the ending of --save."""
+    head: str | None = None
+    """Of a checkpoint of several heads, the one that is taken out: as a program, or with --format=safetensors as a
+    checkpoint of its own."""
+    format: Literal["onnx", "openvino", "pt2", "safetensors"] | None = None
+    """`onnx`, `openvino`, `pt2` (torch.export), or with --head `safetensors`; default: by the ending of --save."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
     """Number format: fp32; int8, by post-training quantisation; or, of OpenVINO, bf16 (of the computation) or fp16 (of
     the weights in the file)."""
@@ -56,11 +62,15 @@ def run(argv: Sequence[str]) -> None:
     if not (options.format or options.save):
         raise VertebraError("there is no format: give --format=onnx, openvino or pt2, or --save with its ending.")
 
+    if options.format == CHECKPOINT or (not options.format and options.save.endswith(f".{CHECKPOINT}")):
+        _take_out(options)
+        return
+
     from vertebra.export import formats
     from vertebra.predict import Predictor
 
     path = expanded(options.save) if options.save else _beside(options.checkpoint, formats.find(options.format).SUFFIX)
-    predictor = Predictor(options.checkpoint, device="cpu")
+    predictor = Predictor(options.checkpoint, device="cpu", head=options.head)
     certificate = predictor.export(
         path,
         format=options.format,
@@ -72,6 +82,33 @@ def run(argv: Sequence[str]) -> None:
         calibration_images=options.calibration_images,
     )
     _print(certificate)
+    print(escaped(f"saved {path}; use it as a checkpoint: vertebra predict {path} IMAGE"))
+
+
+def _take_out(options: Any) -> None:
+    """Saves one head of a checkpoint as a checkpoint of its own."""
+    if options.head is None:
+        raise VertebraError(
+            f"a checkpoint is {CHECKPOINT} already: --format={CHECKPOINT} is for one head, with --head=NAME."
+        )
+    usual = Options()
+    if given := [
+        name for name in ("precision", "min_agreement", "max_drop") if getattr(options, name) != vars(usual)[name]
+    ]:
+        raise VertebraError(f"--{given[0]} is for programs; a head is saved as it was trained: leave it out.")
+
+    from vertebra.engine import checkpoint
+    from vertebra.weights.locate import locate
+
+    task, about = checkpoint.load(options.checkpoint, device="cpu", head=options.head)
+    path = (
+        expanded(options.save) if options.save else locate(options.checkpoint).with_name(f"{options.head}.{CHECKPOINT}")
+    )
+    if path.suffix != f".{CHECKPOINT}":
+        raise VertebraError(f"{path} is to hold a checkpoint: it must end with .{CHECKPOINT}.")
+    if path.exists() and path.samefile(locate(options.checkpoint)):
+        raise VertebraError(f"{path} holds all heads: choose another file to save {options.head!r} to.")
+    checkpoint.save(task, path, **{key: about[key] for key in ("metrics", "epoch", "data") if key in about})
     print(escaped(f"saved {path}; use it as a checkpoint: vertebra predict {path} IMAGE"))
 
 

@@ -48,9 +48,9 @@ def run(argv: Sequence[str]) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VertebraError(f"{folder} is in use; --save takes a folder that is empty or not there.")
 
-    import vertebra
     from vertebra.images import UnreadableImage
     from vertebra.kinds.writers import WriterOptions
+    from vertebra.predict import Predictor
     from vertebra.predict.sources import expand
     from vertebra.progress import track
 
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
     for source in sources:
         if not isinstance(getattr(source, "image", None), Path):
             raise VertebraError(f"{source.name} is no image file: a dataset is made of files.")
-    predictor = vertebra.load(options.teacher, device=options.device, precision=options.precision)
+    predictor = Predictor(options.teacher, device=options.device, precision=options.precision)
     results = predictor.stream(
         sources,
         batch_size=options.batch_size or (1 if predictor.device.type == "cpu" else 16),

@@ -16,7 +16,6 @@ from vertebra.files import expanded
 
 if TYPE_CHECKING:
     from vertebra.predict import Predictor
-    from vertebra.predict.session import Session
     from vertebra.predict.sources import VideoSource
 
 
@@ -49,6 +48,8 @@ class Options:
     detector: str | None = None
     """Checkpoint of a detector, which finds the objects whose keypoints are predicted; without one, every image is
     taken for one object."""
+    head: str | None = None
+    """Of a checkpoint of several heads, the one whose model predicts; all of them without it."""
     every: int | None = None
     """Of videos, predict on every N-th frame; default: 1."""
     top: int | None = None
@@ -103,6 +104,7 @@ def run(argv: Sequence[str]) -> None:
 
     import vertebra
     from vertebra.predict.folder import PredictionFolder
+    from vertebra.predict.multi import MultiFolder, MultiPredictor
     from vertebra.predict.session import Session
     from vertebra.predict.sources import VideoSource, expand
 
@@ -113,32 +115,41 @@ def run(argv: Sequence[str]) -> None:
         engine=options.engine,
         refine=options.refine,
         detector=options.detector,
+        head=options.head,
     )
-    if not predictor.kind.reads_images:
+    several = isinstance(predictor, MultiPredictor)
+    if several:
+        _check_heads(options)
+    elif not predictor.kind.reads_images:
         _predict_texts(options, predictor)
         return
     sources = list({source.name: source for word in options.sources for source in expand(word)}.values())
     videos = [source for source in sources if isinstance(source, VideoSource)]
     _check(options, videos)
-    _check_kind(options, predictor)
+    if not several:
+        _check_kind(options, predictor)
     ids = predictor.kind.dataset_ids(options.annotations, predictor.classes) if options.annotations else None
     image_ids = ids.of_all([Path(source.name) for source in sources]) if ids else [None] * len(sources)
     stream = partial(
         predictor.stream,
         batch_size=options.batch_size or (1 if predictor.device.type == "cpu" else 16),
         threshold=options.threshold,
-        tile=options.tile,
-        overlap=0.2 if options.overlap is None else options.overlap,
-        tta=options.tta,
         every=options.every or 1,
     )
+    if not several:
+        overlap = 0.2 if options.overlap is None else options.overlap
+        stream = partial(stream, tile=options.tile, overlap=overlap, tta=options.tta)
     stream([])  # checks the options before the first image is read
     top = options.top or 3
     with ExitStack() as stack:
-        folder = lines = None
+        folder: Any = None
+        lines: Any = None
         if options.save:
             more = {"format": options.format or "", "scores": options.scores, "crops": options.crops}
-            folder = PredictionFolder(options.save, sources, predictor, ids=ids, top=top, **more)
+            if several:
+                folder = MultiFolder(options.save, sources, predictor, top=top)
+            else:
+                folder = PredictionFolder(options.save, sources, predictor, ids=ids, top=top, **more)
             stack.enter_context(folder)
         if options.stream:
             path = expanded(options.save) / "predictions.jsonl" if options.save else None
@@ -150,16 +161,24 @@ def run(argv: Sequence[str]) -> None:
             session.say(f"{session.skipped} of {len(sources)} {word} could not be read and were skipped")
         if not session.read and not session.stopped.is_set():
             raise VertebraError(f"none of the {word} could be read.")
-    if "detector" in predictor.kind.options and predictor.detector is None:
-        session.say("without --detector, every image was taken for one object")
-    if "threshold" in predictor.kind.options:
-        session.say(_threshold_line(predictor, options.threshold, session))
+    for name, model in predictor.heads.items() if several else [("", predictor)]:
+        if "detector" in model.kind.options and model.detector is None:
+            session.say("without --detector, every image was taken for one object")
+        if "threshold" in model.kind.options:
+            hidden = model.below_threshold if several else session.below_threshold
+            session.say(f"{name}{': ' * several}{_threshold_line(model, options.threshold, hidden)}")
     if folder:
         if options.embeddings:
             folder.embed()
         session.say(folder.summary())
     if session.stopped.is_set() and not any(source.live for source in videos):
         raise KeyboardInterrupt  # of a live source it is the usual end
+
+
+def _check_heads(options: Any) -> None:
+    """Refuses the options that are for a single model, where a checkpoint has several heads."""
+    kept = ("save", "stream", "threshold", "every", "top", "batch_size", "strict", "device", "precision", "engine")
+    _only(options, kept, "is for one head: name it with --head, and it predicts as a model of its own")
 
 
 def _only(options: Any, kept: Collection[str], why: str) -> None:
@@ -215,7 +234,7 @@ def _predict_texts(options: Any, predictor: Predictor) -> None:
     )
 
 
-def _threshold_line(predictor: Predictor, option: float | None, session: Session) -> str:
+def _threshold_line(predictor: Predictor, option: float | None, hidden: int) -> str:
     """The score threshold, where it comes from, and what it hides."""
     if option is not None:
         threshold, origin = option, "--threshold"
@@ -225,7 +244,7 @@ def _threshold_line(predictor: Predictor, option: float | None, session: Session
         threshold, origin = predictor.threshold, "best F1 of the checkpoint's evaluation"
     else:
         threshold, origin = predictor.threshold, "default"
-    line, hidden = f"score threshold {threshold:.4g} ({origin})", session.below_threshold
+    line = f"score threshold {threshold:.4g} ({origin})"
     return f"{line}: {hidden} detection{'s' * (hidden != 1)} below it" if predictor.kind.objects else line
 
 

@@ -59,11 +59,11 @@ def run(argv: Sequence[str]) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every damaged form
     import uvicorn
 
-    import vertebra
+    from vertebra.predict import Predictor
     from vertebra.serve.app import create_app
 
     models = {
-        name: vertebra.load(
+        name: Predictor(
             path,
             device=options.device,
             precision=options.precision,

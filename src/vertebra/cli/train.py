@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from vertebra import kinds, tasks
-from vertebra.cli.parsing import ArgumentParser, explicit_options, option, parser, read_config
+from vertebra.cli.parsing import ArgumentParser, Config, explicit_options, option, parser, read_config
 from vertebra.engine import recipes
+from vertebra.engine.head_settings import LEFT_OUT, MultiSettings, Trunk, resolve_heads
+from vertebra.engine.head_settings import RECIPE as HEADS_RECIPE
 from vertebra.engine.settings import (
     GROUPS,
     Data,
@@ -24,6 +27,7 @@ from vertebra.engine.settings import (
     unused,
 )
 from vertebra.errors import VertebraError, one_of
+from vertebra.tasks import multi
 
 PRINT = "--print_config"
 
@@ -38,6 +42,9 @@ def run(argv: Sequence[str]) -> None:
     recipe = option(words, "recipe") or str(content.get("recipe") or "")
     start = read_config(str(recipes.find(recipe))) if recipe else None
     base = start.content if start else {}
+    if multi.NAME in (task, option(words, "task"), content.get("task")) or "heads" in content:
+        _run_heads(task, words, config, printing=PRINT in argv)
+        return
     task = _task(task or option(words, "task"), str(content.get("task") or base.get("task") or ""), file or recipe)
     method = _method(task, words, content, base)
     if resume:
@@ -56,6 +63,46 @@ def run(argv: Sequence[str]) -> None:
         from vertebra.engine.train import train
 
         train(settings)
+
+
+def _run_heads(task: str, words: Sequence[str], config: Config | None, *, printing: bool) -> None:
+    """Trains several heads over one backbone."""
+    if task not in ("", multi.NAME):
+        raise VertebraError(f"config {config and config.path} has heads, so it is for task 'multi', not {task!r}.")
+    arguments = _head_arguments()
+    given = explicit_options(arguments, words, config)
+    for name in superseded(explicit_options(arguments, [], config), explicit_options(arguments, words)):
+        del given[name]
+    try:
+        settings = resolve_heads({name: value for name, value in given.items() if name != "config"})
+    except VertebraError as error:
+        named = re.match(r"(?:heads\.|head ')([\w-]+)", str(error))
+        if config is None or named is None:
+            raise
+        raise VertebraError(f"{config.where(f'heads.{named[1]}')}: {error}") from error
+    if printing:
+        print(yaml.safe_dump(plain(settings), sort_keys=False), end="")
+    else:
+        from vertebra.engine.multi import train
+
+        train(settings)
+
+
+def _head_arguments() -> ArgumentParser:
+    """The parser of training several heads."""
+    arguments = parser(
+        f"train {multi.NAME}",
+        "Trains several tasks over one backbone. The heads stand in the --config file, under `heads`: a name, and for "
+        f"it the task and its own options. An option of a head can also be given as --heads.NAME.OPTION=VALUE; {PRINT} "
+        "prints the config and exits.",
+    )
+    arguments.add_option("config", "YAML file of options, the heads among them.")
+    arguments.add_option("task", "For config files; on the command line it comes first.")
+    arguments.add_class_arguments(MultiSettings, skip=("task", "method", *GROUPS, *LEFT_OUT))
+    arguments.add_class_arguments(Trunk, "model")
+    arguments.add_class_arguments(Data, "data")
+    arguments.set_defaults(HEADS_RECIPE)
+    return arguments
 
 
 def _config_of_resumed(resume: str) -> str:

@@ -82,6 +82,16 @@ class Batch:
 
         return replace(self, images=self.images.to(device, **options), targets=[moved(t) for t in self.targets])
 
+    def images_to(self, device: torch.device) -> Batch:
+        """The batch with its images on `device`."""
+        return replace(self, images=self.images.to(device))
+
+    def channels_last(self) -> Batch:
+        """The batch with its images in the memory format that convolutions compute fastest in."""
+        if self.images.ndim != 4:
+            return self
+        return replace(self, images=self.images.contiguous(memory_format=torch.channels_last))
+
 
 _PackedMasks = tuple[tuple[int, int], Any, Any]
 """Masks for another process: (height, width), their rectangles [N, 4] x, y, height, width, and the pixels of all crops,
@@ -443,7 +453,6 @@ def loader(
             transform = CustomTransform(transforms, transform, preprocess.channels)
         mix = kind.batch_transform(augment, num_classes)
         collate = Collate(inputs, kind.pad, mix, len(samples) if unlabelled else None)
-    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
     groups = inputs.groups(samples, training=training)
     batches = BatchSampler(len(samples), batch_size, seed=seed, training=training, groups=groups, repeats=repeats)
     images = ImageDataset(samples, inputs, transform)
@@ -452,7 +461,16 @@ def loader(
         dataset = WithUnlabelled(images, ImageDataset(unlabelled, inputs, transform))
         size = min(unlabelled_batch_size or batch_size, len(unlabelled))
         batches = MixedSampler(batches, BatchSampler(len(unlabelled), size, seed=counted_seed(seed, 1), training=True))
-    batch_loader = WorkerLoader(
+    batch_loader = read_ahead(dataset, batches, collate, workers)
+    return EndlessLoader(batch_loader, batches) if training else batch_loader
+
+
+def read_ahead(
+    dataset: Dataset, batches: BatchSampler, collate: Callable[[list[Any]], Any], workers: int | None
+) -> WorkerLoader:
+    """A loader whose batches are read ahead by `workers` processes; None chooses by the number of cores."""
+    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
+    return WorkerLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
@@ -461,4 +479,3 @@ def loader(
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    return EndlessLoader(batch_loader, batches) if training else batch_loader

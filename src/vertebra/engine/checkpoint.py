@@ -16,9 +16,14 @@ from vertebra import tasks, weights
 from vertebra.engine.devices import find_one
 from vertebra.errors import VertebraError
 from vertebra.files import replacing
-from vertebra.nn.meta import build_to_fill
+from vertebra.nn.meta import build_on_meta, build_to_fill
 from vertebra.structures import Preprocess
+from vertebra.tasks import multi
 from vertebra.tasks.loading import naming
+from vertebra.tasks.multi import MultiTask
+from vertebra.weights import description
+from vertebra.weights.fetch import metadata
+from vertebra.weights.locate import locate
 
 
 def save(task: tasks.Task, path: str | Path, state: Mapping[str, Tensor] | None = None, **about: Any) -> None:
@@ -32,23 +37,26 @@ def save(task: tasks.Task, path: str | Path, state: Mapping[str, Tensor] | None 
 
 
 def load(
-    where: str | Path | weights.Checkpoint, *, device: torch.device | str | None = None
+    where: str | Path | weights.Checkpoint, *, device: torch.device | str | None = None, head: str | None = None
 ) -> tuple[tasks.Task, dict[str, Any]]:
     """The task in a file that `save` wrote (or in the folder that holds it), in eval mode, and its description.
 
     Args:
         device: where it runs, as `vertebra.load` takes it.
+        head: of a file of several heads, the one that is taken out.
 
     Raises:
-        VertebraError: if the file is damaged, or is not one of ours.
+        VertebraError: if the file is damaged, is not one of ours, or has no such head.
     """
-    file = weights.open_checkpoint(where)
-    if file.about is None:
+    if head is not None:
+        heads, about = load_heads(where, device=device)
+        return heads.take_out(head), about["heads"][head]
+    file, about = _opened(where)
+    if "heads" in about:
         raise VertebraError(
-            f"{file.path} was not written by Vertebra, so its model is unknown: "
-            "make one with vertebra.create(...) and fill it with .load(path)."
+            f"{file.path} has the heads {', '.join(about['heads'])}: take one out first, with "
+            f"`vertebra export {file.path} --head={next(iter(about['heads']), 'NAME')} --save=FILE.safetensors`."
         )
-    about = file.about
     plan = _plan(about, file.path)
     preprocess = Preprocess.from_dict(about["preprocess"])
     empty = plan.build_on_meta(file, preprocess)
@@ -56,6 +64,47 @@ def load(
     task = build_to_fill(lambda: plan.build(preprocess), empty, new)
     weights.load(task, file.state, weights.Report(str(file.path), "vertebra"))
     return task.to(find_one(device)).eval(), about
+
+
+def has_heads(where: str | Path) -> bool:
+    """Whether a checkpoint is of several heads over one backbone; False of what is no safetensors file."""
+    path = locate(where)
+    if path.suffix != ".safetensors":
+        return False
+    text = metadata(path).get("vertebra")
+    return text is not None and "heads" in description.parse(text, path)
+
+
+def load_heads(
+    where: str | Path | weights.Checkpoint, *, device: torch.device | str | None = None
+) -> tuple[MultiTask, dict[str, Any]]:
+    """As `load`, of a checkpoint of several heads; the entry `heads` of its description has that of each head.
+
+    Raises:
+        VertebraError: if the file is damaged, or is of a model without heads.
+    """
+    file, about = _opened(where)
+    if not about.get("heads"):
+        raise VertebraError(f"{file.path} has no heads: it is of one model for {about['task']}.")
+    plans = {name: _plan(head, file.path) for name, head in about["heads"].items()}
+    preprocess = {name: Preprocess.from_dict(head["preprocess"]) for name, head in about["heads"].items()}
+    empty = build_on_meta(lambda: multi.build(plans, preprocess), file.state, file.path)
+    new = weights.load(empty, file.state, weights.Report(str(file.path), "vertebra")).new
+    task = build_to_fill(lambda: multi.build(plans, preprocess), empty, new)
+    weights.load(task, file.state, weights.Report(str(file.path), "vertebra"))
+    task.origins = {name: {"data": head["data"]} for name, head in about["heads"].items() if "data" in head}
+    return task.to(find_one(device)).eval(), about
+
+
+def _opened(where: str | Path | weights.Checkpoint) -> tuple[weights.Checkpoint, dict[str, Any]]:
+    """A checkpoint and its description. Raises VertebraError if it is not one of ours."""
+    file = weights.open_checkpoint(where)
+    if file.about is None:
+        raise VertebraError(
+            f"{file.path} was not written by Vertebra, so its model is unknown: "
+            "make one with vertebra.create(...) and fill it with .load(path)."
+        )
+    return file, file.about
 
 
 def described(about: Mapping[str, Any], path: Path, size: int) -> tasks.Task:

@@ -36,9 +36,11 @@ def parameter_groups(task: Task, *, lr: float, weight_decay: float, layer_decay:
 
 def optimizer(task: Task, settings: Settings, further: Iterable[nn.Parameter] = ()) -> torch.optim.Optimizer:
     """The run's optimiser over the task's trainable parameters and `further` weights, which are trained as a head's."""
+    weights = list(further)
     groups = parameter_groups(task, lr=settings.peak_lr, weight_decay=settings.decay, layer_decay=settings.layer_decay)
-    if more := list(further):
-        groups.append({"params": more, "lr": settings.peak_lr, "weight_decay": settings.decay})
+    for decayed, more in ((True, [p for p in weights if p.ndim > 1]), (False, [p for p in weights if p.ndim < 2])):
+        if more:
+            groups.append({"params": more, "lr": settings.peak_lr, "weight_decay": settings.decay if decayed else 0.0})
     # On a CPU torch's default is a loop over the parameters; elsewhere it chooses well. Lightning clips no gradients
     # for a fused optimiser in mixed precision.
     cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])

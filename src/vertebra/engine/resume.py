@@ -121,6 +121,16 @@ class StoppedRun:
         old, new = _flat(self.facts["model"]), _flat(options.plain(plan.config))
         _check_same({f"model.{name}": (old.get(name), new[name]) for name in lasting}, self.folder)
 
+    def check_model(self, settings: Settings, config: Any) -> None:
+        """As `check_settings`, of a model of several heads with this config, all of whose options are kept."""
+        if settings.epochs < self.epochs:
+            raise VertebraError(f"{self.folder} has {self.epochs} epochs already, and epochs is {settings.epochs}.")
+        before, now = self.facts["fixed"], _fixed(settings)
+        _check_same({name: (before.get(name), value) for name, value in now.items()}, self.folder)
+        old, new = _flat(self.facts["model"]), _flat(options.plain(config))
+        names = [name for name in {**old, **new} if not isinstance(new.get(name, old.get(name)), Mapping)]
+        _check_same({name: (old.get(name), new.get(name)) for name in names}, self.folder)
+
     def check_state(self, trainer: L.Trainer, trainee: Trainee) -> None:
         """Raises VertebraError if last.ckpt is no state of this run: a part is missing or of another type or shape."""
         content = state.read(self.path, mapped=True)
@@ -135,7 +145,7 @@ class StoppedRun:
 def _fixed(settings: Settings) -> dict[str, Any]:
     """Settings besides the model's that a resumed run cannot change."""
     return {
-        **{name: getattr(settings, name) for name in ("task", "optimizer", "freeze", "unfreeze_every", "layer_decay")},
+        **{name: getattr(settings, name) for name in settings.FIXED},
         "model.method": settings.method,
         "data.channels": settings.data.channels,
         "ema": bool(settings.ema),

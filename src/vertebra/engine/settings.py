@@ -141,6 +141,9 @@ class Distill:
 class Settings:
     """A training run."""
 
+    FIXED: ClassVar[tuple[str, ...]] = ("task", "optimizer", "freeze", "unfreeze_every", "layer_decay")
+    """Those that a resumed run cannot change, besides those of the groups."""
+
     task: str
     """The task to train."""
     method: str | None = None
@@ -292,6 +295,11 @@ class Settings:
         if self.teacher is None and self.distill != Distill():
             name, value = next(iter(options.changed(self.distill, Distill()).items()))
             raise VertebraError(f"distill.{name} is {shown(value)}, and there is no teacher: give --teacher=FILE too.")
+
+    @property
+    def left_out(self) -> list[str]:
+        """Settings without an effect on the run, which its config.yaml does not list."""
+        return unused(self.task, self.method)
 
     @property
     def base_lr(self) -> float:

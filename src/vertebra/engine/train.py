@@ -85,24 +85,24 @@ def train(
     Raises:
         VertebraError: for every mistake of the user.
     """
-    _check(settings)
+    check_machine(settings)
     trainers.silence_lightning()
-    echo = print if is_first_process() else _silent
+    echo = print if is_first_process() else silent
     kind = kinds.find(tasks.find(settings.task, settings.method).MODEL.kind)
-    catalogue = _open(settings, data, kind)
+    catalogue = open_catalogue(settings, data, kind)
     if unlabelled := distill.unlabelled_samples(settings, kind, catalogue.splits.get("val", [])):
         catalogue.splits["unlabelled"] = unlabelled
     stopped = StoppedRun.open(settings.resume) if settings.resume else None
     if stopped:
         stopped.check_data(kind, catalogue, settings.data)
     L.seed_everything(settings.seed, verbose=False)
-    plan = _plan(settings, kind, catalogue)
+    plan = make_plan(settings, kind, catalogue)
     model = options.flatten(type(plan.config), vars(plan.config))
     settings = replace(settings, method=_name(plan.module), model=model)
     if stopped:
         stopped.check_settings(settings, plan)
     task = _build(settings, plan, kind, echo)
-    samples = _samples(settings, kind, catalogue, task)
+    samples = make_samples(settings, kind, catalogue, task)
     written = stopped.folder if stopped else settings.output
     distiller = distill.create(
         settings,
@@ -111,25 +111,25 @@ def train(
         written=Path(written) / "best.safetensors" if written else None,
         mixing=kind.batch_transform(settings.augment, len(catalogue.classes)) is not None,
     )
-    folder = stopped.folder if stopped else _new_folder(settings, plan)
+    folder = stopped.folder if stopped else new_folder(settings, plan.config)
     _announce(settings, kind, catalogue, task, folder, echo)
     if settings.teacher:
         echo(f"teacher {settings.teacher}: distill.loss={settings.distill.loss}")
     batches = partial(
-        _training_batches, samples=samples["train"], task=task, kind=kind, catalogue=catalogue, transforms=transforms
+        training_batches, samples=samples["train"], task=task, kind=kind, catalogue=catalogue, transforms=transforms
     )
     if "auto" in (settings.lr, settings.data.batch_size):
         settings = replace_auto(settings, task, batches, len(samples["train"]), folder, echo, distiller)
         write_config(settings, folder)
     loaders = (
         _growing(settings, task, partial(batches, settings), echo),
-        _validation_batches(settings, samples["val"], task, kind, catalogue),
+        validation_batches(settings, samples["val"], task, kind, catalogue),
     )
     if settings.base_batch_size:
         images = settings.data.known_batch_size * settings.accumulate
         base = f"{settings.base_lr:g} is for {settings.base_batch_size} images per step"
         echo(f"lr {settings.peak_lr:g}: {base}, scaled to {images}")
-    history = RunHistory(folder, echo, _origin(settings, data, kind))
+    history = RunHistory(folder, echo, origin(settings, data, kind))
     trainer = trainers.create(settings, task, folder, history, [Facts(settings, task, catalogue), *callbacks], loggers)
     trainee = Trainee(task, settings, distiller)
     trainers.fit(trainer, trainee, loaders, folder, stopped, echo)
@@ -140,21 +140,21 @@ def train(
     return Run(folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history, history.stopped)
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     pass
 
 
 # -- data and model
 
 
-def _open(settings: Settings, data: Source | None, kind: Kind) -> Catalogue:
+def open_catalogue(settings: Settings, data: Source | None, kind: Kind) -> Catalogue:
     path = settings.data.path if data is None else data
     catalogue = kind.open(path, val_share=settings.data.val_share, seed=settings.seed)
     catalogue.skipped(strict=settings.strict)
     return catalogue
 
 
-def _samples(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task) -> dict[str, list[Sample]]:
+def make_samples(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task) -> dict[str, list[Sample]]:
     """What is learned and what is validated on."""
     devices = run_devices(settings)
     device = devices[int(os.environ.get("LOCAL_RANK", 0)) % len(devices)]
@@ -174,7 +174,7 @@ def _samples(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task) -
     return samples
 
 
-def _origin(settings: Settings, data: Source | None, kind: Kind) -> dict[str, Any]:
+def origin(settings: Settings, data: Source | None, kind: Kind) -> dict[str, Any]:
     """The data of the run for the checkpoint's description; empty for Datasets, which no later process can open."""
     if data is not None:
         return {}
@@ -183,7 +183,7 @@ def _origin(settings: Settings, data: Source | None, kind: Kind) -> dict[str, An
     return {"data": {**described, "seed": settings.seed}}
 
 
-def _plan(settings: Settings, kind: Kind, catalogue: Catalogue) -> Plan:
+def make_plan(settings: Settings, kind: Kind, catalogue: Catalogue) -> Plan:
     """The model's options: those that the data decides win over those of the settings."""
     assumed = tasks.find(settings.task, settings.method)
     known = set(options.names(assumed.Config))
@@ -213,7 +213,7 @@ def _name(method: ModuleType) -> str:
 
 
 def _build(settings: Settings, plan: Plan, kind: Kind, echo: Echo) -> Task:
-    build = partial(plan.build, _preprocess(settings, plan, kind.resize_modes))
+    build = partial(plan.build, make_preprocess(settings, plan, kind.resize_modes))
     # Of a model that is divided among processes, the first one hands out the values.
     task = build() if settings.strategy != "fsdp" or is_first_process() else without_parameters(build)
     if task.report:
@@ -223,7 +223,7 @@ def _build(settings: Settings, plan: Plan, kind: Kind, echo: Echo) -> Task:
     return task
 
 
-def _preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preprocess:
+def make_preprocess(settings: Settings, plan: Plan, modes: Sequence[str]) -> Preprocess:
     """The plan's preprocessing at the size, channels and way of resizing of the settings."""
     data, known = settings.data, plan.preprocess
     # The size that a checkpoint was trained with is not taken over: the model's default is.
@@ -256,7 +256,7 @@ def _growing(
     return GrowingLoader(make, partial(progressive.share, settings))
 
 
-def _training_batches(
+def training_batches(
     settings: Settings,
     *,
     share: float = 1.0,
@@ -285,7 +285,7 @@ def _training_batches(
     return batches
 
 
-def _validation_batches(
+def validation_batches(
     settings: Settings, samples: Sequence[Sample], task: Task, kind: Kind, catalogue: Catalogue
 ) -> Iterable:
     return loader(
@@ -301,7 +301,7 @@ def _validation_batches(
 # -- the run folder
 
 
-def _new_folder(settings: Settings, plan: Plan) -> Path:
+def new_folder(settings: Settings, config: Any) -> Path:
     """A new run folder, which holds config.yaml; the first process makes it."""
     first = is_first_process()
     if settings.output:
@@ -311,7 +311,7 @@ def _new_folder(settings: Settings, plan: Plan) -> Path:
                 f"{folder} holds a run already: resume it with --resume={folder}, or choose another --output."
             )
     else:
-        stem = f"{settings.task}-{getattr(plan.config, 'backbone', settings.method)}"
+        stem = f"{settings.task}-{getattr(config, 'backbone', settings.method)}"
         stem = stem.replace(":", "-")  # of a library's backbone; not every file system has it
         number = 1
         while first and Path("runs", f"{stem}-{number}").exists():
@@ -325,7 +325,7 @@ def _new_folder(settings: Settings, plan: Plan) -> Path:
 # -- checks and messages
 
 
-def _check(settings: Settings) -> None:
+def check_machine(settings: Settings) -> None:
     devices = run_devices(settings)
     if settings.precision == "16-mixed" and devices[0].type == "cpu":
         raise VertebraError("precision 16-mixed is for GPUs; on a CPU choose bf16-mixed.")

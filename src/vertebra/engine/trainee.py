@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 import shutil
 import time
@@ -22,7 +21,7 @@ from vertebra.data.loader import Batch, counted_seed
 from vertebra.engine import checkpoint, optim, sharding
 from vertebra.engine.freezing import Freezing
 from vertebra.engine.progressive import GrowingDropout, share
-from vertebra.engine.settings import Settings, plain, unused
+from vertebra.engine.settings import Settings, plain
 from vertebra.errors import VertebraError
 from vertebra.files import replacing
 from vertebra.progress import on_terminal
@@ -87,15 +86,13 @@ class Trainee(L.LightningModule):
         torch.manual_seed(counted_seed(self.settings.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        if batch.images.ndim == 4:
-            batch.images = batch.images.contiguous(memory_format=torch.channels_last)
-        return batch
+        return batch.channels_last()
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         if self.trainer.training:
             return batch.to(device, non_blocking=device.type == "cuda")
         # Ground truth is used by the metrics alone, at the images' original size, on the CPU.
-        return dataclasses.replace(batch, images=batch.images.to(device))
+        return batch.images_to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.note_unreadable(batch)
@@ -202,7 +199,9 @@ class RunHistory(L.Callback):
             self.best = {"score": score, "epoch": epoch, "metrics": values}
             state = sharding.whole(module.task.state_dict())
             if trainer.is_global_zero:
-                numbers = {k: value for k, value in values.items() if isinstance(value, float) or k == "thresholds"}
+                numbers = {
+                    k: value for k, value in values.items() if isinstance(value, float) or k.endswith("thresholds")
+                }
                 path = self.folder / "best.safetensors"
                 checkpoint.save(module.task, path, state, metrics=numbers, epoch=epoch, **self.about)
 
@@ -304,12 +303,12 @@ def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
 
 def write_config(settings: Settings, folder: Path) -> None:
     """config.yaml, which reproduces the run."""
-    left_out = unused(settings.task, settings.method)
+    left_out = settings.left_out
     content = plain(settings)
     content["data"] = {key: value for key, value in content["data"].items() if f"data.{key}" not in left_out}
     content = {  # an empty group has no flags
         key: value for key, value in content.items() if value != {} and key not in left_out
     }
-    alone: dict[str, None] = {"recipe": None, "resume": None}  # what they say is among the rest
+    alone = {key: None for key in ("recipe", "resume") if key not in left_out}  # what they say is among the rest
     with replacing(folder / "config.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(content | alone, sort_keys=False))

@@ -25,17 +25,22 @@ if TYPE_CHECKING:
 __all__ = ["export", "is_exported", "load", "open_model"]
 
 
-def open_model(where: Any, *, device: Any = None) -> tuple[Task, dict[str, Any]]:
+def open_model(where: Any, *, device: Any = None, head: str | None = None) -> tuple[Task, dict[str, Any]]:
     """The task in a checkpoint or an exported file, in eval mode, and its description.
 
     Args:
         where: a checkpoint as `checkpoint.load` takes it, or an exported file.
         device: where it runs, as `vertebra.load` takes it.
+        head: of a checkpoint of several heads, the one whose model it is.
 
     Raises:
         VertebraError: if it cannot be read.
     """
-    return load(where, device=device) if is_exported(where) else checkpoint.load(where, device=device)
+    if not is_exported(where):
+        return checkpoint.load(where, device=device, head=head)
+    if head is not None:
+        raise VertebraError(f"head is {head!r}; {where} is exported, as the model of one head: leave it out.")
+    return load(where, device=device)
 
 
 def is_exported(where: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from vertebra.nn.fold import fold
 from vertebra.predict import compiled, engines, sources
 from vertebra.predict.result import ImageResult
 from vertebra.structures import Frame, KeypointSchema, Prediction, Preprocess, Region
+from vertebra.tasks import Task
 from vertebra.tasks.text_task import TextTask
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Predictor:
         engine: str | None = None,
         refine: str | Path | Refiner | None = None,
         detector: str | Path | Predictor | None = None,
+        head: str | None = None,
     ) -> None:
         """See `vertebra.load`."""
         one_of("precision", precision, PRECISIONS)
@@ -104,11 +106,13 @@ class Predictor:
         for name, value in (("precision", None if precision == "32-true" else precision), ("engine", engine)):
             if self.exported and value is not None:
                 raise VertebraError(f"{name} is {value}; {path} is exported, which fixed it: leave it out.")
+        if head is not None and engine not in (None, "folded", "eager"):
+            raise VertebraError(f"engine is {engine}, which a head has once `vertebra export --head={head}` saved it.")
         self.engine, self.precision = self._chosen_engine(path, engine, device)
         """What computes the outputs: a name of `engines.ENGINES`, or the format of an exported file."""
         if self.engine in formats.names() and not self.exported:
             path, self.exported = engines.exported(path, self.engine, self.precision), True
-        self.task, self.about = export.open_model(path, device=device)
+        self.task, self.about = export.open_model(path, device=device, head=head)
         if self.engine in ("folded", *engines.COMPILED):
             fold(self.task)
         if self.engine in engines.COMPILED:
@@ -123,6 +127,16 @@ class Predictor:
         """Refines the masks of predictions, if there is one."""
         self.detector = None if detector is None else self._detector(detector)
         """Finds the objects of images whose keypoints are predicted, if there is one."""
+
+    @classmethod
+    def of(cls, task: Task, about: Mapping[str, Any], *, precision: str, engine: str) -> Predictor:
+        """The Predictor of a model that `engine` computes already, on its device, and of its description."""
+        made = cls.__new__(cls)
+        made.task, made.about, made.device = task, dict(about), task.device
+        made.precision, made.engine, made.exported = precision, engine, False
+        made.refiner = made.detector = None
+        made._counter = _Counter()
+        return made
 
     def _chosen_engine(self, path: Any, engine: str | None, device: str | None) -> tuple[str, str]:
         """The engine by its name, for `auto` the fastest, and its precision."""
@@ -219,8 +233,8 @@ class Predictor:
 
     def raw(self, images: Tensor) -> tuple[Tensor, ...]:
         """The outputs of the task's `forward` for a normalised batch [B, C, H, W] float32."""
-        with torch.inference_mode(), self._autocast():
-            outputs: tuple[Tensor, ...] = self.task(self._to_device(images))
+        with torch.inference_mode(), self.autocast():
+            outputs: tuple[Tensor, ...] = self.task(self.to_device(images))
         return outputs
 
     def export(
@@ -276,11 +290,13 @@ class Predictor:
             calibration_images=calibration_images,
         )
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The context in which the model computes."""
         dtype = PRECISIONS[self.precision]
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
-    def _to_device(self, images: Tensor) -> Tensor:
+    def to_device(self, images: Tensor) -> Tensor:
+        """A batch [B, C, H, W] as the model takes it."""
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def predict(
@@ -315,7 +331,7 @@ class Predictor:
                 end, or an argument is out of its range or does not apply to the task.
         """
         self._check_kind()
-        options = self._checked(batch_size, threshold, tile, overlap, tta, every, endless=False)
+        options = self.checked(batch_size, threshold, tile, overlap, tta, every, endless=False)
         predictions = []
         for prediction in self._stream(images, options):
             if isinstance(prediction, UnreadableImage):
@@ -371,7 +387,7 @@ class Predictor:
         iterable.
         """
         self._check_kind()
-        return self._stream(images, self._checked(batch_size, threshold, tile, overlap, tta, every, endless=True))
+        return self._stream(images, self.checked(batch_size, threshold, tile, overlap, tta, every, endless=True))
 
     def merged(
         self, *, tile: int = 0, overlap: float = 0.2, tta: bool = False
@@ -381,7 +397,7 @@ class Predictor:
         if tta and not self.kind.tta_scales:
             what = self.kind.description if self.kind.reads_images else self.kind.items
             raise VertebraError(f"tta has no effect on {what}: leave it out.")
-        options = self._checked(1, 0.0 if self.kind.objects else None, tile, overlap, tta, 1, endless=False)
+        options = self.checked(1, 0.0 if self.kind.objects else None, tile, overlap, tta, 1, endless=False)
 
         def predict(image: Tensor, region: Region | None = None) -> Prediction:
             if tile and max(image.shape[1:]) > tile:
@@ -396,20 +412,21 @@ class Predictor:
         """The final prediction for an image [C, H, W] uint8."""
         if self.refiner is None:
             return prediction
-        with self._autocast():
+        with self.autocast():
             return self.refiner(image, prediction)
 
-    def _checked(
+    def checked(
         self,
         batch_size: int,
         threshold: float | None,
-        tile: int,
-        overlap: float,
-        tta: bool,
-        every: int,
+        tile: int = 0,
+        overlap: float = 0.2,
+        tta: bool = False,
+        every: int = 1,
         *,
         endless: bool,
     ) -> _Options:
+        """The arguments of `predict` or `stream`, checked; begins to count anew."""
         if threshold is not None:
             kinds.check_option("threshold", self.task)
         if tile:
@@ -431,6 +448,11 @@ class Predictor:
             raise VertebraError(f"a model for {self.task.task_name} {self.kind.instead}.")
 
     def _stream(self, images: Any, options: _Options) -> Iterator[ImageResult | UnreadableImage]:
+        for waiting in self.read_ahead(images, options):
+            yield from self._predictions(waiting, options)
+
+    def read_ahead(self, images: Any, options: _Options) -> Iterator[list[_Read]]:
+        """Images and frames as they are read, in groups that are predicted on together."""
         ahead = options.batch_size
         if ahead > 1 and self.task.preprocess.resize == "shortest":  # else all inputs have one size
             ahead *= BATCHES_AHEAD
@@ -440,9 +462,9 @@ class Predictor:
             waiting.append(item)
             pixels += 0 if isinstance(item.image, UnreadableImage) else item.image.shape[1] * item.image.shape[2]
             if len(waiting) == ahead or pixels > PIXELS_AHEAD or item.urgent:
-                yield from self._predictions(waiting, options)
+                yield waiting
                 waiting, pixels = [], 0
-        yield from self._predictions(waiting, options)
+        yield waiting
 
     def _read(self, images: Any, options: _Options) -> Iterator[_Read]:
         """Every image and frame, or the error if it cannot be read."""
@@ -483,6 +505,17 @@ class Predictor:
             prediction, below = results.pop(i) if i in results else self._tiled(item.image, options)
             options.counter.below += below
             yield ImageResult.of(self._refined(item.image, prediction), self.task, item.source, item.image)
+
+    def finished(self, prediction: Prediction, item: _Read, options: _Options) -> ImageResult:
+        """What is returned of the prediction for a whole image, as `infer` gives it."""
+        assert isinstance(item.image, Tensor)
+        kept, below = self.kind.filter(prediction, options.threshold)
+        options.counter.below += below
+        return ImageResult.of(self.kind.finish(kept), self.task, item.source, item.image)
+
+    def summarize(self, predictions: Sequence[Prediction], top: int) -> str:
+        """The predictions for one image, or for the frames of a video, in a line."""
+        return self.kind.summarize(predictions, self.classes, top)
 
     def _tiled(self, image: Tensor, options: _Options) -> tuple[Prediction, int]:
         size = (image.shape[1], image.shape[2])
@@ -554,9 +587,9 @@ class Predictor:
         regions: Sequence[Region] | None,
     ) -> list[Prediction]:
         results: dict[int, Prediction] = {}
-        for indices, batch, frames in _batches(images, preprocess, options.batch_size, regions):
-            with torch.inference_mode(), self._autocast():
-                predictions = self.task.infer(self._to_device(batch), frames, merging=merging)
+        for indices, batch, frames in batches(images, preprocess, options.batch_size, regions):
+            with torch.inference_mode(), self.autocast():
+                predictions = self.task.infer(self.to_device(batch), frames, merging=merging)
             results.update(zip(indices, predictions, strict=True))
         return [results[i] for i in range(len(images))]
 
@@ -590,7 +623,7 @@ class Predictor:
             VertebraError: if an image cannot be read, or the task has no such features.
         """
         preprocess = self.task.preprocess
-        items = self._read(images, self._checked(batch_size, None, 0, 0.2, False, 1, endless=False))
+        items = self._read(images, self.checked(batch_size, None, 0, 0.2, False, 1, endless=False))
         embeddings: list[Tensor] = []
         while group := list(itertools.islice(items, batch_size)):
             chunk: list[Tensor] = []
@@ -599,14 +632,14 @@ class Predictor:
                     raise item.image
                 chunk.append(item.image)
             rows: dict[int, Tensor] = {}
-            for indices, batch, _ in _batches(chunk, preprocess, batch_size):
-                with torch.inference_mode(), self._autocast():
-                    rows.update(zip(indices, self.task.embed(self._to_device(batch)).float().cpu(), strict=True))
+            for indices, batch, _ in batches(chunk, preprocess, batch_size):
+                with torch.inference_mode(), self.autocast():
+                    rows.update(zip(indices, self.task.embed(self.to_device(batch)).float().cpu(), strict=True))
             embeddings += [rows[i] for i in range(len(chunk))]
         return torch.stack(embeddings)
 
 
-def _batches(
+def batches(
     images: Sequence[Tensor],
     preprocess: Preprocess,
     batch_size: int,

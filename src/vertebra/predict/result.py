@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,10 @@ class ImageResult(Prediction):
     def crops(self) -> Iterator[tuple[Instance, Image.Image]]:
         """Each object and its part of the image, by its box: RGB. Objects outside of the image are left out."""
         return self.kind.crops(self.image, self)
+
+    def without_maps(self) -> ImageResult:
+        """For the summary of a video, the masks of all of whose frames would fill the memory."""
+        return replace(self, masks=None, keypoints=None, semantic=None, source=None)
 
     def to_dict(self, *, top: int = 5) -> dict[str, Any]:
         """The prediction as plain values; of classes, the `top` ones."""

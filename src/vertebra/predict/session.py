@@ -9,17 +9,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TextIO
 
 from vertebra.errors import escaped
 from vertebra.images import UnreadableImage
 from vertebra.predict.folder import PredictionFolder
+from vertebra.predict.multi import MultiFolder, MultiPredictor, MultiResult
 from vertebra.predict.predictor import Predictor
 from vertebra.predict.result import ImageResult
 from vertebra.predict.sources import ImageSource, Source, VideoFrame, VideoSource
 from vertebra.progress import track
-from vertebra.structures import Prediction
 
 MANY = 50
 """With as many images, a bar shows the progress."""
@@ -30,16 +29,17 @@ class Session:
 
     def __init__(
         self,
-        predictor: Predictor,
-        stream: Callable[..., Iterator[ImageResult | UnreadableImage]],
+        predictor: Predictor | MultiPredictor,
+        stream: Callable[..., Iterator[Any]],
         *,
         top: int = 3,
         strict: bool = False,
-        folder: PredictionFolder | None = None,
+        folder: PredictionFolder | MultiFolder | None = None,
         lines: TextIO | None = None,
     ) -> None:
         """
         Args:
+            predictor: of one model, or of several heads.
             stream: `predictor.stream` with its options.
             top: classes listed per image, of kinds that rank classes.
             strict: whether the first image that cannot be read is an error.
@@ -78,7 +78,7 @@ class Session:
         if len(images) >= MANY and not self.printed:
             results = track(results, "predicting", len(images))
         for (index, source), result in zip(images, results):
-            if isinstance(result, ImageResult):
+            if not isinstance(result, UnreadableImage):
                 self.read += 1
                 result.id = image_ids[index]
                 self.say(f"{result.path}  {self._summary([result])}")
@@ -94,9 +94,9 @@ class Session:
         results = self._until_stopped(self.stream([source]))
         first = next(results, None)
         errors: list[UnreadableImage] = []
-        predictions: list[Prediction] = []
+        predictions: list[Any] = []
         count = 0
-        if isinstance(first, ImageResult):
+        if first is not None and not isinstance(first, UnreadableImage):
             results = itertools.chain([first], results)
             assert isinstance(first.source, VideoFrame)
             if not source.live and not self.printed:
@@ -111,7 +111,7 @@ class Session:
                     if source.live:
                         self.say(f"{result.path}  {self._summary([result])}")
                     else:
-                        predictions.append(_summarised(result))
+                        predictions.append(result.without_maps())
                     count += 1
             self.below_threshold += self.predictor.below_threshold
         elif first is not None:
@@ -129,14 +129,12 @@ class Session:
             else:
                 self._skip(source, damage)
 
-    def _until_stopped(
-        self, results: Iterator[ImageResult | UnreadableImage]
-    ) -> Iterator[ImageResult | UnreadableImage]:
+    def _until_stopped(self, results: Iterator[Any]) -> Iterator[Any]:
         while not self.stopped.is_set() and (result := next(results, None)) is not None:
             yield result
 
-    def _summary(self, predictions: Sequence[Prediction]) -> str:
-        return self.predictor.kind.summarize(predictions, self.predictor.classes, self.top)
+    def _summary(self, predictions: Sequence[Any]) -> str:
+        return self.predictor.summarize(predictions, self.top)
 
     def _skip(self, source: Source, error: UnreadableImage) -> None:
         if self.strict:
@@ -145,7 +143,7 @@ class Session:
         self.say(f"skipped: {error}")
         self._write_json({"path": source.name, "error": str(error)})
 
-    def _write_line(self, result: ImageResult) -> None:
+    def _write_line(self, result: ImageResult | MultiResult) -> None:
         if self.lines:
             self._write_json(result.to_dict(top=self.top))
 
@@ -160,7 +158,7 @@ class Session:
 
 
 @contextmanager
-def _nowhere() -> Iterator[Callable[[ImageResult], None]]:
+def _nowhere() -> Iterator[Callable[[Any], None]]:
     yield lambda result: None
 
 
@@ -180,8 +178,3 @@ def _interrupt_sets(stopped: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _summarised(result: ImageResult) -> Prediction:
-    """For the summary of a video; the masks of all its frames would fill the memory."""
-    return replace(result, masks=None, keypoints=None, semantic=None, source=None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vertebra import options
+from vertebra.backbones import Backbone
 from vertebra.errors import VertebraError, shown
 from vertebra.nn.meta import build_on_meta, build_to_fill, on_meta
 from vertebra.structures import Preprocess, check_classes
@@ -47,10 +48,14 @@ class Plan:
     loaded: Loaded | None = None
     """The checkpoint's tensors and what it says of the options."""
 
-    def build(self, preprocess: Preprocess | None = None) -> Task:
-        """Builds the model and fills it from the checkpoint, if there is one."""
+    def build(self, preprocess: Preprocess | None = None, backbone: Backbone | None = None) -> Task:
+        """Builds the model, over `backbone` if it exists already, and fills it from the checkpoint, if there is one."""
         if self.loaded is None:
-            return self._new(preprocess)
+            return self._new(preprocess, backbone)
+        if backbone is not None:
+            task = self._new(preprocess, backbone)
+            task.report = task.fill(self.loaded.tensors(task), self.loaded.report, partial=True)
+            return task
         if self.loaded.checkpoint.about is not None:
             empty = self.build_on_meta(self.loaded.checkpoint, preprocess)
         else:
@@ -64,8 +69,9 @@ class Plan:
         task.report = task.fill(state, self.loaded.report, partial=True)
         return task
 
-    def _new(self, preprocess: Preprocess | None) -> Task:
-        task: Task = self.module.MODEL(self.config, self.classes, preprocess or self.preprocess)
+    def _new(self, preprocess: Preprocess | None, backbone: Backbone | None = None) -> Task:
+        shared = {} if backbone is None else {"backbone": backbone}
+        task: Task = self.module.MODEL(self.config, self.classes, preprocess or self.preprocess, **shared)
         return task
 
     def build_on_meta(self, checkpoint: Checkpoint, preprocess: Preprocess | None = None) -> Task:

@@ -61,7 +61,7 @@ class TrunkTask(BackboneTask):
                 f"{self.preprocess.resize!r} and must be 'fit'."
             )
         made = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
-        if config.norm in ("frozen", "sync", "group") and self.needs_norms and not has_norms(made):
+        if backbone is None and config.norm in ("frozen", "sync", "group") and self.needs_norms and not has_norms(made):
             raise VertebraError(
                 f"norm is {config.norm!r}, but {config.backbone} has no batch norm that it could replace: leave it out."
             )

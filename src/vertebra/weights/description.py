@@ -17,6 +17,7 @@ _LARGEST = 1_000_000
 """Of a number among the options of a model, the sign apart."""
 _LONGEST = 20_000_000
 """Characters of a string among the options of a model, such as a vocabulary."""
+_MOST_HEADS = 100
 _DEPTH = 8
 """Levels of lists and mappings in one another, among the options of a model."""
 
@@ -68,28 +69,50 @@ def parse(text: str, path: object) -> dict[str, Any]:
         text: JSON.
         path: the file, for messages.
 
+    Returns:
+        The description. Those of its heads, if it has any, are as complete as that of a model of its own.
+
     Raises:
         VertebraError: naming the file and the entry that is missing or wrong.
     """
     try:
         about = parse_json(text, "JSON")
-        if not isinstance(about, dict):
-            raise VertebraError(f"it is {shown(about)}, not a mapping.")
-        if missing := [name for name in _REQUIRED if name not in about]:
-            raise VertebraError(f"it has no {missing[0]}.")
-        check_types(_Entries, about)
-        if "classes" in about:
-            check_classes(about["classes"])
-        Preprocess.from_dict(about["preprocess"])
-        check_types(_Backbone, about["model"], "model.")
-        _check_values(about["model"], "model")
-        check_types(_Metrics, about.get("metrics") or {}, "metrics.")
-        in_range("metrics.threshold", (about.get("metrics") or {}).get("threshold"), 0, 1)
-        _check_thresholds((about.get("metrics") or {}).get("thresholds"), about.get("classes", ()))
-        check_types(_Data, about.get("data", {}), "data.")
+        _check(about)
+        heads = about.get("heads", {})
+        if not isinstance(heads, dict) or len(heads) > _MOST_HEADS:
+            raise VertebraError(f"heads is {shown(heads)}, not a mapping of {_MOST_HEADS} heads at most.")
+        for name, head in heads.items():
+            _check(head)
+            metrics = _part(about.get("metrics") or {}, name)
+            heads[name] = {"version": about.get("version", ""), **head, "metrics": metrics}
+            heads[name] |= {"epoch": about["epoch"]} if "epoch" in about else {}
+            _check(heads[name])
     except VertebraError as error:
         raise VertebraError(f"{path} describes its model in a way this version cannot read: {error}") from error
     return about
+
+
+def _check(about: Any) -> None:
+    """Raises if a description, of a model or of one of its heads, has an entry that is missing or wrong."""
+    if not isinstance(about, dict):
+        raise VertebraError(f"it is {shown(about)}, not a mapping.")
+    if missing := [name for name in _REQUIRED if name not in about]:
+        raise VertebraError(f"it has no {missing[0]}.")
+    check_types(_Entries, about)
+    if "classes" in about:
+        check_classes(about["classes"])
+    Preprocess.from_dict(about["preprocess"])
+    check_types(_Backbone, about["model"], "model.")
+    _check_values(about["model"], "model")
+    check_types(_Metrics, about.get("metrics") or {}, "metrics.")
+    in_range("metrics.threshold", (about.get("metrics") or {}).get("threshold"), 0, 1)
+    _check_thresholds((about.get("metrics") or {}).get("thresholds"), about.get("classes", ()))
+    check_types(_Data, about.get("data", {}), "data.")
+
+
+def _part(metrics: Mapping[str, Any], head: str) -> dict[str, Any]:
+    """The metrics of one head, whose names begin with its name, without that."""
+    return {key.removeprefix(f"{head}/"): value for key, value in metrics.items() if key.startswith(f"{head}/")}
 
 
 def _check_thresholds(thresholds: Sequence[float] | None, classes: Sequence[str]) -> None:

@@ -82,6 +82,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """The text metadata of a safetensors file, without its tensors.
+
+    Raises:
+        VertebraError: if it is damaged.
+    """
+    with _safetensors(path) as file:
+        return file.metadata() or {}
+
+
 @contextlib.contextmanager
 def _safetensors(path: Path) -> Iterator[Any]:
     try:

@@ -88,7 +88,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
                     _check_memory(file, embedded)
                 images.add(entry.image)
                 export.add(split, entry)
-        places = {image.parent for image in images}
+        places = {image.parent for image in images if isinstance(image, Path)}
         count = sum(name.lower().endswith(SUFFIXES) for place in places for name in export.listing.names(place))
         if path.is_dir() and (rest := count - sum(str(image) in export.listing for image in images)):
             export.notes.append(f"images of the {split} split without a JSON file, which are ignored: {rest}")

@@ -77,10 +77,13 @@ class LinearClassifier(BackboneTask):
     ) -> None:
         """`backbone` is one that exists already, to be shared; without it `config` says which to build."""
         super().__init__(config, classes, preprocess)
-        common = {"channels": preprocess.channels, "drop_path": config.drop_path, "image_size": preprocess.size}
-        self.backbone = backbone or backbones.create(
-            config.backbone, embedding=True, **{**common, **config.backbone_options}
-        )
+        common: dict[str, Any] = {
+            "channels": preprocess.channels,
+            "drop_path": config.drop_path,
+            "image_size": preprocess.size,
+            "embedding": True,
+        }
+        self.backbone = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
         self.dropout = nn.Dropout(config.dropout)
         width, parts = self.backbone.width, self.backbone.num_classifiers
         self.head: nn.Module = (

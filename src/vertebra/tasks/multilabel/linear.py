@@ -94,10 +94,13 @@ class LinearTagger(BackboneTask):
         softmax = config.loss == "softmax"
         if softmax and len(self.classes) < 2:
             raise VertebraError("loss is 'softmax', which tells classes apart; there is one class only: use 'bce'.")
-        common = {"channels": preprocess.channels, "drop_path": config.drop_path, "image_size": preprocess.size}
-        self.backbone = backbone or backbones.create(
-            config.backbone, embedding=True, **{**common, **config.backbone_options}
-        )
+        common: dict[str, Any] = {
+            "channels": preprocess.channels,
+            "drop_path": config.drop_path,
+            "image_size": preprocess.size,
+            "embedding": True,
+        }
+        self.backbone = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
         self.dropout = nn.Dropout(config.dropout)
         self.head = TagHead(self.backbone.width, len(self.classes), None if softmax else PRIOR)
         weights = config.class_weights
