@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vertebra.tasks import Task
 
 __version__ = "0.1.0.dev0"
-__all__ = ["backbone", "create", "evaluate", "explain", "load", "train"]
+__all__ = ["backbone", "create", "evaluate", "explain", "load", "train", "train_heads"]
 
 
 def create(
@@ -174,6 +174,40 @@ def train(
         callbacks=callbacks,
         loggers=[log for log in loggers if isinstance(log, Logger)],
     )
+
+
+def train_heads(
+    heads: Mapping[str, Mapping[str, Any]],
+    *,
+    backbone: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
+) -> Run:
+    """Trains several tasks over one backbone, as `vertebra train multi` does.
+
+        heads = {"boxes": {"task": "detection"}, "classes": {"task": "classification", "weight": 0.5}}
+        run = vertebra.train_heads(heads, backbone="resnet18", path="shapes", image_size=128)
+        run.load()("street.jpg")[0]["boxes"]
+
+    Args:
+        heads: the heads by name; each has a `task`, and may have `model`, `data`, `augment`, `balance`, `weight` and
+            `share`, as docs/guides/multi.md has them.
+        backbone: as in `create`; resnet50, or that of the run that is resumed, if None.
+        callbacks: of Lightning, beside Vertebra's.
+        settings: what `vertebra train multi --help` lists besides, by the same names; those of `--data` without that
+            prefix, `path` among them.
+
+    Returns:
+        The run; the metrics of the best model are called `HEAD/METRIC`.
+
+    Raises:
+        VertebraError: for every mistake of the user.
+    """
+    from vertebra.engine import multi
+    from vertebra.engine.head_settings import resolve_heads
+
+    given = {"heads": heads, **({} if backbone is None else {"model.backbone": backbone}), **settings}
+    return multi.train(resolve_heads(given), callbacks=callbacks)
 
 
 def evaluate(

@@ -106,9 +106,8 @@ def test_a_resumed_run_is_bit_for_bit_that_without_a_stop(run, config, monkeypat
     with pytest.raises(VertebraError, match=r"weighting is 'fixed' and was 'uncertainty', which a run that is resumed"):
         multi.train(other_weighting)
     maps = {"task": "semantic", "model": {"method": "semantic_fpn", "channels": 16}}
-    wider = resolve_heads({"resume": folder, "epochs": 3, "heads": {**CONFIG["heads"], "maps": maps}})
     with pytest.raises(VertebraError, match=r"heads\.maps\.model\.channels is 16 and was 8"):
-        multi.train(wider)
+        vertebra.train_heads({**CONFIG["heads"], "maps": maps}, resume=folder, epochs=3, batch_size=4)
 
 
 def test_one_checkpoint_answers_for_all_heads_and_gives_each_away(run, tmp_path, capsys):
@@ -177,6 +176,7 @@ def heads(**changes):
         ({"monitor": "boxes"}, "monitor is 'boxes'; there are mean, kinds, maps"),
         ({"weighting": "gradnorm"}, "weighting is 'gradnorm'; there are fixed, uncertainty"),
         ({"teacher": "x"}, "training several heads has no setting 'teacher'"),
+        ({"strategy": "fsdp"}, "strategy fsdp is for a single task"),
         ({"lr": "auto"}, "lr and data.batch_size auto are for a single task"),
         ({"heads": {"a": {"task": "classification"}, "b": {"task": "pose"}}}, "heads a, b want incompatible inputs"),
     ],

@@ -234,12 +234,14 @@ def plain_entry(entry: Any) -> Any:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name; the heads as one."""
+    """Settings by dotted name, those of Data also by their name alone; the heads as one."""
+    data = [option.name for option in fields(Data)]
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if key in ("model", "data") and isinstance(value, Mapping):
             flat |= {f"{key}.{name}": item for name, item in value.items()}
         elif value is not None:
+            key = f"data.{key}" if key in data else key
             flat[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
     return flat
 
