@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import io
 import multiprocessing
@@ -196,7 +197,6 @@ def sweep(surface: str, numbers: Sequence[int], seed: int) -> Iterator[Outcome]:
     gc.freeze()  # what processes have in common stays so
     context = multiprocessing.get_context("fork")
     left = list(numbers)
-    ended: int | None = None  # the case that ended the last process
     while left:
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(surface, left, seed, sender), daemon=True)
@@ -212,10 +212,7 @@ def sweep(surface: str, numbers: Sequence[int], seed: int) -> Iterator[Outcome]:
             if process.is_alive():
                 process.kill()
             process.join()
-            if ended == left[0]:  # twice: a process that is forked from one with threads can end on its own
-                yield Outcome(surface, left.pop(0), WAIT, "", f"ended or hung the process ({process.exitcode})")
-            else:
-                ended = left[0]
+            yield Outcome(surface, left.pop(0), WAIT, "", f"ended or hung the process ({process.exitcode})")
         finally:
             receiver.close()
             process.join(5)
@@ -237,7 +234,16 @@ def warm_up() -> None:
             assert main(["predict", str(path), str(photos), "--device=cpu"]) == 0
 
 
+class _SignalStack(ctypes.Structure):
+    """Of sigaltstack(2)."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
 def _work(surface: str, numbers: Sequence[int], seed: int, sender: Any) -> None:
+    # The stack that pytest's faulthandler has set apart for signals, 12 kB, is too small for the first one after many
+    # libraries were loaded.
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(_SignalStack(None, 2, 0)), None)  # 2 is SS_DISABLE
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESSES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     for number in numbers:
