@@ -251,7 +251,7 @@ def test_a_flag_with_a_value_of_the_wrong_type(complaint):
         ("epochs: [1\n", "not valid YAML"),
         ("- epochs\n", "is not a mapping of option names to values"),
         ("", "is not a mapping"),
-        ("task: detecting\n", "task is 'detecting'; there are classification, detection, "),
+        ("task: detecting\n", "task is 'detecting'; there are captioning, classification, detection, "),
     ],
 )
 def test_a_config_that_is_none(tmp_path, complaint, content, sentence):

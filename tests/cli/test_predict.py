@@ -494,7 +494,10 @@ def test_a_large_image_is_drawn_smaller(detector, scenes, run_vertebra, tmp_path
 @pytest.mark.parametrize(
     ("flag", "sentence"),
     [
-        ("--top=2", "--top is for models that predict classes of whole images; this one is for blobs."),
+        (
+            "--top=2",
+            "--top is for models that predict classes of whole images or classes of texts; this one is for blobs.",
+        ),
         (
             "--embeddings --save=out",
             "--embeddings is for models that predict classes of whole images or tags; this one is for blobs.",

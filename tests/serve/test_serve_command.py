@@ -10,7 +10,6 @@ import httpx
 import pytest
 import uvicorn
 
-import vertebra
 from vertebra.cli import main
 from vertebra.cli import serve as command
 from vertebra.errors import VertebraError
@@ -50,7 +49,7 @@ def test_libraries_that_are_missing(monkeypatch, capsys):
 
 
 def test_a_port_that_is_taken(models, monkeypatch, capsys):
-    monkeypatch.setattr(vertebra, "load", lambda *_, **__: models["boxes"])
+    monkeypatch.setattr("vertebra.predict.Predictor", lambda *_, **__: models["boxes"])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "x", f"--port={taken.getsockname()[1]}"]) == 2
     assert "cannot listen on port" in capsys.readouterr().err
@@ -67,7 +66,7 @@ class Kept(logging.Handler):
 
 def test_stopping_answers_what_is_in_flight(models, photo, monkeypatch, capsys):
     kept = Kept()
-    monkeypatch.setattr(vertebra, "load", lambda *_, **__: models["boxes"])
+    monkeypatch.setattr("vertebra.predict.Predictor", lambda *_, **__: models["boxes"])
     servers, entered, released = [], threading.Event(), threading.Event()
 
     class Server(uvicorn.Server):

@@ -9,6 +9,7 @@ from vertebra import tasks
 from vertebra.data.formats import shapes
 from vertebra.options import names as option_names
 from vertebra.structures import Frame, Preprocess
+from vertebra.text import END
 
 SIDE = 64
 BACKBONES = {  # a pyramid with and without batch norm, a single map, and a model of one size, made small
@@ -35,6 +36,8 @@ def test_every_method(make, number):
     options = {"keypoints": shapes.KEYPOINTS} if task in ("keypoints", "pose") else {}
     classes = tasks.find(task, method).MODEL.fixed_classes or ("background", *shapes.CLASSES)
     targets = [target for _, target in drawn]
+    if task == "captioning":
+        targets = [replace(target, tokens=torch.tensor([60, END])) for target in targets]
     if len(classes) == 2:
         targets = [replace(target, semantic=target.semantic.clamp(max=1)) for target in targets]
     extra = tasks.find(task, method).MODEL.extra_channels

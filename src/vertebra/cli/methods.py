@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> None:
     table = Table(box=SIMPLE_HEAD, caption="train with: vertebra train TASK --model.method=METHOD")
     table.add_column("task", no_wrap=True)
     table.add_column("method", no_wrap=True)
-    table.add_column("paper")
+    table.add_column("paper", min_width=len("arXiv:1234.56789,"))
     table.add_column("reads checkpoints of")
     previous = ""
     for method in methods:

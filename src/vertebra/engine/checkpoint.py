@@ -67,8 +67,11 @@ def load(
 
 
 def has_heads(where: str | Path) -> bool:
-    """Whether a checkpoint is of several heads over one backbone; False of what is no safetensors file."""
-    path = locate(where)
+    """Whether a checkpoint is of several heads over one backbone; False of what is absent or no safetensors file."""
+    try:
+        path = locate(where)
+    except VertebraError:
+        return False
     if path.suffix != ".safetensors":
         return False
     text = metadata(path).get("vertebra")

@@ -330,7 +330,7 @@ def _check_word(name: str, value: float | str | None, word: str, low: float, hig
     in_range(name, None if isinstance(value, str) else value, low, high)
 
 
-SCALARS = tuple(name for name in Settings.__dataclass_fields__ if name not in ("task", "method", *GROUPS))
+SCALARS = tuple(field.name for field in dataclasses.fields(Settings) if field.name not in ("task", "method", *GROUPS))
 """Settings that hold a value of their own."""
 
 
