@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +17,7 @@ from vertebra.data.geometry import read_example
 from vertebra.engine.evaluate import select
 from vertebra.errors import VertebraError, first_line, is_out_of_memory
 from vertebra.export import certificate
+from vertebra.export.formats import quiet
 from vertebra.images import UnreadableImage
 from vertebra.tasks import Task
 
@@ -89,7 +86,7 @@ def quantized(model: Any, names: Sequence[str], images: Images, program: torch.e
     transformer = any(node.target in ATTENTION for node in program.graph.nodes)
     items = nncf.Dataset(images, lambda inputs: dict(zip(names, inputs, strict=True)))
     try:
-        with _quiet():
+        with quiet():
             result = nncf.quantize(
                 model,
                 items,
@@ -103,16 +100,3 @@ def quantized(model: Any, names: Sequence[str], images: Images, program: torch.e
             raise VertebraError(f"none of the calibration images can be read: {min(images.unreadable)}") from error
         raise VertebraError(f"the model cannot be quantised: {first_line(error)}") from error
     return result
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without NNCF's progress bars, and what it logs of its own steps."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

@@ -14,10 +14,14 @@ A format module has
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
+import logging
 import pkgutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -65,3 +69,16 @@ def of_file(path: str | Path) -> str | None:
     suffix = Path(path).suffix.lower()
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names()}
     return next((name for name, module in modules.items() if suffix == module.SUFFIX), None)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what a converter says of its own steps, and its progress bars."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vertebra.errors import VertebraError
-from vertebra.export.formats import Opened, Run
+from vertebra.export.formats import Opened, Run, quiet
 
 if TYPE_CHECKING:
     from vertebra.export.calibration import Images
@@ -33,7 +28,7 @@ def convert(program: torch.export.ExportedProgram, precision: str) -> Any:
     """An `onnx.ModelProto` with inputs `images` and, where the task reads them, `sizes`; outputs are numbered."""
     inputs = ["images", "sizes"][: len(program.graph_signature.user_inputs)]
     outputs = [f"output_{i}" for i in range(len(program.graph_signature.user_outputs))]
-    with _quiet():
+    with quiet():
         exported = torch.onnx.export(program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs)
         assert exported is not None
         return exported.model_proto
@@ -68,16 +63,3 @@ def open(path: Path) -> Opened:
         return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))
 
     return Opened(session.get_modelmeta().custom_metadata_map.get(KEY), compile)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the converter says of its own steps."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
