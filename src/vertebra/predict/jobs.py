@@ -195,7 +195,7 @@ def _results(parts: list[shards.Shard], predictor: TablePredictor, workers: int 
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # no class of its own
             raise VertebraError(f"Ray does not start: {first_line(error)}") from error
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources = ray.cluster_resources()
     gpus = 0 if predictor.load.get("device") == "cpu" else int(resources.get("GPU", 0))
     workers = workers or gpus or max(1, int(resources.get("CPU", 1)))
     ray.data.DataContext.get_current().enable_progress_bars = False  # there is one here
