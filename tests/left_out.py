@@ -31,6 +31,13 @@ LEFT_OUT = {
     "tests/cli/test_instances.py::test_every_method_trains": {
         *("instance-mask_rcnn_c4-more4", "detection-cascade_rcnn-more1", "instance-mask_rcnn-more5"),
     },
+    "tests/tasks/test_detectors.py::test_the_loss_is_finite_where_there_is_nothing_to_learn": {
+        *("instance-mask_rcnn_c4", "detection-cascade_rcnn"),
+    },
+    # with other random numbers
+    "tests/kinds/test_tiles.py::test_many_at_random_places": {
+        *("1-0.05", "1-0.3", "1-0.5", "2-0.05", "2-0.3", "2-0.5"),
+    },
     # of other kinds of answers
     "tests/cli/test_instances.py::test_a_run_that_broke_off_resumes_to_the_same_weights": {"detection", "keypoints"},
     "tests/cli/test_instances.py::test_images_without_objects_and_with_hundreds_in_grey_and_in_sixteen_bits": {
@@ -44,6 +51,9 @@ LEFT_OUT = {
         *("timm_resmlp_12_224", "timm_resnet18", "timm_resnet50", "timm_resnet50d", "timm_resnext50_32x4d"),
         *("timm_seresnet50", "timm_swin_tiny_patch4_window7_224", "timm_tf_efficientnetv2_s", "tv_efficientnet_v2_s"),
         *("wzm_swin_tiny_patch4_window7_224", "wzm_vit_base_patch16_224", "tv_vit_b_16"),
+    },
+    "tests/ledger/test_check.py::test_shipped_references": {
+        *("timm_res2net50_26w_6s", "timm_res2net50_26w_8s", "timm_efficientnetv2_rw_m", "timm_resnext50_32x4d"),
     },
     "tests/parity/test_originals.py::test_original": {
         *("detectron2-mask_rcnn_c4", "mmdet-faster_rcnn_c4", "mmdet-hrnet", "detectron2-faster_rcnn_rgb"),
