@@ -77,6 +77,7 @@ def written(output):
 def test_a_killed_job_goes_on_and_answers_every_image_once(model, source, tmp_path, monkeypatch, capsys):
     output = tmp_path / "source" / "results"  # is not taken for a source
     monkeypatch.setattr(jobs, "PART_ROWS", 2)
+    monkeypatch.setattr(jobs, "PACKAGES", ("pyarrow", "fsspec"))  # what Ray does is done here
 
     def killed(parts, predictor, workers):
         for number, table in enumerate(local(parts, predictor, workers)):
