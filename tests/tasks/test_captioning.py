@@ -54,7 +54,8 @@ def test_steps_are_what_teacher_forcing_computes(captioner, method):
     model = captioner(method).eval()
     cells, tokens = torch.randn(2, 6, 16), torch.tensor([[4, 5, END], [6, END, PAD]])
     with torch.no_grad():
-        logits, weights, _ = model.teacher_forced(cells, tokens)
+        logits, queries, _ = model.teacher_forced(cells, tokens)
+        weights = model.attention.weights(queries, cells)
         state = model.start(cells)
         for step, last in enumerate(torch.tensor([[2, 2], [4, 6], [5, END]])):
             of_step, look, state = model._step(last, state, {"cells": cells})
@@ -69,7 +70,8 @@ def test_losses_by_hand(captioner):
     with torch.no_grad():
         losses = soft.loss(IMAGES, TARGETS)
         cells, tokens = soft.cells_of(IMAGES), torch.nn.utils.rnn.pad_sequence([t.tokens for t in TARGETS], True)
-        logits, weights, _ = soft.teacher_forced(cells, tokens)
+        logits, queries, _ = soft.teacher_forced(cells, tokens)
+        weights = soft.attention.weights(queries, cells)
         log_p = logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
         mask = tokens != PAD
         torch.testing.assert_close(losses["caption"], -log_p[mask].mean())

@@ -217,10 +217,7 @@ def _announce(settings: MultiSettings, parts: Mapping[str, Part], task: MultiTas
         counts = ", ".join(f"{len(samples)} {split}" for split, samples in catalogue.splits.items())
         how = f"weight {head.weight:g}, share {head.share:g}"
         echo(f"{name} ({head.task}, {task.head(name).method}): {catalogue.path}, {counts} {part.kind.items}; {how}")
-        for note in catalogue.notes:
-            echo(escaped(f"  {note}"))
-        for sentence in catalogue.problems:
-            echo(escaped(f"skipped: {sentence}"))
+        single.echo_notes(catalogue, echo)
     echo(f"results in {folder}")
 
 

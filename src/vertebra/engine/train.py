@@ -358,11 +358,16 @@ def _announce(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task, 
     classes = len(catalogue.classes)
     of_classes = f" in {classes} class{'es' * (classes != 1)}" if kind.has_classes else ""
     echo(f"{catalogue.path}: {counts} {kind.items}{of_classes}")
+    echo_notes(catalogue, echo)
+    echo(f"results in {folder}")
+
+
+def echo_notes(catalogue: Catalogue, echo: Echo) -> None:
+    """Notes and problems of the data."""
     for note in catalogue.notes:
         echo(escaped(f"  {note}"))
     for sentence in catalogue.problems:
         echo(escaped(f"skipped: {sentence}"))
-    echo(f"results in {folder}")
 
 
 def _finish(

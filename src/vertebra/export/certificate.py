@@ -22,7 +22,7 @@ from vertebra.structures import Prediction, Region
 from vertebra.tasks import Task
 
 NUM_IMAGES = {"fp32": 64, "bf16": 64, "fp16": 64, "int8": 300}
-"""Images of a data set that are compared, by precision; of int8 so many that a drop of one point is several images."""
+"""Images of a dataset that are compared, by precision. For int8 a drop of one point must be several images."""
 NUM_DRAWN = 8
 """Built-in images, where there is no data set."""
 DRAWN_SIDE = 256

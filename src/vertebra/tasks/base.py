@@ -110,6 +110,17 @@ class Task(nn.Module):
         """The keypoints of every object, if the task predicts any."""
         return getattr(self.config, "keypoints", None)
 
+    def register_class_weights(self, values: Sequence[float] | None) -> None:
+        """Sets `class_weights` [C], a buffer that checkpoints do not hold, or None.
+
+        Raises:
+            VertebraError: if there is not one for each class.
+        """
+        if values is not None and len(values) != len(self.classes):
+            raise VertebraError(f"{len(values)} class weights for {len(self.classes)} classes.")
+        self.register_buffer("class_weights", None if values is None else torch.tensor(values), persistent=False)
+        self.class_weights: Tensor | None
+
     @classmethod
     def default_preprocess(cls, known: Preprocess | None, config: Any) -> Preprocess:
         """The preprocessing unless the user chooses another; `known` is that of the checkpoint."""

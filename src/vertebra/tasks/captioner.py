@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vertebra.attention import Attention
 from vertebra.attention.hard import Glimpse
 from vertebra.backbones import Backbone
 from vertebra.errors import in_range
@@ -59,7 +60,7 @@ class Captioner(TrunkTask):
         y_(t-1) + W_h h_t + W_z z_t))
 
     y: embedded tokens; z: what the attention reads. The first state comes from the mean of the cells.
-    A method sets `attention` and has `look` and `loss`.
+    A method sets `attention` and has `loss`.
 
     Source: Show, Attend and Tell, arXiv:1502.03044, section 3.1.
     """
@@ -69,6 +70,7 @@ class Captioner(TrunkTask):
     fixed_classes = ("caption",)
     target_fields = ("tokens",)
     decodes_with_weights = True
+    attention: Attention
     unused_parameters = True  # such as the norms of maps that the decoder does not read
 
     def __init__(
@@ -96,12 +98,9 @@ class Captioner(TrunkTask):
     # -- of a method
 
     def look(self, query: Tensor, cells: Tensor) -> Glimpse:
-        """What is read of cells [B, N, width] for queries [B, 1, width]."""
-        raise NotImplementedError
-
-    def weights(self, query: Tensor, cells: Tensor) -> Tensor:
-        """Of the cells: -> [B, N]."""
-        raise NotImplementedError
+        """What is read of cells [B, N, width] for queries [B, 1, width]: the expected value."""
+        output = self.attention(query, cells, cells)
+        return Glimpse(output, output.new_zeros(len(output), 1), output.new_zeros(len(output), 1))
 
     # -- of the task
 
@@ -123,15 +122,15 @@ class Captioner(TrunkTask):
         return self.head(self.dropout(joined)), glimpse, {"hidden": hidden, "memory": memory}
 
     def teacher_forced(self, cells: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Glimpse]]:
-        """Logits [B, T, V] of `tokens` [B, T], the weights [B, T, N] and what was read at each step."""
-        state, logits, weights, glimpses = self.start(cells), [], [], []
+        """Logits [B, T, V] of `tokens` [B, T], the queries [B, T, width] of the attention and what each read."""
+        state, logits, queries, glimpses = self.start(cells), [], [], []
         before = shifted(tokens)
         for step in range(tokens.shape[1]):
-            weights.append(self.weights(state["hidden"][:, None], cells))
+            queries.append(state["hidden"])
             of_step, glimpse, state = self.advance(before[:, step], state, cells)
             logits.append(of_step)
             glimpses.append(glimpse)
-        return torch.stack(logits, 1), torch.stack(weights, 1), glimpses
+        return torch.stack(logits, 1), torch.stack(queries, 1), glimpses
 
     def cells_of(self, images: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, N, width]."""
@@ -151,7 +150,8 @@ class Captioner(TrunkTask):
             max_lengths=torch.full((len(cells),), self.config.max_tokens, device=cells.device),
             length_penalty=self.config.length_penalty,
         )
-        looks = self.teacher_forced(cells, hypotheses.tokens)[1].float().cpu().unflatten(2, size)  # [B, T, h, w]
+        queries = self.teacher_forced(cells, hypotheses.tokens)[1]
+        looks = self.attention.weights(queries, cells).float().cpu().unflatten(2, size)  # [B, T, h, w]
         predictions = []
         for tokens, of_image in zip(hypotheses.tokens.cpu(), looks, strict=True):
             tokens = tokens[tokens != PAD]
@@ -162,7 +162,7 @@ class Captioner(TrunkTask):
 
     def _step(self, tokens: Tensor, state: State, context: State) -> tuple[Tensor, Tensor, State]:
         """See `beam_search.Step`."""
-        weights = self.weights(state["hidden"][:, None], context["cells"])
+        weights = self.attention.weights(state["hidden"][:, None], context["cells"])[:, 0]
         logits, _, after = self.advance(tokens, state, context["cells"])
         return logits, weights, after
 

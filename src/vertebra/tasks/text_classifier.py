@@ -60,11 +60,7 @@ class TextClassifier(TextTask):
     def __init__(self, config: Any, classes: Sequence[str], preprocess: Preprocess) -> None:
         super().__init__(config, classes, preprocess)
         self.vocabulary = vocabulary_of(config.vocabulary)
-        weights = config.class_weights
-        if weights is not None and len(weights) != len(self.classes):
-            raise VertebraError(f"{len(weights)} class weights for {len(self.classes)} classes.")
-        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
-        self.class_weights: Tensor | None
+        self.register_class_weights(config.class_weights)
 
     def read(self, words: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Ids and mask [B, R, W], True = word -> logits [B, num_classes] and weights [B, layers, heads, R, W]."""

@@ -1,4 +1,4 @@
-"""Texts with a class each: CSV or tab-separated files with a header, or a folder of text files per class.
+"""Texts with class labels: CSV or tab-separated files with a header, or a folder of text files per class.
 
 A table has the columns `text` and `label`, and maybe `question` and `split`. A folder holds such tables, named after
 their split, or a folder per class with text files in it, maybe below folders of the splits.

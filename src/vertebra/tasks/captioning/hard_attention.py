@@ -45,6 +45,8 @@ class HardCaptioner(Captioner):
     Source: Show, Attend and Tell, arXiv:1502.03044, section 4.1.
     """
 
+    attention: HardAttention
+
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
     ) -> None:
@@ -56,11 +58,7 @@ class HardCaptioner(Captioner):
     def look(self, query: Tensor, cells: Tensor) -> Glimpse:
         if self.training:
             return self.attention.sample(query, cells, cells)
-        output = self.attention(query, cells, cells)
-        return Glimpse(output, output.new_zeros(len(output), 1), output.new_zeros(len(output), 1))
-
-    def weights(self, query: Tensor, cells: Tensor) -> Tensor:
-        return self.attention.weights(query, cells)[:, 0]
+        return super().look(query, cells)
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Cross-entropy in nats per token, and the loss of where the model looks (REINFORCE), per token too."""

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from vertebra.attention import SoftAttention, coverage_penalty, scores
-from vertebra.attention.hard import Glimpse
 from vertebra.backbones import Backbone
 from vertebra.errors import in_range
 from vertebra.options import training_only
@@ -45,17 +44,12 @@ class SoftCaptioner(Captioner):
         super().__init__(config, classes, preprocess, backbone)
         self.attention = SoftAttention(scores.Additive(config.width, config.width, config.width), config.width)
 
-    def look(self, query: Tensor, cells: Tensor) -> Glimpse:
-        output = self.attention(query, cells, cells)
-        return Glimpse(output, output.new_zeros(len(output), 1), output.new_zeros(len(output), 1))
-
-    def weights(self, query: Tensor, cells: Tensor) -> Tensor:
-        return self.attention.weights(query, cells)[:, 0]
-
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """Cross-entropy in nats per token, and the weighted penalty per cell, the mean over images."""
         tokens = padded_tokens(targets, len(self.vocabulary))
-        logits, weights, _ = self.teacher_forced(self.cells_of(images), tokens)
+        cells = self.cells_of(images)
+        logits, queries, _ = self.teacher_forced(cells, tokens)
+        weights = self.attention.weights(queries, cells)
         mask = tokens != PAD
         penalty = coverage_penalty(weights.float() * mask[..., None]).mean() / weights.shape[2]
         loss = self.token_loss(logits, tokens).sum() / mask.sum()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra import backbones
-from vertebra.errors import VertebraError, in_range
+from vertebra.errors import in_range
 from vertebra.options import training_only
 from vertebra.structures import Answer, Frame, Prediction, Preprocess, Target
 from vertebra.tasks.base import BackboneTask, Size
@@ -94,11 +94,7 @@ class LinearClassifier(BackboneTask):
                 nn.init.normal_(layer.weight, std=0.01)
                 # Binary cross-entropy starts from equal probabilities too.
                 nn.init.constant_(layer.bias, -math.log(max(1, len(self.classes) - 1)) if config.loss == "bce" else 0.0)
-        weights = config.class_weights
-        if weights is not None and len(weights) != len(self.classes):
-            raise VertebraError(f"{len(weights)} class weights for {len(self.classes)} classes.")
-        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
-        self.class_weights: Tensor | None
+        self.register_class_weights(config.class_weights)
 
     def forward(self, images: Tensor, sizes: Sequence[Size] | None = None) -> tuple[Tensor, ...]:
         return (self.head(self.dropout(self.backbone.embed(images))),)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -103,11 +102,7 @@ class LinearTagger(BackboneTask):
         self.backbone = backbone or backbones.create(config.backbone, **{**common, **config.backbone_options})
         self.dropout = nn.Dropout(config.dropout)
         self.head = TagHead(self.backbone.width, len(self.classes), None if softmax else PRIOR)
-        weights = config.class_weights
-        if weights is not None and len(weights) != len(self.classes):
-            raise VertebraError(f"{len(weights)} class weights for {len(self.classes)} classes.")
-        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
-        self.class_weights: Tensor | None
+        self.register_class_weights(config.class_weights)
 
     @classmethod
     def default_preprocess(cls, known: Preprocess | None, config: Any) -> Preprocess:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from vertebra.errors import VertebraError
 from vertebra.heads.decode import resize
 from vertebra.heads.segmentation_loss import SegmentationLoss
 from vertebra.ops.resample import label_map
@@ -39,11 +37,7 @@ class WithLabels(Segmenter):
 
     def __init__(self, config: Any, classes: Any, preprocess: Preprocess, backbone: Any = None) -> None:
         super().__init__(config, classes, preprocess, backbone)
-        weights = config.class_weights
-        if weights is not None and len(weights) != len(self.classes):
-            raise VertebraError(f"{len(weights)} class weights for {len(self.classes)} classes.")
-        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights), persistent=False)
-        self.class_weights: Tensor | None
+        self.register_class_weights(config.class_weights)
 
     def pixel_loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """On logits that are resized to the labels."""
