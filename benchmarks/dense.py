@@ -1,6 +1,7 @@
 """Our segmenters beside their originals: same weights where a peer has the same model, in one process, in turns.
 
     python benchmarks/dense.py                   # ratios above 1 are in our favour
+    python benchmarks/dense.py fcn --repeats 9   # one of upernet, deeplabv3, fcn, semantic_fpn
     python benchmarks/pose.py                    # poses
     python benchmarks/dense.py --memory          # sliding windows over 4096 x 4096, and an evaluation of 1,000 images
 
@@ -68,6 +69,7 @@ class Pair:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=["upernet", "deeplabv3", "fcn", "semantic_fpn"])
     parser.add_argument("--size", type=int, default=512, help="side of the square input")
     parser.add_argument("--image", type=int, nargs=2, default=(1024, 1024), help="height and width of the JPEG file")
     parser.add_argument("--repeats", type=int, default=5)
@@ -87,8 +89,9 @@ def main() -> None:
         print("| model | what | ours, s | peer, s | ratio |")
         print("|---|---|---:|---:|---:|")
         ratios: dict[str, list[float]] = {}
-        for make in (upernet, deeplabv3, fcn, semantic_fpn):
-            for what, ratio in compare(make(folder, options.size), folder, options).items():
+        makers = {make.__name__: make for make in (upernet, deeplabv3, fcn, semantic_fpn)}
+        for model in options.models:
+            for what, ratio in compare(makers[model](folder, options.size), folder, options).items():
                 ratios.setdefault(what, []).append(ratio)
         for what, values in ratios.items():
             print(f"| geometric mean | {what} | | | {math.prod(values) ** (1 / len(values)):.2f} |")

@@ -174,3 +174,19 @@ def test_a_replaced_norm_keeps_the_activation_inside_it(kind):
     assert (y == 0).any()
     if kind != "group":
         torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
+def test_wide_convolutions_train_in_the_faster_memory_order(monkeypatch, capability):
+    """Where channels-last gradients are slow, with the same numbers as elsewhere."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    torch.manual_seed(0)
+    layer = ConvNorm(512, 2, 3, norm=False, activation="none").to(memory_format=torch.channels_last)
+    x = torch.randn(1, 512, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = layer(x)
+    assert y.is_contiguous() == (capability == "AVX2")
+    expected = torch.autograd.grad(layer.conv(x).square().sum(), [x, *layer.parameters()])
+    for gradient, other in zip(torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]), expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-3, atol=0.02)
+    with torch.no_grad():
+        assert layer(x).is_contiguous(memory_format=torch.channels_last)

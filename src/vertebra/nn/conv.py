@@ -74,7 +74,7 @@ class ConvNorm(nn.Module):
             nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = _norm(self.norm, self.conv(x))
+        y = _norm(self.norm, _convolved(self.conv, x))
         if residual is not None:
             y += residual
         return ACTIVATIONS[self.activation](y)
@@ -105,6 +105,25 @@ class ConvOfMaps(ConvNorm):
         """`size` is (H, W); maps of another size are resized to it bilinearly."""
         y = conv_of_resized(maps, self.conv.weight, self.conv.bias, size, align_corners)
         return ACTIVATIONS[self.activation](_norm(self.norm, y))
+
+
+def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv(x)`, for training in the memory order in which its gradients are computed fastest.
+
+    On processors without AVX-512, those of a wide 3x3 convolution take oneDNN up to three times as long channels-last
+    (512 to 128 channels of 128 x 128 cells: 2.2 s instead of 0.7 s).
+    """
+    if (
+        torch.compiler.is_compiling()
+        or not torch.is_grad_enabled()
+        or x.device.type != "cpu"
+        or conv.in_channels < 512
+        or (conv.kernel_size, conv.stride, conv.dilation, conv.groups) != ((3, 3), (1, 1), (1, 1), 1)
+        or x.shape[2] * x.shape[3] < 1024
+        or torch.backends.cpu.get_cpu_capability() != "AVX2"
+    ):
+        return conv(x)
+    return nn.functional.conv2d(x.contiguous(), conv.weight.contiguous(), conv.bias, padding=conv.padding)
 
 
 def _norm(norm: nn.Module, y: Tensor) -> Tensor:
