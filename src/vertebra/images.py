@@ -50,14 +50,12 @@ class UnreadableImage(VertebraError):
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An encoded image inside of a larger file."""
+    """An encoded image that is not a file of its own."""
 
-    file: Path
     name: str
-    """What it is called in that file."""
 
     def __str__(self) -> str:
-        return f"{self.file}/{self.name}"
+        return self.name
 
     def read(self) -> bytes:
         """Its bytes, as a file of its own would have them.
@@ -69,7 +67,29 @@ class StoredImage:
 
 
 @dataclass(frozen=True, slots=True)
-class ImageSlice(StoredImage):
+class ImageBytes(StoredImage):
+    """An encoded image in memory."""
+
+    content: bytes
+
+    def read(self) -> bytes:
+        if not self.content:
+            raise UnreadableImage(f"{self}: the file is empty (0 bytes).")
+        return self.content
+
+
+@dataclass(frozen=True, slots=True)
+class PackedImage(StoredImage):
+    """An encoded image inside of a larger file; `name` is what it is called there."""
+
+    file: Path
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSlice(PackedImage):
     """An encoded image of `size` bytes from byte `offset` of a larger file on."""
 
     offset: int

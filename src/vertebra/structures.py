@@ -78,6 +78,8 @@ class Target:
     """[H, W] uint8, class of each pixel; 255 is ignored."""
     text: str | None = None
     """A sentence."""
+    references: tuple[str, ...] = ()
+    """Other sentences that are right as well, such as further captions of the image."""
     tokens: Tensor | None = None
     """[T] int64, the ids of the sentence's tokens, the end of the sentence among them."""
     alignment: Tensor | None = None

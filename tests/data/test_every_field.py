@@ -29,7 +29,7 @@ BOXES = [(2, 2, 10, 8), (14, 4, 22, 12), (24, 2, 34, 14), (4, 14, 16, 22)]
 """Even numbers, so that the boxes are whole pixels at half the size too."""
 
 
-OF_SENTENCES = ("text", "tokens", "alignment")
+OF_SENTENCES = ("text", "references", "tokens", "alignment")
 """Fields of a target that images do not have."""
 
 

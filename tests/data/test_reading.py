@@ -268,7 +268,8 @@ def test_their_classes_are_joined(tmp_path):
             ["1.png", "2.png", "1.foo", "2.foo", "3.foo"],
             r" is of no known format: it has no class folders but 2 loose images and 3 \.foo files\. To classify "
             r"images, put those of each class into a folder named after it\. Known formats are texts with a class, .*"
-            r"CVAT XML, .*LabelMe JSON, .*COCO JSON, COCO panoptic JSON, YOLO, .* and a folder per class\.",
+            r"CVAT XML, .*LabelMe JSON, .*COCO JSON, COCO panoptic JSON, COCO captions JSON, YOLO, .* and a folder per "
+            r"class\.",
         ),
         (["readme.txt"], r"no class folders but 1 \.txt file\. Known"),
         ([], "no class folders but no images"),
@@ -307,9 +308,9 @@ def test_recognition_opens_few_files(tmp_path, monkeypatch):
 
 def test_the_order_of_recognition():
     csv = ["via", "csv_classes", "csv_tags", "json_lines_tags", "pairs", "celeba", "hugging_face"]
-    csv += ["csv_boxes", "deeplabcut", "landmarks", "csv"]
+    csv += ["captions", "csv_boxes", "deeplabcut", "landmarks", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
-    others = ["coco", "coco_panoptic", "yolo", "voc", "masks", "label_maps", "coco_file"]
+    others = ["coco", "coco_panoptic", "coco_captions", "yolo", "voc", "masks", "label_maps", "coco_file"]
     others += ["hugging_face_tables", "webdataset", "folder"]
     assert list(formats.formats()) == ["dates", "reviews", "shapes", "stories", "texts", *csv, "idx", *tools, *others]
     assert list(formats.writable()) == ["coco", "yolo", "voc", "masks", "label_maps"]

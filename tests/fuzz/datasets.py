@@ -403,6 +403,21 @@ def write_pairs(folder: Path) -> None:
         (folder / f"{split}.tsv").write_text("\n".join(lines), encoding="utf-8")
 
 
+def write_captions(folder: Path) -> None:
+    write_images(folder)
+    write_rows(
+        folder / "captions.csv",
+        [["image", "caption"], *([name, f"a {CLASSES[i % 2]}"] for i, name in enumerate(NAMES))],
+    )
+
+
+def write_coco_captions(folder: Path) -> None:
+    write_images(folder / "train")
+    images = [{"id": i, "file_name": name} for i, name in enumerate(NAMES)]
+    captions = [{"id": i, "image_id": i // 2, "caption": f"caption {i}"} for i in range(2 * len(NAMES))]
+    write_json(folder / "annotations" / "captions_train.json", {"images": images, "annotations": captions})
+
+
 def write_texts(folder: Path) -> None:
     folder.mkdir(parents=True)
     rows = [[f"The day was fine. It rained {i} times.", "Where?", CLASSES[i % 2], "train"] for i in range(6)]
@@ -417,6 +432,8 @@ def write_coco_file(folder: Path) -> None:
 FORMATS: dict[str, Callable[[Path], None]] = {
     "pairs": write_pairs,
     "texts": write_texts,
+    "captions": write_captions,
+    "coco_captions": write_coco_captions,
     "coco": write_coco,
     "yolo": write_yolo,
     "yolo_segments": write_yolo_segments,

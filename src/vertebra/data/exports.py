@@ -30,11 +30,11 @@ from vertebra.data.annotations import (
     subfolders,
     unnamed_keypoints,
 )
-from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.catalogue import SPLIT_NAMES, SPLITS, Catalogue, Sample
 from vertebra.data.formats import ReadOptions
 from vertebra.data.segments import Segment
 from vertebra.errors import VertebraError, escaped, shown
-from vertebra.files import MAX_NUMBER, read_text
+from vertebra.files import MAX_NUMBER, parse_json, read_text
 from vertebra.images import MAX_PIXELS, SUFFIXES, StoredImage, UnreadableImage, image_size
 from vertebra.ops import rle
 from vertebra.structures import KeypointSchema, Target
@@ -92,6 +92,10 @@ class ExportedImage:
     """Its class as a whole, if it has one."""
     tags: Sequence[str] | None = None
     """Its classes as a whole, where it may have several or none."""
+    captions: list[str] = field(default_factory=list)
+    """Sentences that describe it."""
+    id: int | None = None
+    """Its number in its file."""
     pixels: Tensor | None = None
     """The image [C, H, W] uint8 itself, where it is inside of the annotation file."""
 
@@ -185,7 +189,8 @@ class Export:
     def catalogue(
         self, classes: Sequence[str] = (), keypoints: Sequence[str] | None = None, labels: Sequence[str] = ()
     ) -> Catalogue:
-        """All images as a dataset of tags, of objects, or of one class per image where it is needed or all there is.
+        """All images as a dataset of tags, of objects, or of captions or one class per image where these are needed or
+        all there is.
 
         Args:
             classes: of objects, in their order; those that occur are added. Alphabetical if empty.
@@ -193,22 +198,36 @@ class Export:
             labels: classes of whole images, as `classes` those of objects.
 
         Raises:
-            VertebraError: if there are no images, or neither objects nor classes.
+            VertebraError: if there are no images, or neither objects nor classes nor captions.
         """
         if self.rotated:
             self.notes.append(f"rotated boxes, read as the boxes around them: {self.rotated}")
-        splits = {split: list(self._present(self.splits[split])) for split in SPLITS if split in self.splits}
+        splits = self._present_splits()
         entries = [entry for members in splits.values() for entry in members]
         labelled = sum(entry.label is not None for entry in entries)
         fields = self.options.fields
         if any(entry.tags is not None for entry in entries):
             return self._of_tags(splits)
+        captioned = any(entry.captions for entry in entries)
         objects = any(entry.shapes for entry in entries)
+        if (fields is not None and "text" in fields) or (captioned and not objects and not labelled):
+            return self._of_captions(splits)
         if labelled and (not objects or (fields is not None and "label" in fields)):
             return self._of_classes(splits, labels)
         if labelled:
             self.notes.append(f"{labelled} images have a class as a whole too, which classification learns")
         return self._of_objects(splits, tuple(classes), keypoints)
+
+    def captioned(self) -> Catalogue:
+        """All images as a dataset of captions.
+
+        Raises:
+            VertebraError: if no image is there that has one.
+        """
+        return self._of_captions(self._present_splits())
+
+    def _present_splits(self) -> dict[str, list[ExportedImage]]:
+        return {split: list(self._present(self.splits[split])) for split in SPLITS if split in self.splits}
 
     def _present(self, entries: Iterable[ExportedImage]) -> Iterator[ExportedImage]:
         """The images that are there, with their sizes where objects need them."""
@@ -261,6 +280,22 @@ class Export:
             self.notes.append(f"images without a tag: {without} of {total}, kept as images that have none")
         has = frozenset({"tags"})
         return Catalogue(str(self.path), self.format, classes, samples, self.notes, self.problems, has)
+
+    def _of_captions(self, splits: dict[str, list[ExportedImage]]) -> Catalogue:
+        samples: dict[str, list[Sample]] = {}
+        for split, members in splits.items():
+            samples[split] = []
+            for entry in members:
+                if not entry.captions:
+                    self.problems.append(f"{entry.where} is skipped: it has no caption.")
+                    continue
+                caption, *others = entry.captions
+                target = Target(text=caption, references=tuple(others), id=entry.id, path=str(entry.image))
+                samples[split].append(Sample(entry.image, target))
+        if not any(samples.values()):
+            raise VertebraError(f"{self.path} has no image with a caption.{first_problem(self.problems)}")
+        has = frozenset({"text"})
+        return Catalogue(str(self.path), self.format, ("caption",), samples, self.notes, self.problems, has)
 
     def _of_objects(
         self, splits: dict[str, list[ExportedImage]], classes: tuple[str, ...], keypoints: Sequence[str] | None
@@ -389,13 +424,31 @@ def _files_of(folder: Path, suffix: str, is_format: Callable[[Path], bool]) -> l
     return []
 
 
-def csv_rows(file: Path) -> list[tuple[int, list[str]]]:
+def by_split(files: Iterable[Path]) -> dict[str, Path]:
+    """Files by the splits that they are named after, train without; in the order of the splits.
+
+    Raises:
+        VertebraError: if a split has two files.
+    """
+    chosen: dict[str, Path] = {}
+    for file in files:
+        split = split_of(file.stem) or "train"
+        if split in chosen:
+            raise VertebraError(
+                f"{file.parent} has two files of the {split} split ({chosen[split].name}, {file.name}); give the path "
+                "of one of them."
+            )
+        chosen[split] = file
+    return {split: chosen[split] for split in SPLITS if split in chosen}
+
+
+def csv_rows(file: Path, separator: str = ",") -> list[tuple[int, list[str]]]:
     """The rows of a CSV file that are not empty, each with its line, its values without white space around them.
 
     Raises:
         VertebraError: if it cannot be read as CSV in UTF-8.
     """
-    reader = csv.reader(read_text(file).splitlines(keepends=True))
+    reader = csv.reader(read_text(file).splitlines(keepends=True), delimiter=separator)
     try:
         rows = [(reader.line_num, [value.strip() for value in row]) for row in reader]
     except csv.Error as error:
@@ -403,11 +456,11 @@ def csv_rows(file: Path) -> list[tuple[int, list[str]]]:
     return [(line, row) for line, row in rows if any(row)]
 
 
-def first_rows(file: Path) -> list[list[str]]:
+def first_rows(file: Path, separator: str = ",") -> list[list[str]]:
     """The first two rows of a CSV file, fewer if its beginning does not hold them or cannot be read as CSV."""
     lines = beginning(file).decode("utf-8", "replace").splitlines()[:2]
     with contextlib.suppress(csv.Error):
-        return [[value.strip() for value in row] for row in csv.reader(lines)]
+        return [[value.strip() for value in row] for row in csv.reader(lines, delimiter=separator)]
     return []
 
 
@@ -419,6 +472,23 @@ def by_name(names: Sequence[str], row: Sequence[str]) -> dict[str, str]:
 
 
 # -- values
+
+
+def parsed_line(content: str) -> Any:
+    """What a line of JSON holds; Invalid if it is none."""
+    try:
+        return parse_json(content, "line")
+    except VertebraError as error:
+        raise Invalid(f"it is no JSON ({str(error).rstrip('.')})") from error
+
+
+def stated_split(value: Any, default: str) -> str:
+    """The split that a value such as `valid` names, `default` where there is none; Invalid if it names another."""
+    if value in (None, ""):
+        return default
+    if not isinstance(value, str) or value.lower() not in SPLIT_NAMES:
+        raise Invalid(f"its split is {shown(value)}, not one of {', '.join(SPLIT_NAMES)}")
+    return SPLIT_NAMES[value.lower()]
 
 
 def tag_names(values: Any) -> list[str]:

@@ -60,9 +60,9 @@ def open_data(
             columns `path`, `label` and maybe `split`; a folder of IDX files (as MNIST's); a COCO folder or JSON; a
             folder of Pascal VOC's XML; YOLO's data.yaml or its folder; a folder of masks; an export of LabelMe, CVAT,
             Label Studio, VIA, CreateML, Datumaro, Hugging Face or Roboflow; a project of DeepLabCut; lists of facial
-            landmarks; tar shards or a pattern of them; Arrow or Parquet files; or the word `shapes`. A folder whose
-            only data lies further down stands for that. Or a torch Dataset that yields (image, Target), or a mapping of
-            such by split.
+            landmarks, tags or captions; tar shards or a pattern of them; Arrow or Parquet files; or the word `shapes`.
+            A folder whose only data lies further down stands for that. Or a torch Dataset that yields (image, Target),
+            or a mapping of such by split.
         fields: the fields of Target that are needed, such as `boxes` and `masks`; None for all.
         val_share: share that becomes the val split where there is none, in 0..1: of each class where images have
             one class, else of the images.

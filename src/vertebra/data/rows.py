@@ -1,7 +1,7 @@
-"""The class and the objects of an image as a row of a table has them, in the words of Hugging Face's data sets.
+"""The class, the objects and the captions of an image as a row of a table has them, as in Hugging Face's data sets.
 
 A row has `label`, or `objects` with `bbox` (x, y, width, height in pixels, as COCO has them) and `category`;
-`segmentation`, `keypoints`, `area` and `iscrowd` are as in COCO.
+`segmentation`, `keypoints`, `area` and `iscrowd` are as in COCO. Captions are `caption`, `captions` or `text`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vertebra.data.exports import Export, ExportedImage, Invalid, Shape, mapping, number, text
+from vertebra.data.sentences import MAX_LENGTH
 from vertebra.errors import shown
 from vertebra.files import parse_json
 
@@ -17,6 +18,9 @@ LABELS = ("label", "labels", "class", "cls")
 """Names of the class of a whole image."""
 CATEGORIES = ("category", "categories", "label", "labels", "class", "classes")
 """Names of the list of the objects' classes."""
+
+CAPTIONS = ("caption", "captions", "text", "comment", "sentence", "sentences")
+"""Names of the sentence that describes an image, or of the list of such."""
 
 
 def fill(
@@ -26,7 +30,7 @@ def fill(
     labels: Sequence[str] = (),
     categories: Sequence[str] = (),
 ) -> None:
-    """Gives an image the class and the objects of its row; a wrong object is listed in `export`.
+    """Gives an image the class, the objects and the captions of its row; a wrong object is listed in `export`.
 
     Args:
         labels: names of the classes of whole images, which numbers stand for; without them, classes that are numbers
@@ -36,13 +40,28 @@ def fill(
     Raises:
         Invalid: if the class is wrong, or the objects as a whole are.
     """
+    if export.options.fields == frozenset({"text"}):
+        entry.captions = captions_of(row)
+        return
     columns = LABELS if "bbox" not in row else ()  # else they are those of the objects
     label = next((row[key] for key in columns if row.get(key) not in (None, "")), None)
     if label is not None and not (labels and label == -1):  # which Hugging Face's sets have where there is none
         entry.label = class_name(label, "label", labels)
+    if label is None and row.keys() & {*CAPTIONS} and not row.keys() & {"objects", "bbox"}:
+        entry.captions = captions_of(row)
     for i, item in enumerate(_objects(entry.where, row), 1):
         with export.skipping(f"{entry.where}, object {i}") as where:
             entry.shapes.append(_shape(where, item, i, categories))
+
+
+def captions_of(row: Mapping[str, Any]) -> list[str]:
+    """The captions of a row, at least one; Invalid if there is none, or one is no text, empty or very long."""
+    value = next((row[key] for key in CAPTIONS if key in row), None)
+    captions = [text(caption, "caption") for caption in (value if isinstance(value, list) and value else [value])]
+    for caption in captions:
+        if len(caption) > MAX_LENGTH:
+            raise Invalid(f"its caption has {len(caption):,} characters, more than {MAX_LENGTH:,}")
+    return captions
 
 
 def class_name(value: Any, what: str, names: Sequence[str] = ()) -> str:

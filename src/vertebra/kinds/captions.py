@@ -57,19 +57,22 @@ class Captions(Kind):
         data: CaptionsData | None = None,
         load: Callable[[str], Task] | None = None,
     ) -> list[Sample]:
-        """The images, with the ids of the tokens of their captions."""
+        """The images, with the ids of the tokens of their captions; in training one sample per caption."""
         assert isinstance(task, Captioner)
         samples = []
         for sample in catalogue.split(split):
-            assert sample.target.text is not None
-            tokens = task.vocabulary.encode_ended(sample.target.text)
-            samples.append(replace(sample, target=replace(sample.target, tokens=tokens)))
+            first, *others = _texts(sample.target)
+            for text in (first, *others) if training else (first,):
+                tokens = task.vocabulary.encode_ended(text)
+                references = () if training else tuple(others)
+                target = replace(sample.target, text=text, references=references, tokens=tokens)
+                samples.append(replace(sample, target=target))
         return samples
 
     def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
         """The vocabulary."""
         data = data or CaptionsData()
-        captions = [sample.target.text or "" for sample in catalogue.split("train")]
+        captions = [text for sample in catalogue.split("train") for text in _texts(sample.target)]
         return {"vocabulary": Vocabulary.learn(captions, data.vocabulary, data.vocabulary_size).content}
 
     # -- predictions
@@ -130,7 +133,14 @@ class Captions(Kind):
     # -- `vertebra data`
 
     def difference(self, target: Target, other: Target, classes: Sequence[str]) -> str:
-        return "" if target.text == other.text else f"other captions, {shown(target.text)} and {shown(other.text)}"
+        texts = _texts(target), _texts(other)
+        return "" if texts[0] == texts[1] else f"other captions, {shown(target.text)} and {shown(other.text)}"
+
+
+def _texts(target: Target) -> list[str]:
+    """All captions of an image."""
+    assert target.text is not None
+    return [target.text, *target.references]
 
 
 KIND = Captions()

@@ -36,7 +36,7 @@ class TranslationMetrics(MetricCollection):
 
     def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:  # type: ignore[override]
         texts = [prediction.text or "" for prediction in predictions]
-        references = [[target.text or ""] for target in targets]
+        references = [_references(target) for target in targets]
         pairs = list(zip(predictions, targets, strict=True))
         self["exact"].update(torch.tensor([float(_exact(*pair)) for pair in pairs]))
         self["bleu"].update(texts, references)
@@ -51,7 +51,7 @@ class TranslationMetrics(MetricCollection):
     def row(self, prediction: Prediction, target: Target) -> dict[str, Any]:
         """The translation and its reference; the error is 1 - chrF, in 0..1."""
         score = CHRFScore(n_word_order=0)
-        score.update([prediction.text or ""], [[target.text or ""]])
+        score.update([prediction.text or ""], [_references(target)])
         exact = _exact(prediction, target)
         return {
             "target": target.text,
@@ -61,8 +61,14 @@ class TranslationMetrics(MetricCollection):
         }
 
 
+def _references(target: Target) -> list[str]:
+    return [target.text or "", *target.references]
+
+
 def _exact(prediction: Prediction, target: Target) -> bool:
-    """Whether all tokens are equal; texts, where one has no tokens."""
+    """Whether all tokens are equal; texts, where one has no tokens, and those of further references."""
+    if prediction.text in target.references:
+        return True
     if prediction.tokens is None or target.tokens is None:
         return prediction.text == target.text
     return torch.equal(prediction.tokens, target.tokens)

@@ -15,7 +15,7 @@ from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.geometry import Example, resize
 from vertebra.errors import VertebraError, shown
 from vertebra.files import expanded, replacing
-from vertebra.images import StoredImage, read_image
+from vertebra.images import PackedImage, read_image
 from vertebra.structures import KeypointSchema, Preprocess, Target
 from vertebra.viz import draw, fonts, maps
 
@@ -73,7 +73,7 @@ def save(path: str, catalogue: Catalogue, kind: Kind) -> int:
     file = expanded(path)
     samples = [sample for members in catalogue.splits.values() for sample in members]
     origins = [(sample.image, sample.label_map and sample.label_map.path) for sample in samples]
-    files = {origin.file if isinstance(origin, StoredImage) else origin for pair in origins for origin in pair}
+    files = {origin.file if isinstance(origin, PackedImage) else origin for pair in origins for origin in pair}
     if file.resolve() in {origin.resolve() for origin in files if isinstance(origin, Path)}:
         raise VertebraError(f"{path} is a file of the dataset and would be overwritten: choose another name.")
     places = spread({split: len(members) for split, members in catalogue.splits.items()})

@@ -49,8 +49,8 @@ def recognise(path: Path) -> bool:
     """Whether it is a .json file, or a folder with `annotations/*.json`, or with the folders of splits that hold a COCO
     export."""
     if path.is_file():
-        return path.suffix.lower() == ".json" and not is_panoptic(path)
-    files = (path / "annotations").glob("*.json")
+        return path.suffix.lower() == ".json" and not is_panoptic(path) and not is_captions(path, by_content=True)
+    files = (file for file in (path / "annotations").glob("*.json") if not is_captions(file))
     return path.is_dir() and (any(not is_panoptic(file) for file in files) or bool(_exports(path)))
 
 
@@ -59,6 +59,15 @@ def is_panoptic(file: Path) -> bool:
     if file.name.startswith("panoptic"):
         return True
     return file.with_suffix("").is_dir() and b'"segments_info"' in read_bytes(file)
+
+
+def is_captions(file: Path, by_content: bool = False) -> bool:
+    """Whether a JSON file is of COCO's captions: by its name, or by its content if it has none of COCO's names."""
+    if "captions" in file.name or not by_content or file.name.startswith(("instances", "person_keypoints")):
+        return "captions" in file.name
+    content = read_bytes(file)
+    has = [word in content for word in (b'"images"', b'"annotations"', b'"caption"', b'"bbox"')]
+    return has == [True, True, True, False]
 
 
 def hint(path: Path) -> str:

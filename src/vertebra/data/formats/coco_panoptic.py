@@ -13,6 +13,7 @@ from typing import Any
 
 from vertebra.data.annotations import CROWD, Listing, check_class_names, split_of
 from vertebra.data.catalogue import SPLITS, Catalogue, Sample
+from vertebra.data.exports import by_split
 from vertebra.data.formats import ReadOptions, coco
 from vertebra.data.label_maps import MAX_CLASSES, LabelTable, PanopticMap
 from vertebra.errors import VertebraError, shown
@@ -42,7 +43,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
         VertebraError: if a file is damaged or not of this format, if an id is given twice or refers to nothing, if
             there are more than MAX_CLASSES categories, or if no image or no PNG is there.
     """
-    files = {split_of(path.stem) or "train": path} if path.is_file() else _by_split(path)
+    files = {split_of(path.stem) or "train": path} if path.is_file() else by_split(_files(path))
     names: dict[int, str] = {}
     problems: list[str] = []
     listing = Listing()
@@ -69,19 +70,6 @@ def _files(path: Path) -> list[Path]:
         if files := [file for file in sorted(folder.glob("*.json")) if file.is_file() and coco.is_panoptic(file)]:
             return files
     return []
-
-
-def _by_split(path: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for file in _files(path):
-        split = split_of(file.stem) or "train"
-        if split in files:
-            raise VertebraError(
-                f"{file.parent} has two files of the {split} split ({files[split].name}, {file.name}); give the path "
-                "of one of them."
-            )
-        files[split] = file
-    return {split: files[split] for split in SPLITS if split in files}
 
 
 def _categories(path: Path, content: Any) -> dict[int, str]:

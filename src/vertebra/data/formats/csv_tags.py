@@ -9,21 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from vertebra.data.catalogue import SPLIT_NAMES, Catalogue
+from vertebra.data.catalogue import Catalogue
 from vertebra.data.exports import (
     Export,
     ExportedImage,
-    Invalid,
     by_name,
     csv_rows,
     first_rows,
     has_files,
     split_files,
+    stated_split,
     tag_names,
     text,
 )
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import shown
 
 PRIORITY = 7
 FIELDS = frozenset({"tags"})
@@ -63,7 +62,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
                 entry = ExportedImage(where, find(text(values["image"], "image")))
                 parts = [part.strip() for part in values["tags"].split(separator)]
                 entry.tags = tag_names([part for part in parts if part])
-                export.add(_split(values.get("split", ""), split), entry)
+                export.add(stated_split(values.get("split"), split), entry)
     return export.catalogue()
 
 
@@ -83,9 +82,3 @@ def _separator(values: Iterable[str]) -> str | None:
     """Of the tags in a column; None for white space."""
     used = set().union(*(set(value) for value in values)) if values else set()
     return next((character for character in SEPARATORS if character in used), None)
-
-
-def _split(value: str, default: str) -> str:
-    if value and value.lower() not in SPLIT_NAMES:
-        raise Invalid(f"its split is {shown(value)}, not one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[value.lower()] if value else default

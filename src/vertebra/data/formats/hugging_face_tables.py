@@ -1,8 +1,8 @@
 """Hugging Face's data sets as tables: folders of Arrow files that `save_to_disk` has written, and Parquet files.
 
-A row has `image`, a structure of `bytes` and `path`, and `label`, or `objects` with `bbox` and `category`, see
-`data/rows.py`. Of an Arrow file, images are read from their places in it; of a Parquet file, from the row group that
-they are compressed with.
+A row has `image`, a structure of `bytes` and `path`, and `label`, `caption`, or `objects` with `bbox` and `category`,
+see `data/rows.py`. Of an Arrow file, images are read from their places in it; of a Parquet file, from the row group
+that they are compressed with.
 
 Source: Hugging Face's documentation of Datasets, "Load" and "Dataset features".
 """
@@ -23,14 +23,14 @@ from vertebra.data.annotations import split_folders, split_of
 from vertebra.data.catalogue import SPLIT_NAMES, Catalogue
 from vertebra.data.exports import Export, ExportedImage, text
 from vertebra.data.formats import ReadOptions
-from vertebra.data.rows import CATEGORIES, LABELS, fill, in_numeric_order
+from vertebra.data.rows import CAPTIONS, CATEGORIES, LABELS, fill, in_numeric_order
 from vertebra.errors import VertebraError, escaped, first_line, shown
 from vertebra.files import read_json
-from vertebra.images import ImageSlice, StoredImage, UnreadableImage
+from vertebra.images import ImageSlice, PackedImage, StoredImage, UnreadableImage
 from vertebra.progress import track
 
 PRIORITY = 94
-FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "areas"})
+FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "areas", "text"})
 TITLE = "Hugging Face tables (Arrow, Parquet)"
 ARROW, PARQUET = ".arrow", ".parquet"
 PLACES = ("", "data")
@@ -122,7 +122,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetImage(StoredImage):
+class ParquetImage(PackedImage):
     """An encoded image of a Parquet file."""
 
     column: str
@@ -160,7 +160,7 @@ class _Table:
             columns = ", ".join(schema.names)
             raise VertebraError(f"{file} has no column of images ({IMAGES[0]}: bytes and path), but {shown(columns)}.")
         self.column = names[0]
-        self.others = [name for name in schema.names if name in (*LABELS, *CATEGORIES, "objects", "bbox")]
+        self.others = [name for name in schema.names if name in (*LABELS, *CATEGORIES, *CAPTIONS, "objects", "bbox")]
 
     @staticmethod
     def of(arrow: ModuleType, file: Path) -> _Table:
@@ -233,7 +233,7 @@ class _ArrowTable(_Table):
                     continue
                 name = escaped(Path(path).name) if path else f"row {count}"
                 offset, size = places[i]
-                yield ImageSlice(self.file, name, offset, size), row
+                yield ImageSlice(name, self.file, offset, size), row
 
     def _places(self, images: Any) -> list[tuple[int, int]]:
         """Offset in the file and size of each binary value."""
@@ -270,5 +270,5 @@ class _ParquetTable(_Table):
             rows = self.parquet.read_row_group(group, columns=self.others, use_threads=False).to_pylist()
             for i in range(facts.num_rows):
                 count += 1
-                image = ParquetImage(self.file, f"row {count}", self.column, group, i)
+                image = ParquetImage(f"row {count}", self.file, self.column, group, i)
                 yield image, rows[i] if rows else {}

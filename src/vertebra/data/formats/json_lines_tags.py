@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vertebra.data.catalogue import SPLIT_NAMES, Catalogue
+from vertebra.data.catalogue import Catalogue
 from vertebra.data.exports import (
     Export,
     ExportedImage,
@@ -18,13 +18,14 @@ from vertebra.data.exports import (
     beginning,
     has_files,
     mapping,
+    parsed_line,
     split_files,
+    stated_split,
     tag_names,
     text,
 )
 from vertebra.data.formats import ReadOptions
-from vertebra.errors import VertebraError, shown
-from vertebra.files import parse_json, read_text
+from vertebra.files import read_text
 
 PRIORITY = 7
 FIELDS = frozenset({"tags"})
@@ -52,12 +53,12 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
             if not content.strip():
                 continue
             with export.skipping(f"{file}, line {line}") as where:
-                row = mapping(_parsed(content), "line")
+                row = mapping(parsed_line(content), "line")
                 entry = ExportedImage(where, find(text(_first(row, IMAGE), "path")))
                 if not any(key in row for key in TAGS):
                     raise Invalid("it has no tags; an image without any has an empty list")
                 entry.tags = tag_names(_first(row, TAGS))
-                export.add(_split(row.get("split") or split), entry)
+                export.add(stated_split(row.get("split"), split), entry)
     return export.catalogue()
 
 
@@ -73,19 +74,6 @@ def _is_tags(file: Path) -> bool:
     return isinstance(tags, list) and all(isinstance(tag, str | int) for tag in tags)
 
 
-def _parsed(content: str) -> Any:
-    try:
-        return parse_json(content, "line")
-    except VertebraError as error:
-        raise Invalid(f"it is no JSON ({str(error).rstrip('.')})") from error
-
-
 def _first(row: dict[str, Any], keys: tuple[str, ...]) -> Any:
     """The value of the first of the keys that is there; None without."""
     return next((row[key] for key in keys if key in row), None)
-
-
-def _split(value: Any) -> str:
-    if not isinstance(value, str) or value.lower() not in SPLIT_NAMES:
-        raise Invalid(f"its split is {shown(value)}, not one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[value.lower()]

@@ -1,9 +1,9 @@
 """Tar shards of images and their annotations, as WebDataset lays them out: `000017.jpg` beside `000017.cls`.
 
 Members of one key, the name up to its first dot, are of one sample: an image, and `.cls` (a class by its number or
-name), `.json` (a class or objects, see `data/rows.py`) or `.txt` (a class by its name). The headers of a shard are read
-once; images are then read from their places in it, in any order. What the pass has found is kept in a hidden file
-beside the shard.
+name), `.json` (a class, objects or captions, see `data/rows.py`) or `.txt` (a class by its name, or a caption). The
+headers of a shard are read once; images are then read from their places in it, in any order. What the pass has found is
+kept in a hidden file beside the shard.
 
 Source: "The WebDataset Format", webdataset/webdataset on GitHub.
 """
@@ -31,7 +31,7 @@ from vertebra.images import SUFFIXES, ImageSlice
 from vertebra.progress import track
 
 PRIORITY = 95
-FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "areas"})
+FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "areas", "text"})
 TITLE = "tar shards (WebDataset)"
 SUFFIX = ".tar"
 ANNOTATIONS = ("cls", "json", "txt")
@@ -90,9 +90,9 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
                 unsaved += 1
         export.problems += [f"{file}: {escaped(sentence)}" for sentence in index.problems]
         for name, offset, size, texts in index.images:
-            entry = ExportedImage(f"{file}, {escaped(name)}", ImageSlice(file, name, offset, size))
+            entry = ExportedImage(f"{file}, {escaped(name)}", ImageSlice(name, file, offset, size))
             with export.skipping(entry.where):
-                fill(entry, _row(texts, entry.where), export, names, names)
+                fill(entry, _row(texts, options.fields == frozenset({"text"})), export, names, names)
                 export.add(split, entry)
     if unsaved:
         export.notes.append(
@@ -101,8 +101,9 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     return export.catalogue(names, labels=names or in_numeric_order(export))
 
 
-def _row(annotations: dict[str, str], where: str) -> dict[str, Any]:
-    """The annotations of an image as a row; Invalid if there are none, or they cannot be used."""
+def _row(annotations: dict[str, str], captions: bool) -> dict[str, Any]:
+    """The annotations of an image as a row, `.txt` among them as its caption if `captions`; Invalid if there are none,
+    or they cannot be used."""
     if not annotations:
         raise Invalid(f"it has no .{', .'.join(ANNOTATIONS)} of its key")
     row: dict[str, Any] = {}
@@ -114,6 +115,8 @@ def _row(annotations: dict[str, str], where: str) -> dict[str, Any]:
         row = {"label": content} if isinstance(content, str | int) else dict(mapping(content, "JSON"))
     if "cls" in annotations:
         row["label"] = _class(annotations["cls"])
+    if "txt" in annotations and (captions or "caption" in row):
+        row["caption"] = annotations["txt"]
     elif "txt" in annotations and not row.keys() & {*LABELS, "objects", "bbox"}:
         row["label"] = _class(annotations["txt"])
     return row

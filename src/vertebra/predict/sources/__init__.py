@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -26,7 +25,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vertebra.images import UnreadableImage, image_size, read_image
+from vertebra.images import ImageBytes, UnreadableImage, image_size, read_image
 from vertebra.predict import video
 
 
@@ -53,22 +52,10 @@ class EncodedImage(ImageSource):
 
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels, from its header alone; UnreadableImage if it is no image."""
-        with self._file() as path:
-            return image_size(path)
+        return image_size(ImageBytes(self.name, self.image))
 
     def read(self, channels: int) -> Tensor:
-        with self._file() as path:
-            return read_image(path, channels)
-
-    @contextmanager
-    def _file(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "image")
-            path.write_bytes(self.image)
-            try:
-                yield path
-            except UnreadableImage as error:
-                raise UnreadableImage(str(error).replace(str(path), self.name, 1)) from None
+        return read_image(ImageBytes(self.name, self.image), channels)
 
     def __repr__(self) -> str:
         return f"EncodedImage({self.name!r}, {len(self.image):,} bytes)"
