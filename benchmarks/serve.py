@@ -1,6 +1,7 @@
 """`vertebra serve` beside LitServe: the same model, the same clients, taking turns.
 
     python benchmarks/serve.py --clients 32 --seconds 60
+    python benchmarks/serve.py --engine auto           # the fastest engine of this machine
     python benchmarks/serve.py --requests 20000        # Vertebra alone: does its memory grow?
 
 Every client is a thread of one process that posts one JPEG file again and again over a connection of its own. Both
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60, help="of each turn")
     parser.add_argument("--turns", type=int, default=1, help="of each service")
+    parser.add_argument("--engine", default="folded", help="of Vertebra; LitServe serves the folded model")
     parser.add_argument("--requests", type=int, default=0, help="in place of turns: memory over so many requests")
     parser.add_argument("--litserve", help=argparse.SUPPRESS)  # the process of LitServe: the checkpoint
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -62,7 +64,17 @@ def main() -> None:
         task = vertebra.create("classification", backbone=options.backbone, classes=1000, preprocess=preprocess)
         checkpoint.save(task, path)
         body = photo(options.size)
-        services = {"vertebra": [sys.executable, "-m", "vertebra", "serve", str(path), "--device=cpu"]}
+        services = {
+            "vertebra": [
+                sys.executable,
+                "-m",
+                "vertebra",
+                "serve",
+                str(path),
+                "--device=cpu",
+                f"--engine={options.engine}",
+            ]
+        }
         services["vertebra"] += [f"--max_batch={MAX_BATCH}", f"--latency_ms={LATENCY_MS}", "--max_in_flight=1000"]
         if litserve and not options.requests:
             services["litserve"] = [sys.executable, __file__, f"--litserve={path}"]
@@ -157,7 +169,7 @@ def running(command: list[str]) -> Iterator[tuple[int, subprocess.Popen]]:
         port = free.getsockname()[1]
     process = subprocess.Popen([*command, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 600  # which the measuring of engines may take
         while time.monotonic() < end and process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)

@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import torch
 import uvicorn
 
 from vertebra.cli import main
 from vertebra.cli import serve as command
 from vertebra.errors import VertebraError
+from vertebra.predict import Predictor
+from vertebra.serve.explaining import ModelExplainer
 
 
 def test_models_are_named_after_their_files():
@@ -53,6 +56,22 @@ def test_a_port_that_is_taken(models, monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["serve", "x", f"--port={taken.getsockname()[1]}"]) == 2
     assert "cannot listen on port" in capsys.readouterr().err
+
+
+def test_any_engine_serves(models, monkeypatch, tmp_path):
+    """And explains: that is computed by the checkpoint."""
+    loaded = []
+
+    def load(path, **options):
+        loaded.append(Predictor(models["category"].checkpoint, **options))
+        return loaded[-1]
+
+    monkeypatch.setattr("vertebra.predict.Predictor", load)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: None)
+    assert main(["serve", "x", "--port=0", "--device=cpu", "--engine=onnx"]) == 0
+    assert loaded[0].engine == "onnx"
+    image = torch.full((3, 32, 32), 100, dtype=torch.uint8)
+    assert ModelExplainer(loaded[0]).explain(image, None, None).mode == "RGB"
 
 
 class Kept(logging.Handler):

@@ -39,8 +39,11 @@ class Options:
     """Checkpoint of `vertebra train refinement`, by which the masks are refined; for models of masks."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`, one GPU such as cuda:1, or `auto`: a GPU if there is one, else the CPU; default: auto."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    """Number format of the computation; bf16-mixed is faster on processors that have such instructions."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "int8"] = "32-true"
+    """Number format of the computation; bf16-mixed is faster on processors that have such instructions; int8 is for
+    engines that run the model exported, and for auto."""
+    engine: Literal["eager", "folded", "compiled", "frozen", "onnx", "openvino", "auto"] | None = None
+    """What computes, as for `vertebra predict`; `auto` is the fastest on this machine; default: folded."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -67,6 +70,7 @@ def run(argv: Sequence[str]) -> None:
             path,
             device=options.device,
             precision=options.precision,
+            engine=options.engine,
             refine=options.refine,
             detector=options.detector,
         )
