@@ -178,6 +178,20 @@ def test_visibility():
                     assert target.semantic[int(y), int(x)] > 0
 
 
+def test_keypoints_that_nothing_tells_apart_are_not_labelled():
+    """Where the dark line is covered."""
+    seen = set()
+    for _, target in SEVERAL:
+        for points, mask in zip(target.keypoints, target.masks.dense(), strict=True):
+            centre, ahead = points[:, :2].mean(0), points[0, :2]
+            x, y = (centre + torch.linspace(0, 0.8, 50)[:, None] * (ahead - centre)).long().T
+            share = float(mask[y, x].float().mean())
+            if share == 0 or share > 0.3:
+                assert points[:, 2].any() == (share > 0)
+                seen.add(share > 0)
+    assert seen == {False, True}
+
+
 def test_the_splits_share_no_image(few_shapes):
     train, val = ({pixels(image).tobytes() for image, _ in shapes.draw_split(split)} for split in ("train", "val"))
     assert len(train) == 8

@@ -1,7 +1,8 @@
 """The built-in dataset: drawn images, the same for everyone, with ground truth for every task.
 
 Each image has objects of six classes on a shaded background. An object's four keypoints lie on the circumscribed circle
-of its outline: ahead, to the right, behind and to the left. A dark line from its centre points ahead.
+of its outline: ahead, to the right, behind and to the left. A dark line from its centre points ahead; where others
+cover it, nothing tells the keypoints apart, and they are not labelled.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ CAPTIONED = (2, 2)
 """Likewise of images with a caption, which says how one lies to the other."""
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "magenta")
 """Names of equally distant hues, from 0."""
+LINE = 0.8
+"""Length of the dark line, as a share of the radius."""
+LEAST_LINE = 0.2
+"""Share of the line that is visible, below which keypoints are not labelled."""
 SCALE = 4
 """Images are drawn so many times larger and scaled down, for smooth edges."""
 
@@ -155,7 +160,7 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = ONE
         colour = 255 * np.array(colorsys.hsv_to_rgb(hue, random.uniform(0.55, 1), random.uniform(0.6, 1)))
         pen.polygon([tuple(p) for p in polygon * SCALE], fill=tuple(int(c) for c in colour))
         axes = radius * np.array([(0, -1), (1, 0), (0, 1), (-1, 0)]) @ rotation + centre  # [4, 2]
-        line = [tuple(centre * SCALE), tuple((0.8 * axes[0] + 0.2 * centre) * SCALE)]
+        line = [tuple(centre * SCALE), tuple((centre + LINE * (axes[0] - centre)) * SCALE)]
         pen.line(line, fill=tuple(int(c) for c in colour * 0.35), width=max(2, int(radius * SCALE * 0.09)))
         x, y, mask = _mask(polygon, size)
         owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = number
@@ -242,6 +247,10 @@ def _target(labels: list[int], keypoints: list[np.ndarray], names: list[str], ow
         inside = ((keypoints[i] >= 0) & (keypoints[i] < size)).all(1)
         # A keypoint lies on its object's rim or beside it; it is occluded where a later object covers it.
         visibility = np.where(owner[cells[:, 1], cells[:, 0]] <= i + 1, 2, 1) * inside
+        centre = keypoints[i].mean(0)
+        x, y = (centre + np.linspace(0, LINE, 20)[:, None] * (keypoints[i][0] - centre)).astype(int).T
+        if mask[y, x].mean() < LEAST_LINE:
+            visibility[:] = 0
         points.append(np.concatenate([keypoints[i], visibility[:, None]], 1))
     return Target(
         label=torch.tensor(labels[0]),
