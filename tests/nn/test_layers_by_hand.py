@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from vertebra.nn import conv as convolution
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.fold import fold
 from vertebra.nn.merge import Merge
@@ -176,17 +177,30 @@ def test_a_replaced_norm_keeps_the_activation_inside_it(kind):
         torch.testing.assert_close(y, expected)
 
 
-@pytest.mark.parametrize("capability", ["AVX2", "AVX512"])
-def test_wide_convolutions_train_in_the_faster_memory_order(monkeypatch, capability):
-    """Where channels-last gradients are slow, with the same numbers as elsewhere."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+@pytest.mark.parametrize("bias", [False, True])
+def test_gradients_of_large_maps_are_the_same_in_either_memory_order(monkeypatch, bias):
     torch.manual_seed(0)
-    layer = ConvNorm(512, 2, 3, norm=False, activation="none").to(memory_format=torch.channels_last)
-    x = torch.randn(1, 512, 32, 32).contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer = ConvNorm(4, 3, 3, norm=False, activation="none", bias=bias).to(memory_format=torch.channels_last)
+    layer.conv.bias = layer.conv.bias if bias else None
+    x = torch.randn(2, 4, 16, 16).contiguous(memory_format=torch.channels_last).requires_grad_()
+    inputs = [x, *layer.parameters()]
+    expected = torch.autograd.grad(layer.conv(x).square().sum(), inputs)
+    monkeypatch.setattr(convolution, "LARGE", 4 * 16 * 16)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     y = layer(x)
-    assert y.is_contiguous() == (capability == "AVX2")
-    expected = torch.autograd.grad(layer.conv(x).square().sum(), [x, *layer.parameters()])
-    for gradient, other in zip(torch.autograd.grad(y.square().sum(), [x, *layer.parameters()]), expected, strict=True):
-        torch.testing.assert_close(gradient, other, rtol=1e-3, atol=0.02)
-    with torch.no_grad():
-        assert layer(x).is_contiguous(memory_format=torch.channels_last)
+    assert "ContiguousGradients" in str(y.grad_fn)
+    for gradient, other in zip(torch.autograd.grad(y.square().sum(), inputs), expected, strict=True):
+        torch.testing.assert_close(gradient, other)
+    layer.requires_grad_(False)
+    torch.testing.assert_close(torch.autograd.grad(layer(x).square().sum(), x)[0], expected[0])
+
+
+@pytest.mark.parametrize("usual", ["AVX512", "small", "autocast", "contiguous", "no_grad"])
+def test_where_the_memory_order_stays(monkeypatch, usual):
+    monkeypatch.setattr(convolution, "LARGE", 2000 if usual == "small" else 1000)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512" if usual == "AVX512" else "AVX2")
+    layer = ConvNorm(4, 3, 3, norm=False, activation="none")
+    x = torch.randn(1, 4, 16, 16).contiguous(memory_format=torch.channels_last)
+    x = x.contiguous() if usual == "contiguous" else x
+    with torch.autocast("cpu", enabled=usual == "autocast"), torch.set_grad_enabled(usual != "no_grad"):
+        assert "ContiguousGradients" not in str(layer(x).grad_fn)
