@@ -126,15 +126,10 @@ class _ContiguousGradients(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tensors = [tensor.contiguous() for tensor in (gradient, *ctx.saved_tensors)]
-        geometry = (
-            [1, 1],
-            [1, 1],
-            [1, 1],
-            False,
-            [0, 0],
-            1,
-        )  # stride, padding, dilation, transposed, its padding, groups
-        of_x, *others = torch.ops.aten.convolution_backward(*tensors, ctx.biases, *geometry, ctx.needs_input_grad)
+        one, not_transposed = [1, 1], (False, [0, 0])  # stride, padding and dilation are 1
+        of_x, *others = torch.ops.aten.convolution_backward(
+            *tensors, ctx.biases, one, one, one, *not_transposed, 1, ctx.needs_input_grad
+        )
         return None if of_x is None else of_x.contiguous(memory_format=torch.channels_last), *others
 
 
