@@ -13,6 +13,7 @@ from PIL import Image
 from vertebra import kinds, tasks
 from vertebra.data.formats import shapes
 from vertebra.errors import VertebraError
+from vertebra.kinds.maps import _ramp
 from vertebra.kinds.writers import WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.ops.resample import label_map, resampled
@@ -68,6 +69,21 @@ def test_tiles_of_one_map_give_the_map(kind):
         assert torch.equal(merged.semantic, whole.argmax(0).to(torch.uint8))
     else:
         torch.testing.assert_close(merged.saliency, whole[0].sigmoid())
+
+
+@pytest.mark.parametrize(("size", "overlap"), [((40, 56), 0.25), ((40, 30), 0.5), ((25, 60), 0.2), ((24, 24), 0.2)])
+def test_tiles_are_averaged_by_their_weights(size, overlap):
+    """As if the sums of the whole image were in memory; up to three tiles of 24 pixels overlap in each direction."""
+    tiles = SALIENCY.tiles(size, 24, overlap)
+    parts = [logits(i, 1, min(24, size[0]), min(24, size[1])) for i in range(len(tiles))]
+    total, weight = torch.zeros(size), torch.zeros(size)
+    for part, tile in zip(parts, tiles, strict=True):
+        x1, y1, x2, y2 = tile.box
+        share = _ramp(y2 - y1)[:, None] * _ramp(x2 - x1)
+        total[y1:y2, x1:x2] += share * part[0].sigmoid()
+        weight[y1:y2, x1:x2] += share
+    merged = SALIENCY.merge_tiles([Prediction(logits=part) for part in parts], tiles, size)
+    torch.testing.assert_close(merged.saliency, total / weight)
 
 
 def test_logits_of_padding_are_left_out():

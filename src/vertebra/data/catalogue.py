@@ -208,7 +208,7 @@ class Catalogue:
     problems: list[str] = field(default_factory=list)
     """One sentence per annotation or image that is skipped because it is wrong, naming file and id."""
     has: frozenset[str] = frozenset({"label"})
-    """Fields of Target that the data can fill: `label`, `tags`, `boxes`, `masks`, `keypoints`, `semantic`."""
+    """Fields of Target that the data can fill: `label`, `tags`, `boxes`, `masks`, `keypoints`, `semantic`, `text`."""
     category_ids: tuple[int, ...] = ()
     """The number of each class in the dataset's own files, which may have gaps; 1, 2, ... if empty."""
     keypoints: KeypointSchema | None = None

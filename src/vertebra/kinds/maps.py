@@ -130,31 +130,40 @@ class PixelMaps(Kind):
     ) -> Prediction:
         """The mean of the probabilities where tiles overlap, weighted towards the middle of each.
 
-        One row of tiles is in memory at a time.
+        In memory are those of one tile, and of the pixels that two rows of tiles have in common.
         """
-        finished: list[Tensor] = []
-        total = weight = torch.empty(0)
-        top = 0  # of `total` in the image
+        tops, lefts = (sorted({tile.box[axis] for tile in tiles}) for axis in (1, 0))
+        below = dict(zip(tops, [*tops[1:], size[0]], strict=True))  # where the next row of tiles begins
+        beside = dict(zip(lefts, [*lefts[1:], size[1]], strict=True))
+        common = max(tile.box[3] - below[tile.box[1]] for tile in tiles)
+        above = 0  # rows that the tiles above have too
+        merged = seam = sums = torch.empty(0)  # of each pixel the weighted probabilities, and last the weight
         for tile, prediction in zip(tiles, predictions, strict=True):
             assert prediction.logits is not None
             x1, y1, x2, y2 = tile.box
-            if not total.numel():
-                num_classes = len(prediction.logits)
-                total = torch.zeros(y2 - y1, size[1], num_classes)
-                weight = torch.zeros(y2 - y1, size[1], 1)
-            if y1 > top:  # the rows above are complete
-                finished.append(self.decided(total[: y1 - top] / weight[: y1 - top]))
-                total = torch.cat([total[y1 - top :], torch.zeros(y1 - top, *total.shape[1:])])
-                weight = torch.cat([weight[y1 - top :], torch.zeros(y1 - top, *weight.shape[1:])])
-                top = y1
-            across, down = _ramp(x2 - x1), _ramp(y2 - y1)
-            for rows, logits in bands(prediction.logits, (y2 - y1, x2 - x1)):
-                probabilities = self.probabilities(logits.movedim(-1, 0)).movedim(0, -1)
+            bottom, right, sides = below[y1], beside[x1], (y2 - y1, x2 - x1)
+            if not seam.numel():
+                seam = torch.zeros(max(1, common), size[1], len(prediction.logits) + 1)
+            if x1 == lefts[0]:
+                sums = seam.new_zeros(sides[0], 0, seam.shape[2])
+            added = seam.new_zeros(sides[0], sides[1] - sums.shape[1], seam.shape[2])
+            if y1 > tops[0]:
+                added[:above] = seam[:above, x2 - added.shape[1] : x2]
+            sums = torch.cat([sums, added], 1)
+            across, down = _ramp(sides[1]), _ramp(sides[0])
+            for rows, logits in bands(prediction.logits, sides):
                 share = down[rows, None, None] * across[None, :, None]
-                total[rows, x1:x2] += share * probabilities
-                weight[rows, x1:x2] += share
-        finished.append(self.decided(total / weight))
-        return self.with_map(Prediction(size=size), torch.cat(finished))
+                sums[rows, :, :-1] += share * self.probabilities(logits.movedim(-1, 0)).movedim(0, -1)
+                sums[rows, :, -1:] += share
+            whole, rest = sums.split([right - x1, x2 - right], 1)
+            values = self.decided(whole[: bottom - y1, :, :-1] / whole[: bottom - y1, :, -1:])
+            merged = merged if merged.numel() else values.new_empty(size)
+            merged[y1:bottom, x1:right] = values
+            seam[: y2 - bottom, x1:right] = whole[bottom - y1 :]
+            sums = rest.clone()
+            if right == size[1]:
+                above = y2 - bottom
+        return self.with_map(Prediction(size=size), merged)
 
     def map_images(self, prediction: Prediction, classes: Sequence[str]) -> dict[str, Image.Image]:
         return {self.map_name: self.to_image(prediction, len(classes))}
