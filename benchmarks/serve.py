@@ -64,17 +64,8 @@ def main() -> None:
         task = vertebra.create("classification", backbone=options.backbone, classes=1000, preprocess=preprocess)
         checkpoint.save(task, path)
         body = photo(options.size)
-        services = {
-            "vertebra": [
-                sys.executable,
-                "-m",
-                "vertebra",
-                "serve",
-                str(path),
-                "--device=cpu",
-                f"--engine={options.engine}",
-            ]
-        }
+        services = {"vertebra": [sys.executable, "-m", "vertebra", "serve", str(path), "--device=cpu"]}
+        services["vertebra"] += [f"--engine={options.engine}"]
         services["vertebra"] += [f"--max_batch={MAX_BATCH}", f"--latency_ms={LATENCY_MS}", "--max_in_flight=1000"]
         if litserve and not options.requests:
             services["litserve"] = [sys.executable, __file__, f"--litserve={path}"]

@@ -28,7 +28,7 @@ from vertebra.data.exports import (
     stated_split,
     text,
 )
-from vertebra.data.formats import ReadOptions
+from vertebra.data.formats import ReadOptions, hugging_face
 from vertebra.data.rows import CAPTIONS, captions_of
 from vertebra.files import read_text
 
@@ -36,8 +36,6 @@ PRIORITY = 9
 FIELDS = frozenset({"text"})
 TITLE = "lists of captions"
 IMAGE = ("file_name", "filename", "image", "image_name", "image_path", "path", "image_id", "id")
-METADATA = ("metadata.jsonl", "metadata.csv")
-"""Hugging Face's names of such a list."""
 SUFFIXES = (".csv", ".txt", ".jsonl")
 SEPARATORS = ",|"
 
@@ -45,7 +43,7 @@ SEPARATORS = ",|"
 def recognise(path: Path) -> bool:
     """Whether it is such a file, or a folder with one, or with one in each folder of a split; metadata of Hugging Face
     in a folder of classes does not count."""
-    if any((path / name).is_file() for name in METADATA):
+    if any((path / name).is_file() for name in hugging_face.NAMES):
         classes = [folder for folder in subfolders(path) if folder.name.lower() not in SPLIT_NAMES]
         if sum(map(holds_images, classes)) > 1:
             return False
