@@ -144,7 +144,7 @@ def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
         or torch.compiler.is_compiling()
         or (conv.kernel_size, conv.stride, conv.padding, conv.dilation) != ((3, 3), (1, 1), (1, 1), (1, 1))
         or conv.groups > 1
-        or x[0].numel() < LARGE
+        or x.shape[1:].numel() < LARGE
         or x.device.type != "cpu"
         or not x.is_contiguous(memory_format=torch.channels_last)
         or torch.is_autocast_enabled("cpu")
