@@ -16,6 +16,7 @@ from vertebra.errors import VertebraError
 from vertebra.kinds.maps import _ramp
 from vertebra.kinds.writers import WriterOptions
 from vertebra.metrics.evaluation import Evaluation
+from vertebra.ops import resample
 from vertebra.ops.resample import label_map, resampled
 from vertebra.structures import Prediction, Preprocess, Target
 from vertebra.viz import maps
@@ -71,9 +72,11 @@ def test_tiles_of_one_map_give_the_map(kind):
         torch.testing.assert_close(merged.saliency, whole[0].sigmoid())
 
 
-@pytest.mark.parametrize(("size", "overlap"), [((40, 56), 0.25), ((40, 30), 0.5), ((25, 60), 0.2), ((24, 24), 0.2)])
-def test_tiles_are_averaged_by_their_weights(size, overlap):
+@pytest.mark.parametrize(("size", "overlap"), [((40, 56), 0.25), ((40, 30), 0.5), ((25, 60), 0.2), ((24, 60), 0.2), ((24, 24), 0.2)])
+@pytest.mark.parametrize("band", [1, 24 * 5, 1 << 18])
+def test_tiles_are_averaged_by_their_weights(size, overlap, band, monkeypatch):
     """As if the sums of the whole image were in memory; up to three tiles of 24 pixels overlap in each direction."""
+    monkeypatch.setattr(resample, "BAND", band)
     tiles = SALIENCY.tiles(size, 24, overlap)
     parts = [logits(i, 1, min(24, size[0]), min(24, size[1])) for i in range(len(tiles))]
     total, weight = torch.zeros(size), torch.zeros(size)

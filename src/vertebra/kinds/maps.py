@@ -130,37 +130,41 @@ class PixelMaps(Kind):
     ) -> Prediction:
         """The mean of the probabilities where tiles overlap, weighted towards the middle of each.
 
-        In memory are those of one tile, and of the pixels that two rows of tiles have in common.
+        In memory are the sums of the pixels that a tile has in common with the next, and a row of tiles with the next.
         """
         tops, lefts = (sorted({tile.box[axis] for tile in tiles}) for axis in (1, 0))
         below = dict(zip(tops, [*tops[1:], size[0]], strict=True))  # where the next row of tiles begins
         beside = dict(zip(lefts, [*lefts[1:], size[1]], strict=True))
-        common = max(tile.box[3] - below[tile.box[1]] for tile in tiles)
-        above = 0  # rows that the tiles above have too
-        merged = seam = sums = torch.empty(0)  # of each pixel the weighted probabilities, and last the weight
+        x1, y1, x2, y2 = tiles[0].box
+        height, width = y2 - y1, x2 - x1
+        common = max(1, *(top + height - below[top] for top in tops)), max(1, *(x + width - beside[x] for x in lefts))
+        # Of each pixel the weighted probabilities and last the weight: of the tile before, and of the row above.
+        left = rest = seam = merged = torch.empty(0)
+        above = shared = 0  # rows that the tiles above have too, and columns that the tile before has
         for tile, prediction in zip(tiles, predictions, strict=True):
             assert prediction.logits is not None
             x1, y1, x2, y2 = tile.box
-            bottom, right, sides = below[y1], beside[x1], (y2 - y1, x2 - x1)
+            bottom, right = below[y1], beside[x1]
             if not seam.numel():
-                seam = torch.zeros(max(1, common), size[1], len(prediction.logits) + 1)
-            if x1 == lefts[0]:
-                sums = seam.new_zeros(sides[0], 0, seam.shape[2])
-            added = seam.new_zeros(sides[0], sides[1] - sums.shape[1], seam.shape[2])
-            if y1 > tops[0]:
-                added[:above] = seam[:above, x2 - added.shape[1] : x2]
-            sums = torch.cat([sums, added], 1)
-            across, down = _ramp(sides[1]), _ramp(sides[0])
-            for rows, logits in bands(prediction.logits, sides):
-                share = down[rows, None, None] * across[None, :, None]
-                sums[rows, :, :-1] += share * self.probabilities(logits.movedim(-1, 0)).movedim(0, -1)
-                sums[rows, :, -1:] += share
-            whole, rest = sums.split([right - x1, x2 - right], 1)
-            values = self.decided(whole[: bottom - y1, :, :-1] / whole[: bottom - y1, :, -1:])
-            merged = merged if merged.numel() else values.new_empty(size)
-            merged[y1:bottom, x1:right] = values
-            seam[: y2 - bottom, x1:right] = whole[bottom - y1 :]
-            sums = rest.clone()
+                seam = torch.empty(common[0], size[1], len(prediction.logits) + 1)
+                left, rest = seam.new_empty(2, height, common[1], seam.shape[2])
+            across, down = _ramp(width)[None, :, None], _ramp(height)[:, None, None]
+            for rows, logits in bands(prediction.logits, (height, width)):
+                share = down[rows] * across
+                values = share * self.probabilities(logits.movedim(-1, 0)).movedim(0, -1)
+                sums = torch.cat([values, share], 2)
+                sums[:, :shared] += left[rows, :shared]
+                if rows.start < above:
+                    sums[: above - rows.start, shared:] += seam[rows.start : min(rows.stop, above), x1 + shared : x2]
+                rest[rows, : x2 - right] = sums[:, right - x1 :]
+                whole = sums[:, : right - x1]
+                inside = max(0, min(len(whole), bottom - y1 - rows.start))  # rows that the tiles below do not have
+                values = self.decided(whole[:inside, :, :-1] / whole[:inside, :, -1:])
+                merged = merged if merged.numel() else values.new_empty(size)
+                merged[y1 + rows.start : y1 + rows.start + len(values), x1:right] = values
+                first = max(0, rows.start - (bottom - y1))
+                seam[first : first + len(whole) - inside, x1:right] = whole[inside:]
+            left, rest, shared = rest, left, x2 - right
             if right == size[1]:
                 above = y2 - bottom
         return self.with_map(Prediction(size=size), merged)

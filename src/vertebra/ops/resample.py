@@ -27,7 +27,7 @@ def bands(
     """
     cells = logits.permute(1, 2, 0).contiguous()  # [h, w, K]: what lies together is interpolated together
     low, high, part = _positions(cells.shape[1], size[1], share[1], align_corners, cells)
-    wide = torch.lerp(cells[:, low], cells[:, high], part[:, None])  # [h, W, K]
+    wide = cells[:, low].lerp_(cells[:, high], part[:, None])  # [h, W, K]
     low, high, part = _positions(cells.shape[0], size[0], share[0], align_corners, cells)
     rows = max(1, BAND // max(1, wide[0].numel()))
     for start in range(0, size[0], rows):

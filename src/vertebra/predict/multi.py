@@ -177,7 +177,7 @@ class MultiPredictor:
     def _infer(self, images: Sequence[Tensor], batch_size: int) -> list[dict[str, Prediction]]:
         """The predictions of all heads for images [C, H, W] uint8."""
         results: dict[int, dict[str, Prediction]] = {}
-        for indices, batch, frames in batches(images, self.task.preprocess, batch_size):
+        for indices, batch, frames in batches(images, self.task.preprocess, batch_size, self.reader.device):
             with torch.inference_mode(), self.reader.autocast():
                 of_heads = self.task.infer_heads(self.reader.to_device(batch), frames)
             for i, index in enumerate(indices):

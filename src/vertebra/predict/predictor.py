@@ -39,6 +39,8 @@ DEFAULT_THRESHOLD = 0.5
 """Score threshold of models whose checkpoint has none."""
 BATCHES_AHEAD = 4
 """Batches of images read ahead to find images of equal input size, where sizes differ."""
+CPU_PIXELS = 10 * 224 * 224
+"""Most pixels of a batch on a CPU; one image may have more. Larger batches take memory and are not faster there."""
 PIXELS_AHEAD = 64_000_000
 """Most pixels read ahead; one image may have more."""
 
@@ -315,7 +317,8 @@ class Predictor:
         Args:
             images: PIL image, array [H, W, C] or tensor [C, H, W] (uint8, or floats in 0..1), path of an image, a
                 folder or a video, pattern, URL, list file, a sequence of these, or a tensor [B, C, H, W].
-            batch_size: most images per forward pass; it does not change the predictions.
+            batch_size: most images per forward pass; on a CPU fewer if they are large. It does not change the
+                predictions.
             threshold: detections with a lower score are dropped, 0..1; None takes `self.threshold`, or
                 `self.class_thresholds` if there are such. `below_threshold` counts them.
             tile: images with a longer side are cut into square tiles of this side in pixels, whose detections are
@@ -587,7 +590,7 @@ class Predictor:
         regions: Sequence[Region] | None,
     ) -> list[Prediction]:
         results: dict[int, Prediction] = {}
-        for indices, batch, frames in batches(images, preprocess, options.batch_size, regions):
+        for indices, batch, frames in batches(images, preprocess, options.batch_size, self.device, regions):
             with torch.inference_mode(), self.autocast():
                 predictions = self.task.infer(self.to_device(batch), frames, merging=merging)
             results.update(zip(indices, predictions, strict=True))
@@ -632,7 +635,7 @@ class Predictor:
                     raise item.image
                 chunk.append(item.image)
             rows: dict[int, Tensor] = {}
-            for indices, batch, _ in batches(chunk, preprocess, batch_size):
+            for indices, batch, _ in batches(chunk, preprocess, batch_size, self.device):
                 with torch.inference_mode(), self.autocast():
                     rows.update(zip(indices, self.task.embed(self.to_device(batch)).float().cpu(), strict=True))
             embeddings += [rows[i] for i in range(len(chunk))]
@@ -643,13 +646,14 @@ def batches(
     images: Sequence[Tensor],
     preprocess: Preprocess,
     batch_size: int,
+    device: torch.device,
     regions: Sequence[Region] | None = None,
 ) -> Iterator[tuple[list[int], Tensor, list[Frame]]]:
     """Images [C, H, W] uint8, or a region of each, as batches [B, C, H, W] float32, with the images' indices and
     frames.
 
     A batch holds images that have one input size by themselves, so that no image is padded because of another:
-    padding enters the statistics of group norm, and features at the border.
+    padding enters the statistics of group norm, and features at the border. `device` is that of the model.
     """
     shown_parts = [None] * len(images) if regions is None else regions
     frames = [
@@ -659,9 +663,10 @@ def batches(
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, frame in enumerate(frames):
         groups[padded_size([frame.resized], preprocess)].append(i)
-    for members in groups.values():
-        for start in range(0, len(members), batch_size):
-            indices = members[start : start + batch_size]
+    for (height, width), members in groups.items():
+        most = min(batch_size, max(1, CPU_PIXELS // (height * width))) if device.type == "cpu" else batch_size
+        for start in range(0, len(members), most):
+            indices = members[start : start + most]
             batch = pad_batch([prepare(images[i], preprocess, frames[i].region) for i in indices], preprocess)
             yield indices, batch, [frames[i] for i in indices]
 
