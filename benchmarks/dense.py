@@ -82,7 +82,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.memory:
-            sliding_window(folder)
+            for classes in (CLASSES, 150):
+                sliding_window(folder, classes)
             evaluation(folder)
             return
         print(f"{options.size} x {options.size}, float32, {options.threads} threads; medians of {options.repeats}\n")
@@ -285,9 +286,9 @@ def row(pair: Pair, what: str, runs: dict[str, Callable[[], Any]], repeats: int)
 # -- memory
 
 
-def sliding_window(folder: Path, side: int = 4096) -> None:
-    """A square image by windows of 512 pixels, UperNet with Swin-T, 150 classes."""
-    model = vertebra.create("semantic", backbone="swin_tiny", classes=150, preprocess=preprocess(512))
+def sliding_window(folder: Path, classes: int, side: int = 4096) -> None:
+    """A square image by windows of 512 pixels, UperNet with Swin-T."""
+    model = vertebra.create("semantic", backbone="swin_tiny", classes=classes, preprocess=preprocess(512))
     checkpoint.save(model, folder / "swin.safetensors")
     del model
     predictor = Predictor(folder / "swin.safetensors", device="cpu")
@@ -296,7 +297,8 @@ def sliding_window(folder: Path, side: int = 4096) -> None:
     before = peak()
     (prediction,) = predictor.predict([file], tile=512)
     print(
-        f"{side} x {side} by windows of 512: peak {peak():.2f} GB of the process, {before:.2f} GB before; {prediction}"
+        f"{side} x {side} by windows of 512, {classes} classes: peak {peak():.2f} GB of the process, {before:.2f} GB "
+        f"before; {prediction}"
     )
 
 
