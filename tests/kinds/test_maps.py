@@ -72,7 +72,9 @@ def test_tiles_of_one_map_give_the_map(kind):
         torch.testing.assert_close(merged.saliency, whole[0].sigmoid())
 
 
-@pytest.mark.parametrize(("size", "overlap"), [((40, 56), 0.25), ((40, 30), 0.5), ((25, 60), 0.2), ((24, 60), 0.2), ((24, 24), 0.2)])
+@pytest.mark.parametrize(
+    ("size", "overlap"), [((40, 56), 0.25), ((40, 30), 0.5), ((25, 60), 0.2), ((24, 60), 0.2), ((24, 24), 0.2)]
+)
 @pytest.mark.parametrize("band", [1, 24 * 5, 1 << 18])
 def test_tiles_are_averaged_by_their_weights(size, overlap, band, monkeypatch):
     """As if the sums of the whole image were in memory; up to three tiles of 24 pixels overlap in each direction."""

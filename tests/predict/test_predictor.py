@@ -252,6 +252,14 @@ def test_images_of_equal_input_size_share_a_batch(make_detector):
     assert [prediction.size for prediction in predictions] == sizes
 
 
+def test_batches_on_a_cpu_hold_so_many_pixels(make_detector, monkeypatch):
+    monkeypatch.setattr(predictor_module, "CPU_PIXELS", 3 * 64 * 64)
+    detector = make_detector()
+    images = [scene((4, 4, 12, 12, 200), size=size) for size in [(64, 64)] * 5 + [(256, 64)] * 2]
+    assert len(detector.predict(images, batch_size=4)) == 7
+    assert detector.task.batches == [(3, 3, 64, 64), (2, 3, 64, 64), (1, 3, 256, 64), (1, 3, 256, 64)]
+
+
 @pytest.mark.parametrize("resize", ["shortest", "fit"])
 def test_an_image_has_the_same_input_alone_and_among_others(make_detector, monkeypatch, resize):
     """Input sizes are 64 x 64..76, in steps of the divisor 4; with `fit` they are equal."""

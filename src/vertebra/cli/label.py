@@ -20,7 +20,7 @@ class Options:
     """Test-time augmentation: merge the predictions on the image, the mirrored image and, for objects, smaller and
     larger images."""
     batch_size: int | None = None
-    """Most images per forward pass; default: 1 on a CPU, else 16."""
+    """Most images per forward pass; default: 16, on a CPU fewer if they are large."""
     strict: bool = False
     """Stop at the first image that cannot be read, instead of skipping it."""
     device: str | None = None
@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> None:
     from vertebra.images import UnreadableImage
     from vertebra.kinds.writers import WriterOptions
     from vertebra.predict import Predictor
+    from vertebra.predict.predictor import usual_batch_size
     from vertebra.predict.sources import expand
     from vertebra.progress import track
 
@@ -61,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
     predictor = Predictor(options.teacher, device=options.device, precision=options.precision)
     results = predictor.stream(
         sources,
-        batch_size=options.batch_size or (1 if predictor.device.type == "cpu" else 16),
+        batch_size=options.batch_size or usual_batch_size(predictor.task),
         threshold=options.threshold,
         tta=options.tta,
     )

@@ -66,7 +66,8 @@ class Options:
     annotations: str | None = None
     """COCO file of the dataset, whose ids of images and classes predictions.json then has."""
     batch_size: int | None = None
-    """Most images per forward pass; default: 1 on a CPU, else 16."""
+    """Most images per forward pass; default: 16, on a CPU fewer if they are large, and 1 with
+    --stream."""
     strict: bool = False
     """Stop at the first image that cannot be read, instead of skipping it."""
     device: str | None = None
@@ -105,6 +106,7 @@ def run(argv: Sequence[str]) -> None:
     import vertebra
     from vertebra.predict.folder import PredictionFolder
     from vertebra.predict.multi import MultiFolder, MultiPredictor
+    from vertebra.predict.predictor import usual_batch_size
     from vertebra.predict.session import Session
     from vertebra.predict.sources import VideoSource, expand
 
@@ -132,7 +134,7 @@ def run(argv: Sequence[str]) -> None:
     image_ids = ids.of_all([Path(source.name) for source in sources]) if ids else [None] * len(sources)
     stream = partial(
         predictor.stream,
-        batch_size=options.batch_size or (1 if predictor.device.type == "cpu" else 16),
+        batch_size=options.batch_size or usual_batch_size(predictor.task, stream=options.stream),
         threshold=options.threshold,
         every=options.every or 1,
     )
