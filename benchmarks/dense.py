@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import multiprocessing
 import os
 import resource
 import tempfile
@@ -82,8 +83,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.memory:
-            for classes in (CLASSES, 150):
-                sliding_window(folder, classes)
+            for classes in (CLASSES, 150):  # each in a process of its own, whose memory is measured
+                process = multiprocessing.get_context("spawn").Process(target=sliding_window, args=(folder, classes))
+                process.start()
+                process.join()
             evaluation(folder)
             return
         print(f"{options.size} x {options.size}, float32, {options.threads} threads; medians of {options.repeats}\n")
