@@ -139,7 +139,7 @@ class PixelMaps(Kind):
         height, width = y2 - y1, x2 - x1
         common = max(1, *(top + height - below[top] for top in tops)), max(1, *(x + width - beside[x] for x in lefts))
         # Of each pixel the weighted probabilities and last the weight: of the tile before, and of the row above.
-        left = rest = seam = merged = torch.empty(0)
+        left = seam = merged = torch.empty(0)
         above = shared = 0  # rows that the tiles above have too, and columns that the tile before has
         for tile, prediction in zip(tiles, predictions, strict=True):
             assert prediction.logits is not None
@@ -147,7 +147,7 @@ class PixelMaps(Kind):
             bottom, right = below[y1], beside[x1]
             if not seam.numel():
                 seam = torch.empty(common[0], size[1], len(prediction.logits) + 1)
-                left, rest = seam.new_empty(2, height, common[1], seam.shape[2])
+                left = seam.new_empty(height, common[1], seam.shape[2])
             across, down = _ramp(width)[None, :, None], _ramp(height)[:, None, None]
             for rows, logits in bands(prediction.logits, (height, width)):
                 share = down[rows] * across
@@ -156,7 +156,7 @@ class PixelMaps(Kind):
                 sums[:, :shared] += left[rows, :shared]
                 if rows.start < above:
                     sums[: above - rows.start, shared:] += seam[rows.start : min(rows.stop, above), x1 + shared : x2]
-                rest[rows, : x2 - right] = sums[:, right - x1 :]
+                left[rows, : x2 - right] = sums[:, right - x1 :]
                 whole = sums[:, : right - x1]
                 inside = max(0, min(len(whole), bottom - y1 - rows.start))  # rows that the tiles below do not have
                 values = self.decided(whole[:inside, :, :-1] / whole[:inside, :, -1:])
@@ -164,7 +164,7 @@ class PixelMaps(Kind):
                 merged[y1 + rows.start : y1 + rows.start + len(values), x1:right] = values
                 first = max(0, rows.start - (bottom - y1))
                 seam[first : first + len(whole) - inside, x1:right] = whole[inside:]
-            left, rest, shared = rest, left, x2 - right
+            shared = x2 - right
             if right == size[1]:
                 above = y2 - bottom
         return self.with_map(Prediction(size=size), merged)
