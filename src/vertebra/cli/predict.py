@@ -66,8 +66,7 @@ class Options:
     annotations: str | None = None
     """COCO file of the dataset, whose ids of images and classes predictions.json then has."""
     batch_size: int | None = None
-    """Most images per forward pass; default: 16, on a CPU fewer if they are large, and 1 with
-    --stream."""
+    """Most images per forward pass; default: 16, on a CPU fewer if they are large, and 1 with --stream."""
     strict: bool = False
     """Stop at the first image that cannot be read, instead of skipping it."""
     device: str | None = None

@@ -151,8 +151,7 @@ class PixelMaps(Kind):
             across, down = _ramp(width)[None, :, None], _ramp(height)[:, None, None]
             for rows, logits in bands(prediction.logits, (height, width)):
                 share = down[rows] * across
-                values = share * self.probabilities(logits.movedim(-1, 0)).movedim(0, -1)
-                sums = torch.cat([values, share], 2)
+                sums = torch.cat([share * self.probabilities(logits.movedim(-1, 0)).movedim(0, -1), share], 2)
                 sums[:, :shared] += left[rows, :shared]
                 if rows.start < above:
                     sums[: above - rows.start, shared:] += seam[rows.start : min(rows.stop, above), x1 + shared : x2]

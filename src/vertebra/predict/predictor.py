@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -665,9 +664,9 @@ def batches(
     for i, frame in enumerate(frames):
         groups[padded_size([frame.resized], preprocess)].append(i)
     for (height, width), members in groups.items():
-        most = min(batch_size, _most(height * width, device))
-        for start in range(0, len(members), most):
-            indices = members[start : start + most]
+        step = _limited(batch_size, height * width, device)
+        for start in range(0, len(members), step):
+            indices = members[start : start + step]
             batch = pad_batch([prepare(images[i], preprocess, frames[i].region) for i in indices], preprocess)
             yield indices, batch, [frames[i] for i in indices]
 
@@ -677,12 +676,12 @@ def usual_batch_size(task: Task, *, stream: bool = False) -> int:
     if stream and task.device.type == "cpu":
         return 1
     height, width = task.preprocess.size
-    return min(16, _most(height * width, task.device))
+    return _limited(16, height * width, task.device)
 
 
-def _most(pixels: int, device: torch.device) -> int:
-    """Images of so many pixels that a batch should have."""
-    return max(1, CPU_PIXELS // pixels) if device.type == "cpu" else sys.maxsize
+def _limited(batch_size: int, pixels: int, device: torch.device) -> int:
+    """The batch size for images of `pixels` each, which on a CPU is limited by CPU_PIXELS."""
+    return min(batch_size, max(1, CPU_PIXELS // pixels)) if device.type == "cpu" else batch_size
 
 
 def _scaled(preprocess: Preprocess, scale: float) -> Preprocess:
