@@ -44,7 +44,7 @@ def create(
     """A model for a task, ready to train or to load weights into.
 
     Args:
-        task: a task's name, such as `classification`, `detection` (boxes), `instance` (masks) or `keypoints`.
+        task: a task's name, such as `classification`, `detection` (boxes) or `instance` (masks).
         backbone: a public backbone name, or timm's or torchvision's name for the same model; the default of the
             method, mostly resnet50, if None.
         method: a method of the task, such as `retinanet`; the task's default, or that of the checkpoint, if None.

@@ -1,6 +1,7 @@
 """Torch Datasets of users: read only when needed, checked item by item, and trained on as any other data."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, random_split
 
+import vertebra
 from vertebra import kinds
 from vertebra.data import open_data
 from vertebra.data.augment.category import CategoryAugment
 from vertebra.data.augment.objects import ObjectsAugment
-from vertebra.data.catalogue import map_classes
+from vertebra.data.catalogue import Sample, map_classes
 from vertebra.data.datasets import catalogue_of
 from vertebra.data.loader import loader
 from vertebra.errors import VertebraError
@@ -47,6 +49,10 @@ def with_objects(index: int):
     masks = torch.zeros(2, 20, 30, dtype=torch.bool)
     masks[0, 3:9, 4:10] = masks[1, 10:18, 20:26] = True
     return image(index), Target(labels=torch.tensor([0, 1]), masks=masks, id=index)
+
+
+def with_captions(index: int):
+    return image(index), Target(text=f"image {index}", references=("a pixel", "a square")[: 1 + index])
 
 
 # -- the catalogue
@@ -189,6 +195,29 @@ def test_training_and_evaluation_of_masks(workers):
     assert [target.masks.areas().tolist() for batch in evaluated for target in batch.targets] == [[36, 48]] * 4
 
 
+@pytest.mark.parametrize("reader", [True, False])
+def test_captions_are_samples_in_training_and_references_in_evaluation(reader):
+    catalogue = catalogue_of({"train": UserData(with_captions, 2)})
+    if not reader:
+        listed = [Sample(sample.image, sample.target) for sample in catalogue.split("train")]
+        catalogue = replace(catalogue, splits={"train": listed})
+    kind = kinds.find("captions")
+    kind.check_fields(catalogue)
+    options = kind.model_options(catalogue)
+    task = vertebra.create("captioning", backbone="resnet18", width=16, **options)
+    samples = kind.samples(catalogue, "train", task, training=True)
+    assert [(int(s.image[0, 0, 0]), s.target.text, s.target.references) for s in samples] == [
+        *((0, text, ()) for text in ("image 0", "a pixel")),
+        *((1, text, ()) for text in ("image 1", "a pixel", "a square")),
+    ]
+    assert [task.vocabulary.decode(s.target.tokens.tolist()) for s in samples] == [s.target.text for s in samples]
+    samples = pickle.loads(pickle.dumps(kind.samples(catalogue, "train", task)))
+    assert [(s.target.text, s.target.references) for s in samples] == [
+        ("image 0", ("a pixel",)),
+        ("image 1", ("a pixel", "a square")),
+    ]
+
+
 def test_masks_are_converted_only_if_they_are_needed():
     def item(index: int):
         return image(), Target(boxes=torch.ones(1, 4).cumsum(1), labels=torch.tensor([0]), masks="none")
@@ -276,6 +305,8 @@ ONE = torch.tensor([0])
         ),
         ((image(), Target(masks=Masks((20, 30)), labels=ONE)), r": it has 0 masks; labels must hold the class of each"),
         ((image(), Target(boxes=BOX, labels=ONE, masks=Masks((20, 30)))), r": it has 0 masks and 1 boxes"),
+        ((image(), Target(text=" ")), r": a caption is ' '; it must be a sentence"),
+        ((image(), Target(text="a cat", references=(3,))), r": a caption is 3; it must be a sentence"),
         ((image(), Target(semantic=torch.zeros(4, 4).long())), r": its semantic is \[4, 4\]; it must be \[20, 30\]"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",

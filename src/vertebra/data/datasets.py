@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from vertebra.data.annotations import check_class_names
 from vertebra.data.catalogue import SPLITS, Catalogue, Reader, ReadSample, Sample
 from vertebra.data.geometry import ROWS, Example
-from vertebra.errors import VertebraError, first_line, one_of
+from vertebra.errors import VertebraError, first_line, one_of, shown
 from vertebra.images import UnreadableImage, read_image
 from vertebra.structures import IGNORED, KeypointSchema, Masks, Target
 
@@ -51,7 +51,7 @@ def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] 
     first = next(_targets(readers))
     has = {
         name
-        for name in ("label", "tags", "boxes", "masks", "keypoints", "semantic")
+        for name in ("label", "tags", "boxes", "masks", "keypoints", "semantic", "text")
         if getattr(first, name) is not None
     }
     keypoints = None
@@ -173,6 +173,9 @@ def checked_target(
         _check_shape("tags", target.tags, (-1,))
     if target.semantic is not None:
         _check_shape("semantic", target.semantic, size)
+    for text in () if target.text is None else (target.text, *target.references):
+        if not isinstance(text, str) or not text.strip():
+            raise VertebraError(f"a caption is {shown(text)}; it must be a sentence.")
     for name in ("label", "tags", "labels", "semantic"):
         values = getattr(target, name)
         if values is not None and (name != "label" or values.ndim == 0):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from PIL import Image
 from torch import Tensor
 
-from vertebra.data.catalogue import Catalogue, Sample
+from vertebra.data.catalogue import Catalogue, Reader, ReadSample, Sample
 from vertebra.errors import escaped, in_range, shown
 from vertebra.kinds.base import Kind
 from vertebra.metrics.evaluation import Evaluation
@@ -32,6 +32,30 @@ class CaptionsData:
 
     def __post_init__(self) -> None:
         in_range("data.vocabulary_size", self.vocabulary_size, SMALLEST[self.vocabulary], MAX_SIZE)
+
+
+class _Captions(Reader):
+    """The images and single captions of samples, with the ids of the tokens."""
+
+    def __init__(self, places: Sequence[tuple[Sample, int]], vocabulary: Vocabulary, *, alone: bool) -> None:
+        """`places` are samples, each with the number of a caption of it; unless `alone`, the others are references."""
+        self.places, self.vocabulary, self.alone = places, vocabulary, alone
+
+    def read(self, index: int) -> tuple[Tensor, Target]:
+        sample, number = self.places[index]
+        image = sample.image
+        assert isinstance(image, Tensor)
+        return image, self.target_of(sample.target, number)
+
+    def name(self, index: int) -> str:
+        return repr(self.places[index][0])
+
+    def target_of(self, target: Target, number: int) -> Target:
+        """The target with one of its captions."""
+        texts = _texts(target)
+        text = texts.pop(number)
+        tokens = self.vocabulary.encode_ended(text)
+        return replace(target, text=text, references=() if self.alone else tuple(texts), tokens=tokens)
 
 
 class Captions(Kind):
@@ -59,15 +83,15 @@ class Captions(Kind):
     ) -> list[Sample]:
         """The images, with the ids of the tokens of their captions; in training one sample per caption."""
         assert isinstance(task, Captioner)
-        samples = []
-        for sample in catalogue.split(split):
-            first, *others = _texts(sample.target)
-            for text in (first, *others) if training else (first,):
-                tokens = task.vocabulary.encode_ended(text)
-                references = () if training else tuple(others)
-                target = replace(sample.target, text=text, references=references, tokens=tokens)
-                samples.append(replace(sample, target=target))
-        return samples
+        listed = catalogue.split(split)
+        places = [(s, i) for s in listed for i in range(len(_texts(s.target)) if training else 1)]
+        captions = _Captions(places, task.vocabulary, alone=training)
+        return [
+            ReadSample.of(captions, number)
+            if isinstance(sample, ReadSample)
+            else replace(sample, target=captions.target_of(sample.target, i))
+            for number, (sample, i) in enumerate(places)
+        ]
 
     def model_options(self, catalogue: Catalogue, balance: bool = False, data: Any = None) -> dict[str, Any]:
         """The vocabulary."""
