@@ -4,9 +4,10 @@
     python benchmarks/serve.py --engine auto           # the fastest engine of this machine
     python benchmarks/serve.py --requests 20000        # Vertebra alone: does its memory grow?
 
-Every client is a thread of one process that posts one JPEG file again and again over a connection of its own. Both
+Every client is a thread of one process that posts one JPEG file again and again over a connection of its own. All
 services run in a process of their own, load the same checkpoint with `vertebra.load`, and batch up to 8 images within
-5 ms. Where LitServe is not installed, Vertebra runs alone.
+5 ms. LitServe serves the model as it was trained, and also folded as Vertebra folds it. Where LitServe is not
+installed, Vertebra runs alone.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60, help="of each turn")
     parser.add_argument("--turns", type=int, default=1, help="of each service")
-    parser.add_argument("--engine", default="folded", help="of Vertebra; LitServe serves the folded model")
+    parser.add_argument("--engine", default="folded", help="of Vertebra; LitServe serves eager and folded models")
     parser.add_argument("--requests", type=int, default=0, help="in place of turns: memory over so many requests")
     parser.add_argument("--litserve", help=argparse.SUPPRESS)  # the process of LitServe: the checkpoint
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.litserve:
-        serve_with_litserve(options.litserve, options.port)
+        serve_with_litserve(options.litserve, options.port, options.engine)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / options.backbone / "best.safetensors"
@@ -68,7 +69,8 @@ def main() -> None:
         services["vertebra"] += [f"--engine={options.engine}"]
         services["vertebra"] += [f"--max_batch={MAX_BATCH}", f"--latency_ms={LATENCY_MS}", "--max_in_flight=1000"]
         if litserve and not options.requests:
-            services["litserve"] = [sys.executable, __file__, f"--litserve={path}"]
+            for engine in ("eager", "folded"):
+                services[f"litserve, {engine}"] = [sys.executable, __file__, f"--litserve={path}", f"--engine={engine}"]
         print(f"{options.backbone} at {options.size}, {options.clients} clients, {torch.get_num_threads()} threads\n")
         if options.requests:
             with running(services["vertebra"]) as (port, process):
@@ -181,10 +183,10 @@ def running(command: list[str]) -> Iterator[tuple[int, subprocess.Popen]]:
 if litserve:
 
     class Classifier(litserve.LitAPI):  # at the top, as other processes import it
-        path = ""
+        path = engine = ""
 
         def setup(self, device: str) -> None:
-            self.predictor = vertebra.load(self.path, device="cpu")
+            self.predictor = vertebra.load(self.path, device="cpu", engine=self.engine)
 
         def decode_request(self, request):
             return Image.open(request["request"].file).convert("RGB")
@@ -196,9 +198,9 @@ if litserve:
             return output.to_dict()
 
 
-def serve_with_litserve(path: str, port: int) -> None:
+def serve_with_litserve(path: str, port: int, engine: str) -> None:
     api = Classifier(max_batch_size=MAX_BATCH, batch_timeout=LATENCY_MS / 1000)
-    api.path = path
+    api.path, api.engine = path, engine
     litserve.LitServer(api, accelerator="cpu").run(port=port, log_level="error", generate_client_file=False)
 
 

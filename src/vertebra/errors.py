@@ -5,7 +5,8 @@ import math
 import reprlib
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -83,9 +84,15 @@ def _number(value: float) -> str:
     return f"{value:g}" if isinstance(value, float) else f"{value:,}" if abs(value) < 10**40 else shown(value, 40)
 
 
+@lru_cache(1024)  # typing compiles every annotation anew
+def field_types(config: type) -> Mapping[str, Any]:
+    """The types of the fields of a dataclass, by name."""
+    return get_type_hints(config)
+
+
 def check_choices(options: Any) -> None:
     """Raises if a field of a dataclass that is one of some words has another value."""
-    for name, kind in get_type_hints(type(options)).items():
+    for name, kind in field_types(type(options)).items():
         if get_origin(kind) is Literal:
             one_of(name, getattr(options, name), get_args(kind))
 

@@ -10,9 +10,9 @@ import types
 from collections.abc import Mapping
 from functools import cache
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
-from vertebra.errors import VertebraError, nearest, shown
+from vertebra.errors import VertebraError, field_types, nearest, shown
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,7 +28,7 @@ def training_only(default: Any) -> Any:
 @cache
 def groups(config: type) -> Mapping[str, type]:
     """The fields of a dataclass that are dataclasses themselves, whose own fields are options."""
-    hints = get_type_hints(config)
+    hints = field_types(config)
     return {
         field.name: hints[field.name]
         for field in dataclasses.fields(config)
@@ -100,7 +100,7 @@ def _built(config: type, options: Mapping[str, Any], owner: str) -> Any:
     """Groups keep the defaults that the config gives them, field by field."""
     values: dict[str, Any] = {}
     nested = groups(config)
-    hints = get_type_hints(config)
+    hints = field_types(config)
     for field in dataclasses.fields(config):
         if field.name in nested:
             inner = {k.partition(".")[2]: v for k, v in options.items() if k.startswith(f"{field.name}.")}
@@ -125,7 +125,7 @@ def check_types(config: type, options: Mapping[str, Any], owner: str = "") -> No
         options: by the names of fields; of groups and of names without a field, nothing is checked.
         owner: before the names in the message, such as `anchors.`.
     """
-    hints = get_type_hints(config)
+    hints = field_types(config)
     for name, value in options.items():
         if name in hints and not _is_of(value, hints[name]):
             raise VertebraError(f"{owner}{name} is {shown(value)}; it must be {_described(hints[name])}.")

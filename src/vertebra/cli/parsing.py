@@ -11,17 +11,18 @@ import ast
 import dataclasses
 import inspect
 import re
-import textwrap
+import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
 from vertebra import options, synonyms
-from vertebra.errors import VertebraError, nearest, one_of, shown
+from vertebra.errors import VertebraError, field_types, nearest, one_of, shown
 from vertebra.files import parse_yaml, read_yaml
 
 REQUIRED = dataclasses.MISSING
@@ -140,7 +141,7 @@ class ArgumentParser:
         dotted = f"{prefix}." if prefix else ""
         heading = title or _summary(config) or (f"options of --{prefix}" if prefix else "")
         group = self._help.add_argument_group(heading.rstrip(".")) if heading else self._help
-        hints, documentation = get_type_hints(config), field_docs(config)
+        hints, documentation = field_types(config), field_docs(config)
         inner = {name: nested for name, nested in options.groups(config).items() if name not in skip}
         for field in dataclasses.fields(config):
             if field.name in skip or field.name in inner:
@@ -364,16 +365,25 @@ def _configured(parser: ArgumentParser, config: Config) -> dict[str, Any]:
 
 def field_docs(config: type) -> dict[str, str]:
     """The texts under the fields of a dataclass, inherited fields included."""
-    texts = {}
+    texts: dict[str, str] = {}
     for owner in reversed(config.__mro__):
-        if not dataclasses.is_dataclass(owner):
+        if dataclasses.is_dataclass(owner):
+            texts |= _module_docs(sys.modules[owner.__module__]).get(owner.__name__, {})
+    return texts
+
+
+@cache
+def _module_docs(module: types.ModuleType) -> dict[str, dict[str, str]]:
+    """The texts under the fields of every class of a module."""
+    texts: dict[str, dict[str, str]] = {}
+    for definition in ast.parse(inspect.getsource(module)).body:
+        if not isinstance(definition, ast.ClassDef):
             continue
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-        assert isinstance(definition, ast.ClassDef)
+        of_class = texts[definition.name] = {}
         for field, text in pairwise(definition.body):
             match field, text:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                    texts[name] = " ".join(words.split())
+                    of_class[name] = " ".join(words.split())
     return texts
 
 

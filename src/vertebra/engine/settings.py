@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -84,6 +85,7 @@ class Data:
         return self.batch_size
 
 
+@cache
 def data_options(kind: kinds.Kind) -> type[Data]:
     """Data, with the further options of a kind that has any."""
     if kind.data is None:

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vertebra.attention.scores.product import Factors
@@ -65,9 +69,12 @@ def relative_index(size: Sequence[int]) -> Tensor:
 
     For a map of M x M, (dy + M - 1) * (2M - 1) + dx + M - 1, the offset being that of the first from the second.
     """
-    cells = torch.cartesian_prod(*(torch.arange(side) for side in size)).view(-1, len(size))  # row-major
-    index = torch.zeros((), dtype=torch.long)
-    for axis, side in enumerate(size):
-        place = cells[:, axis]
+    return torch.tensor(_relative_index(tuple(size)))
+
+
+@lru_cache(64)  # the blocks of a stage have the same
+def _relative_index(size: tuple[int, ...]) -> NDArray[np.int64]:
+    index: Any = 0
+    for place, side in zip(np.indices(size).reshape(len(size), -1), size, strict=True):
         index = index * (2 * side - 1) + place[:, None] - place + side - 1
-    return index.flatten()
+    return index.ravel()
