@@ -92,7 +92,7 @@ def field_types(config: type) -> Mapping[str, Any]:
 
 def check_choices(options: Any) -> None:
     """Raises if a field of a dataclass that is one of some words has another value."""
-    for name, kind in field_types(type(options)).items():
+    for name, kind in field_types(options.__class__).items():
         if get_origin(kind) is Literal:
             one_of(name, getattr(options, name), get_args(kind))
 
