@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vertebra.predict.sources import ImageSource
-from vertebra.serve.batching import Batcher
+from vertebra.serve.batching import Batcher, Cores
 
 
 class Recorder:
@@ -150,6 +150,40 @@ def test_no_image_stays_in_memory(make, recorder):
         time.sleep(0.002)
         gc.collect()
     assert reference() is None
+
+
+def test_streams_compute_at_the_same_time(make, recorder):
+    batcher = make(streams=2, max_batch=1)
+    recorder.free.clear()
+    futures = [batcher.submit(image(value)) for value in range(3)]
+    while len(recorder.batches) < 2:
+        time.sleep(0.001)
+    assert batcher.ready
+    assert batcher.waiting() == 1
+    recorder.free.set()
+    assert [future.result(60) for future in futures] == [0, 1, 2]
+    batcher.close()
+    assert not batcher.ready
+
+
+def test_streams_share_the_cores():
+    cores, shares, entered = Cores(4), [], threading.Barrier(3)
+
+    def compute():
+        with cores:
+            shares.append(torch.get_num_threads())
+            entered.wait(60)
+
+    threads = [threading.Thread(target=compute) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(shares) == [1, 2, 4]
+    before = torch.get_num_threads()
+    with cores:  # alone
+        assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
 
 
 def test_batches_change_no_prediction(models):

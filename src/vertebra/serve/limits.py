@@ -19,6 +19,8 @@ class Limits:
     """Most images per forward pass."""
     latency_ms: float = 5.0
     """Latency budget of a batch, in milliseconds: longest time that an image waits for others."""
+    streams: int = 0
+    """Most batches that are computed at a time; 0 is one per core of a CPU, up to 4, and one on a GPU."""
     max_body_mb: float = 32.0
     """Largest body of a request, in megabytes."""
     max_pixels: int = 50_000_000
@@ -33,6 +35,7 @@ class Limits:
     def __post_init__(self) -> None:
         in_range("max_batch", self.max_batch, 1, 4096)
         in_range("latency_ms", self.latency_ms, 0, 60_000)
+        in_range("streams", self.streams, 0, 256)
         in_range("max_body_mb", self.max_body_mb, 0.001, 4096)
         in_range("max_pixels", self.max_pixels, 1)
         in_range("max_in_flight", self.max_in_flight, 1, 100_000)

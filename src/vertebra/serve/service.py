@@ -39,6 +39,8 @@ COLOURS = 32
 """Least number of colours that the page is given: of one class, every object has its own."""
 DOWNLOADS = 8
 """URLs that are downloaded at a time."""
+MOST_STREAMS = 4
+"""Batches that are computed at a time, where nobody says how many."""
 MOST_EXPLAINED = 4
 """Explanations that are computed or wait for it, at a time."""
 WARM_UP = 64
@@ -92,6 +94,7 @@ class Service:
                 predictor,
                 max_batch=self.limits.max_batch,
                 latency=self.limits.latency_ms / 1000,
+                streams=self.limits.streams or _usual_streams(predictor),
                 observe=self.metrics.batches.labels(name).observe,
             )
             self.metrics.queue.labels(name).set_function(batcher.waiting)
@@ -233,6 +236,13 @@ class Service:
             yield
         finally:
             self.pixels -= pixels
+
+
+def _usual_streams(predictor: Predictor) -> int:
+    """The streams of a model: on a CPU one per core, for engines that run well in several threads."""
+    if predictor.device.type != "cpu" or predictor.engine not in ("eager", "folded", "onnx"):
+        return 1
+    return min(MOST_STREAMS, torch.get_num_threads())
 
 
 @contextmanager

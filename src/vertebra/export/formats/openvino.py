@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +65,13 @@ def open(path: Path) -> Opened:
                 "PERFORMANCE_HINT": "LATENCY",
             },
         )
-        request = compiled.create_infer_request()
-        return lambda inputs: [value.copy() for value in request.infer(list(inputs)).values()]
+        of_thread = threading.local()
+
+        def run(inputs: Sequence[Any]) -> list[Any]:
+            if not hasattr(of_thread, "request"):
+                of_thread.request = compiled.create_infer_request()
+            return [value.copy() for value in of_thread.request.infer(list(inputs)).values()]
+
+        return run
 
     return Opened(model.get_rt_info(KEY).astype(str) if model.has_rt_info(KEY) else None, compile)
