@@ -11,10 +11,14 @@ from torch.autograd.function import once_differentiable
 
 from vertebra.nn.norm import is_frozen
 from vertebra.ops.convolve import conv_of_resized
+from vertebra.ops.winograd import winograd_conv, winograd_weight
 
 LARGE = 1 << 20
 """Values in the map of an image, from which processors without AVX-512 compute some gradients faster on contiguous
 tensors."""
+WIDE, TILES = 128, 64
+"""Channels, and tiles of 4 x 4 cells, from which Winograd's products take less time than oneDNN's convolution on
+processors without AVX-512."""
 
 
 def _silu(x: Tensor) -> Tensor:
@@ -114,23 +118,35 @@ class ConvOfMaps(ConvNorm):
 
 
 class _ContiguousGradients(torch.autograd.Function):
-    """A 3x3 convolution whose gradients are computed on contiguous copies of channels-last tensors."""
+    """A 3x3 convolution whose gradients are computed on contiguous copies of channels-last tensors; of wide maps, the
+    output and its gradient by the input are computed by Winograd's algorithm."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biases = None if bias is None else [len(bias)]
+        ctx.wide = min(weight.shape[:2]) >= WIDE
+        if ctx.wide and len(x):
+            return winograd_conv(x, winograd_weight(weight), bias)
         return nn.functional.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tensors = [tensor.contiguous() for tensor in (gradient, *ctx.saved_tensors)]
+        x, weight = ctx.saved_tensors
+        of_input, *of_others = ctx.needs_input_grad
+        by_winograd = None
+        if ctx.wide and len(x) and of_input:
+            by_winograd = winograd_conv(gradient, winograd_weight(weight.flip(2, 3).transpose(0, 1)))
+        tensors = [tensor.contiguous() for tensor in (gradient, x, weight)]
         one, not_transposed = [1, 1], (False, [0, 0])  # stride, padding and dilation are 1
+        needed = [of_input and by_winograd is None, *of_others]
         of_x, *others = torch.ops.aten.convolution_backward(
-            *tensors, ctx.biases, one, one, one, *not_transposed, 1, ctx.needs_input_grad
+            *tensors, ctx.biases, one, one, one, *not_transposed, 1, needed
         )
-        return None if of_x is None else of_x.contiguous(memory_format=torch.channels_last), *others
+        if of_x is not None:
+            of_x = of_x.contiguous(memory_format=torch.channels_last)
+        return of_x if by_winograd is None else by_winograd, *others
 
 
 def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -142,16 +158,36 @@ def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
     if (
         not torch.is_grad_enabled()
         or torch.compiler.is_compiling()
-        or (conv.kernel_size, conv.stride, conv.padding, conv.dilation) != ((3, 3), (1, 1), (1, 1), (1, 1))
-        or conv.groups > 1
+        or not is_plain_3x3(conv)
         or x.shape[1:].numel() < LARGE
-        or x.device.type != "cpu"
         or not x.is_contiguous(memory_format=torch.channels_last)
-        or torch.is_autocast_enabled("cpu")
-        or torch.backends.cpu.get_cpu_capability() != "AVX2"
+        or not _on_avx2(x)
     ):
         return conv(x)
     return _ContiguousGradients.apply(x, conv.weight, conv.bias)
+
+
+def is_plain_3x3(conv: nn.Conv2d) -> bool:
+    """Whether it is a 3x3 convolution of stride 1, padded with one zero on each side."""
+    shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
+    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
+
+
+def winograd_pays(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether Winograd's algorithm computes `conv(x)` faster than oneDNN does."""
+    tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
+    wide = min(conv.in_channels, conv.out_channels) >= WIDE
+    return wide and tiles >= TILES and is_plain_3x3(conv) and _on_avx2(x)
+
+
+def _on_avx2(x: Tensor) -> bool:
+    """Whether a processor with AVX2 at best computes with it in float32."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    )
 
 
 def _norm(norm: nn.Module, y: Tensor) -> Tensor:

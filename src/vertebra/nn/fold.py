@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, Deconv, SameConv2d
+from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, Deconv, SameConv2d, is_plain_3x3, winograd_pays
 from vertebra.nn.deform import DeformConv2d
 from vertebra.nn.mlp import LinearGelu
 from vertebra.nn.norm import is_frozen
+from vertebra.ops.winograd import winograd_conv, winograd_weight
 
 Packed = tuple[torch.dtype, Tensor, Tensor | None]
 """Weights in oneDNN's own layout, and the bias, both of this type."""
@@ -33,6 +34,7 @@ class FoldedConv(nn.Module):
         self.activation, self.keeps_residual = source.activation, source.keeps_residual
         self.conv = _folded(source)
         self._packed: Packed | None = None  # made on the first call on a CPU
+        self._transformed: Tensor | None = None  # weights for Winograd's algorithm, likewise
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         plain = not isinstance(self.conv, DeformConv2d)
@@ -43,8 +45,18 @@ class FoldedConv(nn.Module):
             y += residual
         return ACTIVATIONS[self.activation](y)
 
+    def _winograd(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        if self._transformed is None:
+            self._transformed = winograd_weight(self.conv.weight)
+        y = winograd_conv(x, self._transformed, self.conv.bias)
+        if residual is not None:
+            y += residual
+        return ACTIVATIONS[self.activation](y)
+
     def _onednn(self, x: Tensor, residual: Tensor | None) -> Tensor:
         conv, ops = self.conv, torch.ops.mkldnn
+        if winograd_pays(conv, x):
+            return self._winograd(x, residual)
         if isinstance(conv, SameConv2d):
             x = conv.pad(x)
         geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
@@ -63,9 +75,17 @@ class FoldedConv(nn.Module):
         return y if after else ACTIVATIONS[self.activation](y)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedConv:
-        self._packed = None  # a move or cast makes the packed copy stale
+        self._packed = self._transformed = None  # a move or cast makes the copies stale
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _plain(conv: nn.Conv2d) -> ConvNorm:
+    """A convolution as a ConvNorm without norm and activation."""
+    with torch.device("meta"):
+        layer = ConvNorm(conv.in_channels, conv.out_channels, 3, activation="none", norm=False)
+    layer.conv = conv
+    return layer
 
 
 def _folded(source: ConvNorm | Deconv) -> Any:
@@ -135,6 +155,8 @@ def fold(model: nn.Module) -> nn.Module:
                 child.conv, child.norm = _folded(child), nn.Identity()
             elif isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))
+            elif type(child) is nn.Conv2d and is_plain_3x3(child):
+                setattr(module, name, FoldedConv(_plain(child)))
             # Other subclasses may compute something else.
             elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, LinearGelu):
                 setattr(module, name, FoldedLinear(child))

@@ -1,0 +1,94 @@
+"""Winograd's algorithm: the numbers of a direct convolution, at every size."""
+
+import pytest
+import torch
+from torch.nn.functional import conv2d
+
+from vertebra.nn import conv as layers
+from vertebra.nn.conv import ConvNorm
+from vertebra.nn.fold import FoldedConv, fold
+from vertebra.ops import winograd
+from vertebra.ops.winograd import winograd_conv, winograd_weight
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (9, 8), (17, 23)])
+@pytest.mark.parametrize("band", [1, 1 << 21])
+def test_it_is_the_convolution(size, band, monkeypatch):
+    monkeypatch.setattr(winograd, "BAND", band)
+    x = torch.randn(2, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.randn(7, 5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    bias = torch.arange(7, dtype=torch.float64)
+    for x in (x, x.contiguous(memory_format=torch.channels_last)):
+        for added in (bias, None):
+            y = winograd_conv(x, winograd_weight(weight), added)
+            assert y.is_contiguous(memory_format=torch.channels_last)
+            assert torch.allclose(y, conv2d(x, weight, added, padding=1), rtol=0, atol=1e-12)
+    assert winograd_conv(x[:0], winograd_weight(weight)).shape == (0, 7, *size)
+
+
+def test_it_is_as_precise_as_a_direct_convolution():
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(1, 256, 32, 32, generator=generator), torch.randn(32, 256, 3, 3, generator=generator) / 48
+    exact = conv2d(x.double(), weight.double(), padding=1)
+    assert float((winograd_conv(x, winograd_weight(weight)) - exact).abs().max()) < 2e-5  # of values up to 5
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu", "none"])
+@pytest.mark.parametrize("keeps_residual", [True, False])
+def test_a_folded_layer(activation, keeps_residual, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(layers, "WIDE", 4)
+    torch.manual_seed(0)
+    layer = ConvNorm(6, 6, 3, activation=activation).eval()
+    layer.norm.running_var.uniform_(0.5, 2)
+    layer.norm.running_mean.normal_()
+    layer.keeps_residual = keeps_residual
+    folded = FoldedConv(layer)
+    x, residual = torch.randn(2, 6, 30, 32), torch.randn(2, 6, 30, 32)
+    with torch.inference_mode():
+        assert torch.allclose(folded(x), layer(x), atol=2e-5)
+        kept = residual.clone()
+        assert torch.allclose(folded(x, residual.clone()), layer(x, residual), atol=2e-5)
+        if keeps_residual:
+            folded(x, residual)
+            assert torch.equal(residual, kept)
+        assert folded._transformed is not None
+        small = x[..., :8, :8]  # too few tiles: oneDNN computes it
+        assert folded._packed is None
+        assert torch.allclose(folded(small), layer(small), atol=2e-5)
+        assert folded._packed is not None
+    assert folded.float()._transformed is None
+
+
+def test_a_plain_convolution_is_folded(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(layers, "WIDE", 4)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 5, 3, padding=1), torch.nn.Conv2d(5, 4, 3, 2, 1)).eval()
+    x = torch.randn(1, 4, 32, 32)
+    with torch.inference_mode():
+        expected = model(x)
+        fold(model)
+        assert isinstance(model[0], FoldedConv)
+        assert type(model[1]) is torch.nn.Conv2d
+        assert torch.allclose(model(x), expected, atol=1e-5)
+        assert model[0]._transformed is not None
+
+
+def test_gradients_of_a_wide_layer(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(layers, "WIDE", 4)
+    monkeypatch.setattr(layers, "LARGE", 0)
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(4, 6, 3, padding=1)
+    x = torch.randn(2, 4, 9, 10).contiguous(memory_format=torch.channels_last).requires_grad_()
+    inputs = (x, layer.weight, layer.bias)
+    target = torch.randn(2, 6, 9, 10)
+    y = layers._convolved(layer, x)
+    assert "ContiguousGradients" in str(y.grad_fn)
+    ours = torch.autograd.grad((y * target).sum(), inputs)
+    theirs = torch.autograd.grad((layer(x) * target).sum(), inputs)
+    assert torch.allclose(y, layer(x), atol=1e-5)
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+    assert layers._convolved(layer, x[:0]).shape == (0, 6, 9, 10)
