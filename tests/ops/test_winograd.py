@@ -18,9 +18,9 @@ def test_it_is_the_convolution(size, band, monkeypatch):
     x = torch.randn(2, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight = torch.randn(7, 5, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     bias = torch.arange(7, dtype=torch.float64)
-    for x in (x, x.contiguous(memory_format=torch.channels_last)):
+    for order in (torch.contiguous_format, torch.channels_last):
         for added in (bias, None):
-            y = winograd_conv(x, winograd_weight(weight), added)
+            y = winograd_conv(x.contiguous(memory_format=order), winograd_weight(weight), added)
             assert y.is_contiguous(memory_format=torch.channels_last)
             assert torch.allclose(y, conv2d(x, weight, added, padding=1), rtol=0, atol=1e-12)
     assert winograd_conv(x[:0], winograd_weight(weight)).shape == (0, 7, *size)
@@ -53,7 +53,7 @@ def test_a_folded_layer(activation, keeps_residual, monkeypatch):
             folded(x, residual)
             assert torch.equal(residual, kept)
         assert folded._transformed is not None
-        small = x[..., :8, :8]  # too few tiles: oneDNN computes it
+        small = x[..., :4, :4]  # too few tiles: oneDNN computes it
         assert folded._packed is None
         assert torch.allclose(folded(small), layer(small), atol=2e-5)
         assert folded._packed is not None

@@ -16,7 +16,7 @@ from vertebra.ops.winograd import winograd_conv, winograd_weight
 LARGE = 1 << 20
 """Values in the map of an image, from which processors without AVX-512 compute some gradients faster on contiguous
 tensors."""
-WIDE, TILES = 128, 64
+WIDE, TILES = 128, 32
 """Channels, and tiles of 4 x 4 cells, from which Winograd's products take less time than oneDNN's convolution on
 processors without AVX-512."""
 
