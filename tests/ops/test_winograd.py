@@ -75,20 +75,22 @@ def test_a_plain_convolution_is_folded(monkeypatch):
         assert model[0]._transformed is not None
 
 
-def test_gradients_of_a_wide_layer(monkeypatch):
+@pytest.mark.parametrize("size", [(8, 8), (9, 10)])
+def test_gradients_of_a_wide_layer(monkeypatch, size):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(layers, "WIDE", 4)
     monkeypatch.setattr(layers, "LARGE", 0)
     torch.manual_seed(0)
-    layer = torch.nn.Conv2d(4, 6, 3, padding=1)
-    x = torch.randn(2, 4, 9, 10).contiguous(memory_format=torch.channels_last).requires_grad_()
-    inputs = (x, layer.weight, layer.bias)
-    target = torch.randn(2, 6, 9, 10)
-    y = layers._convolved(layer, x)
-    assert "ContiguousGradients" in str(y.grad_fn)
-    ours = torch.autograd.grad((y * target).sum(), inputs)
-    theirs = torch.autograd.grad((layer(x) * target).sum(), inputs)
-    assert torch.allclose(y, layer(x), atol=1e-5)
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.allclose(a, b, atol=1e-4)
-    assert layers._convolved(layer, x[:0]).shape == (0, 6, 9, 10)
+    layer = ConvNorm(4, 6, 3, norm=False)
+    x = torch.randn(2, 4, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
+    inputs = (x, layer.conv.weight, layer.conv.bias)
+    weights = torch.randn(2, 6, *size)
+    expected = layer.conv(x).relu()
+    gradients = torch.autograd.grad((expected * weights).sum(), inputs)
+    y = layer(x)
+    assert "ReluBackward" in str(y.grad_fn)
+    assert "ContiguousGradients" in str(y.grad_fn.next_functions)
+    assert torch.allclose(y, expected, atol=1e-5)
+    for ours, theirs in zip(torch.autograd.grad((y * weights).sum(), inputs), gradients, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+    assert layer(x[:0]).shape == (0, 6, *size)

@@ -53,7 +53,9 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     padded = pad(x.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns + 1 - width, 1, 4 * rows + 1 - height))
     tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4)  # [B, rows, columns, C, 6, 6], a view
     of_inputs, of_outputs = _INPUT.to(x.dtype), _OUTPUT.to(x.dtype)
-    y = x.new_empty(batch, rows, 4, columns, 4, outputs)
+    shape = (batch, outputs, 4 * rows, 4 * columns)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    cells = y.permute(0, 2, 3, 1).view(batch, rows, 4, columns, 4, outputs)
     in_band = max(1, BAND // (36 * columns * max(channels, outputs)))  # rows of tiles
     images = max(1, in_band // rows)
     for i in range(0, batch, images):
@@ -64,7 +66,7 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
             d = (of_inputs @ d.view(6, 6, -1)).view(36, -1, channels)  # rows
             products = torch.bmm(d, weight).view(6, -1)
             z = (of_outputs @ (of_outputs @ products).view(4, 6, -1)).view(4, 4, n, h, columns, outputs)
-            y[i : i + images, j : j + in_band] = z.permute(2, 3, 0, 4, 1, 5)
-    if bias is not None:
-        y += bias
-    return y.view(batch, 4 * rows, 4 * columns, outputs)[:, :height, :width].contiguous().permute(0, 3, 1, 2)
+            cells[i : i + images, j : j + in_band] = z.permute(2, 3, 0, 4, 1, 5)
+    if (height, width) != (4 * rows, 4 * columns):
+        y = y[:, :, :height, :width].clone(memory_format=torch.channels_last)
+    return y if bias is None else y.add_(bias[:, None, None])
