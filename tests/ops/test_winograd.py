@@ -80,6 +80,9 @@ def test_gradients_of_a_wide_layer(monkeypatch, size):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(layers, "WIDE", 4)
     monkeypatch.setattr(layers, "LARGE", 0)
+    monkeypatch.setattr(layers, "TILES", 1)
+    used = []
+    monkeypatch.setattr(layers, "winograd_conv", lambda *given: (used.append(given), winograd_conv(*given))[1])
     torch.manual_seed(0)
     layer = ConvNorm(4, 6, 3, norm=False)
     x = torch.randn(2, 4, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -93,4 +96,5 @@ def test_gradients_of_a_wide_layer(monkeypatch, size):
     assert torch.allclose(y, expected, atol=1e-5)
     for ours, theirs in zip(torch.autograd.grad((y * weights).sum(), inputs), gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
+    assert len(used) == 2  # the output, and the gradient by the input
     assert layer(x[:0]).shape == (0, 6, *size)

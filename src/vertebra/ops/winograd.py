@@ -35,8 +35,8 @@ BAND = 1 << 21
 
 def winograd_weight(weight: Tensor) -> Tensor:
     """The kernels [O, C, 3, 3] as `winograd_conv` takes them: [36, C, O]."""
-    transformed = torch.einsum("ij,ocjk,lk->ilco", _KERNEL, weight.double(), _KERNEL)
-    return transformed.flatten(0, 1).to(weight.dtype)
+    both = torch.kron(_KERNEL, _KERNEL).to(weight.dtype)  # along rows and columns
+    return (both @ weight.reshape(-1, 9).T).view(36, *weight.shape[:2]).transpose(1, 2)
 
 
 def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
