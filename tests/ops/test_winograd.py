@@ -7,6 +7,7 @@ from torch.nn.functional import conv2d
 from vertebra.nn import conv as layers
 from vertebra.nn.conv import ConvNorm
 from vertebra.nn.fold import FoldedConv, fold
+from vertebra.nn.norm import replace_norm
 from vertebra.ops import winograd
 from vertebra.ops.winograd import winograd_conv, winograd_weight
 
@@ -64,13 +65,14 @@ def test_a_plain_convolution_is_folded(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(layers, "WIDE", 4)
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(4, 5, 3, padding=1), torch.nn.Conv2d(5, 4, 3, 2, 1)).eval()
+    normed = replace_norm(ConvNorm(4, 4, 3), "group")  # which cannot be folded
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 5, 3, padding=1), torch.nn.Conv2d(5, 4, 3, 2, 1), normed).eval()
     x = torch.randn(1, 4, 32, 32)
     with torch.inference_mode():
         expected = model(x)
         fold(model)
         assert isinstance(model[0], FoldedConv)
-        assert type(model[1]) is torch.nn.Conv2d
+        assert type(model[1]) is type(model[2].conv) is torch.nn.Conv2d
         assert torch.allclose(model(x), expected, atol=1e-5)
         assert model[0]._transformed is not None
 

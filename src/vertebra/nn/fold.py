@@ -155,7 +155,7 @@ def fold(model: nn.Module) -> nn.Module:
                 child.conv, child.norm = _folded(child), nn.Identity()
             elif isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))
-            elif type(child) is nn.Conv2d and is_plain_3x3(child):
+            elif type(child) is nn.Conv2d and is_plain_3x3(child) and not isinstance(module, ConvNorm | FoldedConv):
                 setattr(module, name, FoldedConv(_plain(child)))
             # Other subclasses may compute something else.
             elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, LinearGelu):
