@@ -125,7 +125,9 @@ class _ContiguousGradients(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biases = None if bias is None else [len(bias)]
-        ctx.wide = _many_products(x, *weight.shape[:2], 8 * TILES)  # as the weights are transformed each time
+        ctx.wide = _many_products(
+            x, weight.shape[1], weight.shape[0], 8 * TILES
+        )  # as the weights are transformed each time
         if ctx.wide:
             return winograd_conv(x, winograd_weight(weight), bias)
         return nn.functional.conv2d(x, weight, bias, padding=1)
