@@ -53,28 +53,31 @@ def test_a_folded_layer(activation, keeps_residual, monkeypatch):
         if keeps_residual:
             folded(x, residual)
             assert torch.equal(residual, kept)
-        assert folded._transformed is not None
+        assert folded.conv._transformed is not None
         small = x[..., :4, :4]  # too few tiles: oneDNN computes it
         assert folded._packed is None
         assert torch.allclose(folded(small), layer(small), atol=2e-5)
         assert folded._packed is not None
-    assert folded.float()._transformed is None
+    assert folded.float().conv._transformed is None
 
 
-def test_a_plain_convolution_is_folded(monkeypatch):
+def test_wide_convolutions_of_every_layer_are_replaced(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setattr(layers, "WIDE", 4)
     torch.manual_seed(0)
     normed = replace_norm(ConvNorm(4, 4, 3), "group")  # which cannot be folded
-    model = torch.nn.Sequential(torch.nn.Conv2d(4, 5, 3, padding=1), torch.nn.Conv2d(5, 4, 3, 2, 1), normed).eval()
-    x = torch.randn(1, 4, 32, 32)
+    plain = torch.nn.Conv2d(4, 5, 3, padding=1)
+    model = torch.nn.Sequential(plain, torch.nn.Conv2d(5, 4, 3, 2, 1), normed).eval()
+    x = torch.randn(1, 4, 64, 64)
     with torch.inference_mode():
         expected = model(x)
         fold(model)
-        assert isinstance(model[0], FoldedConv)
-        assert type(model[1]) is type(model[2].conv) is torch.nn.Conv2d
         assert torch.allclose(model(x), expected, atol=1e-5)
-        assert model[0]._transformed is not None
+    assert model[0]._transformed is not None
+    assert model[2].conv._transformed is not None
+    assert type(model[1]) is torch.nn.Conv2d
+    assert model[0].weight is plain.weight
+    assert torch.allclose(model(x), expected, atol=1e-5)  # where gradients are recorded
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 10)])

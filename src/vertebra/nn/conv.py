@@ -125,9 +125,8 @@ class _ContiguousGradients(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biases = None if bias is None else [len(bias)]
-        ctx.wide = _many_products(
-            x, weight.shape[1], weight.shape[0], 8 * TILES
-        )  # as the weights are transformed each time
+        wide = min(weight.shape[:2]) >= WIDE
+        ctx.wide = wide and _tiles(x) >= 8 * TILES  # more than for inference, as weights are transformed each time
         if ctx.wide:
             return winograd_conv(x, winograd_weight(weight), bias)
         return nn.functional.conv2d(x, weight, bias, padding=1)
@@ -177,14 +176,17 @@ def is_plain_3x3(conv: nn.Conv2d) -> bool:
 
 def winograd_pays(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether Winograd's algorithm computes `conv(x)` faster than oneDNN does."""
-    return _many_products(x, conv.in_channels, conv.out_channels, TILES) and is_plain_3x3(conv) and _on_avx2(x)
+    return is_wide(conv) and _tiles(x) >= TILES and _on_avx2(x)
 
 
-def _many_products(x: Tensor, inputs: int, outputs: int, least: int) -> bool:
-    """Whether a convolution has so many that Winograd's transforms are a small part of the work: WIDE channels, and
-    `least` tiles."""
-    tiles = x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
-    return min(inputs, outputs) >= WIDE and tiles >= least
+def is_wide(conv: nn.Conv2d) -> bool:
+    """Whether it is a plain 3x3 convolution of so many channels that Winograd's transforms are a small part of it."""
+    return is_plain_3x3(conv) and min(conv.in_channels, conv.out_channels) >= WIDE
+
+
+def _tiles(x: Tensor) -> int:
+    """Tiles of 4 x 4 cells."""
+    return x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
 
 
 def _on_avx2(x: Tensor) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, Deconv, SameConv2d, is_plain_3x3, winograd_pays
+from vertebra.nn.conv import ACTIVATIONS, ConvNorm, ConvOfMaps, Deconv, SameConv2d, is_wide, winograd_pays
 from vertebra.nn.deform import DeformConv2d
 from vertebra.nn.mlp import LinearGelu
 from vertebra.nn.norm import is_frozen
@@ -34,10 +34,9 @@ class FoldedConv(nn.Module):
         self.activation, self.keeps_residual = source.activation, source.keeps_residual
         self.conv = _folded(source)
         self._packed: Packed | None = None  # made on the first call on a CPU
-        self._transformed: Tensor | None = None  # weights for Winograd's algorithm, likewise
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        plain = not isinstance(self.conv, DeformConv2d)
+        plain = not (isinstance(self.conv, DeformConv2d) or (isinstance(self.conv, WideConv2d) and self.conv.pays(x)))
         if plain and not torch.compiler.is_compiling() and (kind := _onednn_type(x)):
             return self._onednn(x.to(kind), None if residual is None else residual.to(kind))
         y = self.conv(x)
@@ -45,18 +44,8 @@ class FoldedConv(nn.Module):
             y += residual
         return ACTIVATIONS[self.activation](y)
 
-    def _winograd(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        if self._transformed is None:
-            self._transformed = winograd_weight(self.conv.weight)
-        y = winograd_conv(x, self._transformed, self.conv.bias)
-        if residual is not None:
-            y += residual
-        return ACTIVATIONS[self.activation](y)
-
     def _onednn(self, x: Tensor, residual: Tensor | None) -> Tensor:
         conv, ops = self.conv, torch.ops.mkldnn
-        if winograd_pays(conv, x):
-            return self._winograd(x, residual)
         if isinstance(conv, SameConv2d):
             x = conv.pad(x)
         geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
@@ -75,17 +64,36 @@ class FoldedConv(nn.Module):
         return y if after else ACTIVATIONS[self.activation](y)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldedConv:
-        self._packed = self._transformed = None  # a move or cast makes the copies stale
+        self._packed = None  # a move or cast makes the packed copy stale
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
 
-def _plain(conv: nn.Conv2d) -> ConvNorm:
-    """A convolution as a ConvNorm without norm and activation."""
-    with torch.device("meta"):
-        layer = ConvNorm(conv.in_channels, conv.out_channels, 3, activation="none", norm=False)
-    layer.conv = conv
-    return layer
+class WideConv2d(nn.Conv2d):
+    """A plain 3x3 convolution for inference: by Winograd's algorithm where that takes less time."""
+
+    def __init__(self, source: nn.Conv2d) -> None:
+        shape = (source.in_channels, source.out_channels, 3, 1, 1)
+        super().__init__(*shape, bias=source.bias is not None, device="meta")
+        self.weight, self.bias = source.weight, source.bias
+        self.requires_grad_(False)
+        self._transformed: Tensor | None = None  # made on the first call
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.pays(x):
+            return super().forward(x)
+        if self._transformed is None:
+            self._transformed = winograd_weight(self.weight)
+        return winograd_conv(x, self._transformed, self.bias)
+
+    def pays(self, x: Tensor) -> bool:
+        """Whether Winograd's algorithm takes less time."""
+        return not torch.compiler.is_compiling() and not torch.is_grad_enabled() and winograd_pays(self, x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WideConv2d:
+        self._transformed = None  # a move or cast makes it stale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _folded(source: ConvNorm | Deconv) -> Any:
@@ -94,7 +102,8 @@ def _folded(source: ConvNorm | Deconv) -> Any:
     if isinstance(norm := source.norm, _BatchNorm) or is_frozen(norm):  # the synchronous one too
         fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, conv.transposed)
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *fused)
-    return conv.requires_grad_(False)
+    conv.requires_grad_(False)
+    return WideConv2d(conv) if type(conv) is nn.Conv2d and is_wide(conv) else conv
 
 
 class FoldedLinear(nn.Linear):
@@ -155,8 +164,8 @@ def fold(model: nn.Module) -> nn.Module:
                 child.conv, child.norm = _folded(child), nn.Identity()
             elif isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))
-            elif type(child) is nn.Conv2d and is_plain_3x3(child) and not isinstance(module, ConvNorm | FoldedConv):
-                setattr(module, name, FoldedConv(_plain(child)))
+            elif type(child) is nn.Conv2d and is_wide(child):
+                setattr(module, name, WideConv2d(child))
             # Other subclasses may compute something else.
             elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, LinearGelu):
                 setattr(module, name, FoldedLinear(child))
