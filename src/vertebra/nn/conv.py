@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -174,14 +174,17 @@ def is_plain_3x3(conv: nn.Conv2d) -> bool:
     return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
-def winograd_pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether Winograd's algorithm computes `conv(x)` faster than oneDNN does."""
-    return is_wide(conv) and _tiles(x) >= TILES and _on_avx2(x)
+def is_wide(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a layer is a 3x3 convolution with WIDE input and output channels, and no subclass, which may compute
+    something else."""
+    if type(layer) is not nn.Conv2d:
+        return False
+    return is_plain_3x3(layer) and min(layer.in_channels, layer.out_channels) >= WIDE
 
 
-def is_wide(conv: nn.Conv2d) -> bool:
-    """Whether it is a plain 3x3 convolution of so many channels that Winograd's transforms are a small part of it."""
-    return is_plain_3x3(conv) and min(conv.in_channels, conv.out_channels) >= WIDE
+def winograd_pays(x: Tensor) -> bool:
+    """Whether Winograd's algorithm computes the convolution of `x` by a wide layer faster than oneDNN does."""
+    return _tiles(x) >= TILES and _on_avx2(x)
 
 
 def _tiles(x: Tensor) -> int:

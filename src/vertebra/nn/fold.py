@@ -88,7 +88,7 @@ class WideConv2d(nn.Conv2d):
 
     def pays(self, x: Tensor) -> bool:
         """Whether Winograd's algorithm takes less time."""
-        return not torch.compiler.is_compiling() and not torch.is_grad_enabled() and winograd_pays(self, x)
+        return not torch.compiler.is_compiling() and not torch.is_grad_enabled() and winograd_pays(x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WideConv2d:
         self._transformed = None  # a move or cast makes it stale
@@ -103,7 +103,7 @@ def _folded(source: ConvNorm | Deconv) -> Any:
         fused: Any = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias, conv.transposed)
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *fused)
     conv.requires_grad_(False)
-    return WideConv2d(conv) if type(conv) is nn.Conv2d and is_wide(conv) else conv
+    return WideConv2d(conv) if is_wide(conv) else conv
 
 
 class FoldedLinear(nn.Linear):
@@ -164,7 +164,7 @@ def fold(model: nn.Module) -> nn.Module:
                 child.conv, child.norm = _folded(child), nn.Identity()
             elif isinstance(child, ConvNorm) and not isinstance(child.norm, nn.GroupNorm):
                 setattr(module, name, FoldedConv(child))
-            elif type(child) is nn.Conv2d and is_wide(child):
+            elif is_wide(child):
                 setattr(module, name, WideConv2d(child))
             # Other subclasses may compute something else.
             elif isinstance(child, nn.Linear) and type(child) in (nn.Linear, LinearGelu):
