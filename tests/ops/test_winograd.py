@@ -9,7 +9,7 @@ from vertebra.nn.conv import ConvNorm
 from vertebra.nn.fold import FoldedConv, fold
 from vertebra.nn.norm import replace_norm
 from vertebra.ops import winograd
-from vertebra.ops.winograd import winograd_conv, winograd_weight
+from vertebra.ops.winograd import winograd_conv, winograd_weight, winograd_weight_gradient
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (9, 8), (17, 23)])
@@ -27,11 +27,28 @@ def test_it_is_the_convolution(size, band, monkeypatch):
     assert winograd_conv(x[:0], winograd_weight(weight)).shape == (0, 7, *size)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 4), (9, 8), (17, 23)])
+@pytest.mark.parametrize("band", [1, 1 << 21])
+def test_its_gradient_by_the_weight(size, band, monkeypatch):
+    monkeypatch.setattr(winograd, "BAND", band)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, *size, dtype=torch.float64, generator=generator)
+    gradient = torch.randn(3, 7, *size, dtype=torch.float64, generator=generator)
+    expected = torch.nn.grad.conv2d_weight(x, (7, 5, 3, 3), gradient, padding=1)
+    for order in (torch.contiguous_format, torch.channels_last):
+        ours = winograd_weight_gradient(*(t.contiguous(memory_format=order) for t in (x, gradient)))
+        assert torch.allclose(ours, expected, rtol=0, atol=1e-11)
+    assert torch.equal(winograd_weight_gradient(x[:0], gradient[:0]), torch.zeros(7, 5, 3, 3, dtype=torch.float64))
+
+
 def test_it_is_as_precise_as_a_direct_convolution():
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(1, 256, 32, 32, generator=generator), torch.randn(32, 256, 3, 3, generator=generator) / 48
     exact = conv2d(x.double(), weight.double(), padding=1)
     assert float((winograd_conv(x, winograd_weight(weight)) - exact).abs().max()) < 2e-5  # of values up to 5
+    gradient = torch.randn(1, 32, 32, 32, generator=generator)
+    exact = torch.nn.grad.conv2d_weight(x.double(), weight.shape, gradient.double(), padding=1)
+    assert float((winograd_weight_gradient(x, gradient) - exact).abs().max()) < 3e-4  # of values up to 140
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu", "none"])
@@ -87,7 +104,10 @@ def test_gradients_of_a_wide_layer(monkeypatch, size):
     monkeypatch.setattr(layers, "LARGE", 0)
     monkeypatch.setattr(layers, "TILES", 1)
     used = []
-    monkeypatch.setattr(layers, "winograd_conv", lambda *given: (used.append(given), winograd_conv(*given))[1])
+    for function in (winograd_conv, winograd_weight_gradient):
+        monkeypatch.setattr(
+            layers, function.__name__, lambda *given, function=function: (used.append(function), function(*given))[1]
+        )
     torch.manual_seed(0)
     layer = ConvNorm(4, 6, 3, norm=False)
     x = torch.randn(2, 4, *size).contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -101,5 +121,5 @@ def test_gradients_of_a_wide_layer(monkeypatch, size):
     assert torch.allclose(y, expected, atol=1e-5)
     for ours, theirs in zip(torch.autograd.grad((y * weights).sum(), inputs), gradients, strict=True):
         assert torch.allclose(ours, theirs, atol=1e-4)
-    assert len(used) == 2  # the output, and the gradient by the input
+    assert used == [winograd_conv, winograd_conv, winograd_weight_gradient]  # output and gradient by the input first
     assert layer(x[:0]).shape == (0, 6, *size)

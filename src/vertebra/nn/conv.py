@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from vertebra.nn.norm import is_frozen
 from vertebra.ops.convolve import conv_of_resized
-from vertebra.ops.winograd import winograd_conv, winograd_weight
+from vertebra.ops.winograd import winograd_conv, winograd_weight, winograd_weight_gradient
 
 LARGE = 1 << 17
 """Values in the map of an image, from which processors without AVX-512 compute some gradients faster on contiguous
@@ -51,6 +51,17 @@ class SameConv2d(nn.Conv2d):
         return nn.functional.pad(x, sides)
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution with bias, without a norm, whose gradients are computed as a ConvNorm's: [B, C, H, W] ->
+    [B, C', H, W]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _convolved(super().forward, self, x)
+
+
 class ConvNorm(nn.Module):
     """activation(norm(conv(x)) + residual): [B, C, H, W] -> [B, C', H / stride, W / stride]."""
 
@@ -84,7 +95,7 @@ class ConvNorm(nn.Module):
             nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = _norm(self.norm, _convolved(self.conv, x))
+        y = _norm(self.norm, _convolved(self.conv, self.conv, x))
         if residual is not None:
             y += residual
         return ACTIVATIONS[self.activation](y)
@@ -119,14 +130,13 @@ class ConvOfMaps(ConvNorm):
 
 class _ContiguousGradients(torch.autograd.Function):
     """A 3x3 convolution whose gradients are computed on contiguous copies of channels-last tensors; of wide maps, the
-    output and its gradient by the input are computed by Winograd's algorithm."""
+    output and the gradients are computed by Winograd's algorithm."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.biases = None if bias is None else [len(bias)]
-        wide = min(weight.shape[:2]) >= WIDE
-        ctx.wide = wide and _tiles(x) >= 8 * TILES  # more than for inference, as weights are transformed each time
+        ctx.wide = _trains_by_winograd(x, weight)
         if ctx.wide:
             return winograd_conv(x, winograd_weight(weight), bias)
         return nn.functional.conv2d(x, weight, bias, padding=1)
@@ -135,23 +145,25 @@ class _ContiguousGradients(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_input, *of_others = ctx.needs_input_grad
-        by_winograd = None
-        if ctx.wide and of_input:
-            by_winograd = winograd_conv(gradient, winograd_weight(weight.flip(2, 3).transpose(0, 1)))
+        needed = ctx.needs_input_grad
+        if ctx.wide:
+            return (
+                winograd_conv(gradient, winograd_weight(weight.flip(2, 3).transpose(0, 1))) if needed[0] else None,
+                winograd_weight_gradient(x, gradient) if needed[1] else None,
+                gradient.sum((0, 2, 3)) if needed[2] else None,
+            )
         tensors = [tensor.contiguous() for tensor in (gradient, x, weight)]
         one, not_transposed = [1, 1], (False, [0, 0])  # stride, padding and dilation are 1
-        needed = [of_input and by_winograd is None, *of_others]
         of_x, *others = torch.ops.aten.convolution_backward(
             *tensors, ctx.biases, one, one, one, *not_transposed, 1, needed
         )
         if of_x is not None:
             of_x = of_x.contiguous(memory_format=torch.channels_last)
-        return of_x if by_winograd is None else by_winograd, *others
+        return of_x, *others
 
 
-def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)`, with gradients in the memory order in which they are computed fastest.
+def _convolved(plain: Callable[[Tensor], Tensor], conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """`conv(x)`, which is `plain(x)`, with gradients in the memory order in which they are computed fastest.
 
     Without AVX-512, those of a 3x3 convolution of a large map take oneDNN up to 2.4 times as long channels-last (256
     channels of 128 x 128 cells: 2.4 s instead of 1.0 s; 64 channels of 100 x 136: 1.8 times).
@@ -160,11 +172,11 @@ def _convolved(conv: nn.Conv2d, x: Tensor) -> Tensor:
         not torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or not is_plain_3x3(conv)
-        or x.shape[1:].numel() < LARGE
+        or not (x.shape[1:].numel() >= LARGE or _trains_by_winograd(x, conv.weight))
         or not x.is_contiguous(memory_format=torch.channels_last)
         or not _on_avx2(x)
     ):
-        return conv(x)
+        return plain(x)
     return _ContiguousGradients.apply(x, conv.weight, conv.bias)
 
 
@@ -175,9 +187,9 @@ def is_plain_3x3(conv: nn.Conv2d) -> bool:
 
 
 def is_wide(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether a layer is a 3x3 convolution with WIDE input and output channels, and no subclass, which may compute
-    something else."""
-    if type(layer) is not nn.Conv2d:
+    """Whether a layer is a 3x3 convolution with WIDE input and output channels, and no other subclass, which may
+    compute something else."""
+    if not (type(layer) is nn.Conv2d or type(layer) is Conv3x3):
         return False
     return is_plain_3x3(layer) and min(layer.in_channels, layer.out_channels) >= WIDE
 
@@ -185,6 +197,12 @@ def is_wide(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 def winograd_pays(x: Tensor) -> bool:
     """Whether Winograd's algorithm computes the convolution of `x` by a wide layer faster than oneDNN does."""
     return _tiles(x) >= TILES and _on_avx2(x)
+
+
+def _trains_by_winograd(x: Tensor, weight: Tensor) -> bool:
+    """Whether a training step by Winograd's algorithm is faster: from more tiles on than inference, as weights are
+    transformed each time."""
+    return min(weight.shape[:2]) >= WIDE and _tiles(x) >= 4 * TILES
 
 
 def _tiles(x: Tensor) -> int:

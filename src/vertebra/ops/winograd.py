@@ -10,6 +10,7 @@ Source: Fast Algorithms for Convolutional Neural Networks, arXiv:1509.09308, sec
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -47,26 +48,58 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         weight: [36, C, O], of `winograd_weight`.
         bias: [O], if any.
     """
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     outputs = weight.shape[2]
     rows, columns = -(-height // 4), -(-width // 4)
-    padded = pad(x.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns + 1 - width, 1, 4 * rows + 1 - height))
-    tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4)  # [B, rows, columns, C, 6, 6], a view
-    of_inputs, of_outputs = _INPUT.to(x.dtype), _OUTPUT.to(x.dtype)
     shape = (batch, outputs, 4 * rows, 4 * columns)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     cells = y.permute(0, 2, 3, 1).view(batch, rows, 4, columns, 4, outputs)
+    for band, d in _input_tiles(x, outputs):
+        products = torch.bmm(d, weight)
+        z = _transformed(_OUTPUT, products.view(6, 6, -1)).view(4, 4, *cells[band].shape[:2], columns, outputs)
+        cells[band] = z.permute(2, 3, 0, 4, 1, 5)
+    if (height, width) != (4 * rows, 4 * columns):
+        y = y[:, :, :height, :width].clone(memory_format=torch.channels_last)
+    return y if bias is None else y.add_(bias[:, None, None])
+
+
+def winograd_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient by the kernels [O, C, 3, 3] of a convolution as `winograd_conv`'s: G^T ((B^T d B) * (A e A^T)) G,
+    summed over the tiles, with the gradients e of their outputs.
+
+    Args:
+        x: [B, C, H, W], the input.
+        gradient: [B, O, H, W], by the output; both best channels-last.
+    """
+    outputs, height, width = gradient.shape[1:]
+    rows, columns = -(-height // 4), -(-width // 4)
+    padded = pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, 4 * columns - width, 0, 4 * rows - height))
+    cells = padded.view(len(x), rows, 4, columns, 4, outputs)
+    total = x.new_zeros(36, x.shape[1], outputs)
+    for band, d in _input_tiles(x, outputs):
+        e = _transformed(_OUTPUT.T, cells[band].permute(2, 4, 0, 1, 3, 5).reshape(4, 4, -1))
+        total.baddbmm_(d.transpose(1, 2), e.view(36, -1, outputs))
+    both = torch.kron(_KERNEL, _KERNEL).to(x.dtype)
+    return (both.T @ total.view(36, -1)).view(3, 3, -1, outputs).permute(3, 2, 0, 1)
+
+
+def _input_tiles(x: Tensor, outputs: int) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """Bands of images and rows of tiles, each with its transformed inputs B^T d B [36, tiles, C]."""
+    batch, channels, height, width = x.shape
+    rows, columns = -(-height // 4), -(-width // 4)
+    padded = pad(x.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns + 1 - width, 1, 4 * rows + 1 - height))
+    tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4)  # [B, rows, columns, C, 6, 6], a view
     in_band = max(1, BAND // (36 * columns * max(channels, outputs)))  # rows of tiles
     images = max(1, in_band // rows)
     for i in range(0, batch, images):
         for j in range(0, rows, in_band):
-            part = tiles[i : i + images, j : j + in_band]
-            n, h = part.shape[:2]
-            d = of_inputs @ part.permute(4, 5, 0, 1, 2, 3).reshape(6, -1)  # columns of the tiles
-            d = (of_inputs @ d.view(6, 6, -1)).view(36, -1, channels)  # rows
-            products = torch.bmm(d, weight).view(6, -1)
-            z = (of_outputs @ (of_outputs @ products).view(4, 6, -1)).view(4, 4, n, h, columns, outputs)
-            cells[i : i + images, j : j + in_band] = z.permute(2, 3, 0, 4, 1, 5)
-    if (height, width) != (4 * rows, 4 * columns):
-        y = y[:, :, :height, :width].clone(memory_format=torch.channels_last)
-    return y if bias is None else y.add_(bias[:, None, None])
+            band = (slice(i, i + images), slice(j, j + in_band))
+            d = tiles[band].permute(4, 5, 0, 1, 2, 3).reshape(6, 6, -1)
+            yield band, _transformed(_INPUT, d).view(36, -1, channels)
+
+
+def _transformed(matrix: Tensor, tiles: Tensor) -> Tensor:
+    """M t M^T of each of N tiles t [m, m]: [m, m, N] -> [n, n, N], with M [n, m]."""
+    n, m = matrix.shape
+    matrix = matrix.to(tiles.dtype)
+    return matrix @ (matrix @ tiles.reshape(m, -1)).view(n, m, -1)
