@@ -45,19 +45,16 @@ def pairs(every):
     """Task, method and backbone. Classification with every backbone is tested with the backbones.
 
     Unless `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so
-    that a backbone has one or two of them; the default method of detection takes every backbone, all others every
-    fifth.
+    that a backbone has one of them; the default method of detection takes every backbone, all others every seventh.
     """
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
             trunk = "backbone" in options.names(tasks.find(task, method).Config)
             chosen = list(BACKBONES) if trunk and task != "classification" else []
             whole = number == 0 and task == "detection"
-            if not (whole or every or task in MAPS):
-                chosen = chosen[(number + len(task)) % 5 :: 5]
-            if task in MAPS and not every:
-                step = max(1, len(tasks.methods(task)) // (2 if task == "semantic" else 1))
-                chosen = chosen[number % step :: step]
+            if not (whole or every):
+                step = max(7, len(tasks.methods(task)) if task in MAPS else 0)
+                chosen = chosen[(number + len(task)) % step :: step]
             yield from (pytest.param(task, method, name, id=f"{task}-{method}-{name}") for name in chosen)
 
 

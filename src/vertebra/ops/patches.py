@@ -20,7 +20,7 @@ from torchvision.ops import nms
 SIDES = (4, 1024)
 """Smallest and largest side of a patch in pixels."""
 BAND = 3
-"""NDArray[Any] on each side of a boundary whose colours are compared."""
+"""Pixels on each side of a boundary whose colours are compared."""
 
 
 def boundary_scores(mask: Tensor) -> Tensor:
