@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tests.processes import started_together, wait_for
 
 import vertebra
 from vertebra.cli import main
+from vertebra.engine import processes
 from vertebra.errors import VertebraError, is_out_of_memory
 from vertebra.files import held, remove_leftovers, replacing
 
@@ -185,6 +187,18 @@ def test_a_process_that_the_command_started_is_killed(tmp_path, photos):
     assert process.returncode == 2
     assert said.startswith("vertebra: process 2 of 2 was killed by SIGKILL")
     assert said.count("\n") == 1
+
+
+def test_a_killed_process_is_reported(tmp_path, capsys):
+    with subprocess.Popen(["sleep", "60"]) as process:
+        started = SimpleNamespace(launcher=SimpleNamespace(procs=[process]))
+        observer = processes._Observer(SimpleNamespace(strategy=started, world_size=2), tmp_path)
+        observer.start()
+        assert not observer.reported
+        process.kill()
+        observer.join(30)
+    assert observer.end()
+    assert capsys.readouterr().err == "vertebra: process 2 of 2 was killed by SIGKILL.\n"
 
 
 @pytest.mark.parametrize("killed", [0, 1])
