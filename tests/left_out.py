@@ -19,6 +19,12 @@ SAMPLED = {
     "tests/ledger/test_check.py::test_shipped_references": 2,
     "tests/backbones/test_learning.py::test_it_learns_the_shapes": 2,
     "tests/tasks/test_plan.py::test_a_method_is_described": 2,
+    "tests/backbones/test_contract.py::test_features_as_declared": 2,
+    "tests/backbones/test_contract.py::test_a_detector_has_no_embedding_layer": 3,
+    "tests/cli/test_instances.py::test_a_run_folder_is_complete": 2,
+    "tests/parity/test_pose.py::test_names_of_simple_baseline": 2,
+    "tests/tasks/test_detectors.py::test_checkpoints_come_back_whole": 2,
+    "tests/tasks/test_detectors.py::test_two_thousand_objects_in_one_image": 2,
 }
 """Tests of which every so manieth case stays."""
 
@@ -65,6 +71,7 @@ LEFT_OUT = {
         *("saliency-fcn", "semantic-deeplabv3", "semantic-fcn", "semantic-semantic_fpn", "semantic-hrnetv2"),
         *("multilabel-linear", "pose-hrnetv2", "text_classification-structured", "instance-mask_rcnn"),
         *("detection-faster_rcnn_c4", "captioning-hard_attention", "semantic-ocr", "text_classification-hierarchical"),
+        *("keypoints-keypoint_rcnn", "detection-retinanet"),
     },
     "tests/tasks/test_detectors.py::test_half_precision_and_recomputed_activations_change_little": {
         *("instance-mask_rcnn_c4", "detection-faster_rcnn_c4", "detection-reppoints", "detection-cascade_rcnn"),
@@ -91,7 +98,7 @@ LEFT_OUT = {
     },
     "tests/engine/test_finders.py::test_every_task_is_left_as_it_was": {"detection", "keypoints", "instance"},
     "tests/metrics/test_coco_metrics.py::test_agrees_with_pycocotools": {"train-mask", "train-box"},
-    "tests/engine/test_training.py::test_two_processes_give_the_metrics_of_one": {""},
+    "tests/cli/test_instances.py::test_two_processes_give_the_metrics_of_one": {""},
     "tests/heads/test_rules.py::test_mmdet": {"c4-detection-expected3"},
     # of sources whose other models are compared
     "tests/ledger/test_check.py::test_official_reference": {
@@ -123,6 +130,8 @@ LEFT_OUT = {
     "tests/parity/test_references.py::test_official_references": {
         *("tv_fasterrcnn_resnet50_fpn", "tv_maskrcnn_resnet50_fpn"),
     },
+    "tests/parity/test_references.py::test_keypoint_rcnn": {""},
+    "tests/attention/test_dynamic_memory.py::test_two_passes_answer_what_one_cannot": {""},
     "tests/parity/test_segmenters.py::test_official_references": {
         *("hrnet_seg_w18_cityscapes", "hf_upernet_swin_tiny", "tv_fcn_resnet50"),
     },

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import re
 import shlex
 import shutil
@@ -133,7 +134,7 @@ def place(tmp_path: Path, furniture: Path, monkeypatch: pytest.MonkeyPatch) -> I
             *arguments, **options | {"num_workers": 0, "persistent_workers": False, "prefetch_factor": None}
         )
 
-    shutil.copytree(furniture, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(furniture, tmp_path, dirs_exist_ok=True, copy_function=os.link)  # nothing writes into these files
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")  # pages show the tables of a narrow terminal
     monkeypatch.setattr(shapes, "COUNTS", COUNTS)

@@ -45,7 +45,7 @@ def pairs(every):
     """Task, method and backbone. Classification with every backbone is tested with the backbones.
 
     Unless `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so
-    that a backbone has one of them; the default method of detection takes every backbone, all others every seventh.
+    that a backbone has one of them; the default method of detection takes every backbone, all others every ninth.
     """
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
@@ -53,7 +53,7 @@ def pairs(every):
             chosen = list(BACKBONES) if trunk and task != "classification" else []
             whole = number == 0 and task == "detection"
             if not (whole or every):
-                step = max(7, len(tasks.methods(task)) if task in MAPS else 0)
+                step = max(9, len(tasks.methods(task)) if task in MAPS else 0)
                 chosen = chosen[(number + len(task)) % step :: step]
             yield from (pytest.param(task, method, name, id=f"{task}-{method}-{name}") for name in chosen)
 
