@@ -30,7 +30,7 @@ _KERNEL = torch.tensor(
 )
 _OUTPUT = torch.tensor([[*(p**i for p in POINTS), float(i == 3)] for i in range(4)], dtype=torch.float64)
 """B^T [6, 6], G [6, 3] and A^T [4, 6], float64."""
-BAND = 1 << 21
+BAND = 1 << 20
 """Values of the transformed inputs, or outputs, that are in memory at a time."""
 
 
