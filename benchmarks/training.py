@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--backbone", default="resnet50", help="torchvision's models have resnet50")
     parser.add_argument("--model", type=json.loads, default={}, help="further options of ours, as JSON")
+    parser.add_argument("--freeze", action="store_true", help="of ours, train what follows backbone and neck alone")
     parser.add_argument("--augment", type=json.loads, default={}, help="options of the augmentation, as JSON")
     parser.add_argument("--bf16", action="store_true", help="matrix products of training in bfloat16 (autocast)")
     parser.add_argument(
@@ -267,6 +268,9 @@ def run(
         **options.model,
     ).to(memory_format=torch.channels_last)
     model: Any = ours
+    if options.freeze:
+        for part in (ours.backbone, ours.neck):
+            part.requires_grad_(False)
     if name in ("torchvision", "torchvision_fcos"):
         peer = Torchvision if name == "torchvision" else TorchvisionFCOS
         model = peer(options.task, len(catalogue.classes), preprocess.size, ours.config.max_detections)
@@ -274,8 +278,9 @@ def run(
         model = SegmentationModels(options.backbone, len(catalogue.classes))
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{name}: {parameters:,} parameters", flush=True)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    rest = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr)
     budget, steps, epoch = options.minutes * 60 * options.threads, 0, 0
@@ -296,7 +301,7 @@ def run(
                 loss = torch.stack(list(model.loss(images, batch.targets).values())).sum()
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             steps += 1
             spent = time.process_time() - start

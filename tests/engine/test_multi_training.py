@@ -10,6 +10,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from tests.processes import started_together
 
 import vertebra
 from vertebra.cli import main
@@ -108,6 +109,30 @@ def test_a_resumed_run_is_bit_for_bit_that_without_a_stop(run, config, monkeypat
     maps = {"task": "semantic", "model": {"method": "semantic_fpn", "channels": 16}}
     with pytest.raises(VertebraError, match=r"heads\.maps\.model\.channels is 16 and was 8"):
         vertebra.train_heads({**CONFIG["heads"], "maps": maps}, resume=folder, epochs=3, batch_size=4)
+
+
+def test_two_processes_give_the_metrics_of_one(tmp_path, photos):
+    """Also of a head that takes part in every second step; over a frozen backbone nothing depends on how a batch is
+    split."""
+    heads = {name: {"task": "classification", "augment": {"colour": 0}} for name in ("kinds", "others")}
+    heads["others"] |= {"share": 0.5, "weight": 2.0}
+    data = {"path": str(photos), "image_size": 32, "batch_size": 8, "workers": 0}
+    common = {**CONFIG, "ema": 0.0, "weighting": "fixed", "freeze": "all", "lr": 0.01}
+    (tmp_path / "heads.yaml").write_text(yaml.safe_dump(common | {"heads": heads, "data": data}, sort_keys=False))
+    words = ["train", "multi", f"--config={tmp_path / 'heads.yaml'}"]
+    assert main([*words, f"--output={tmp_path / 'one'}"]) == 0
+    with started_together([*words, f"--output={tmp_path / 'two'}"], tmp_path / "printed", 2) as processes:
+        for process in processes:
+            process.join()
+    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "printed/0/err.txt").read_text()
+    rows = []
+    for count in ("one", "two"):
+        names, *values = (line.split(",") for line in (tmp_path / count / "metrics.csv").read_text().splitlines())
+        rows.append([dict(zip(names, map(float, row), strict=True)) for row in values])
+    assert len(rows[0]) == len(rows[1]) == 2
+    for one, two in zip(*rows, strict=True):
+        for name in set(one) - {"seconds", "waiting"}:
+            assert two[name] == pytest.approx(one[name], abs=2e-5), name
 
 
 def test_one_checkpoint_answers_for_all_heads_and_gives_each_away(run, tmp_path, capsys):
