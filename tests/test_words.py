@@ -4,6 +4,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ BANNED_NAMES = {
 USER_WORDS = re.compile(r"\b(picture|film)s?\b", re.IGNORECASE)
 
 
+@cache
 def words(name: str) -> list[str]:
     """`DetectionResults` and `detection_results` -> detection, results."""
     return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).lower().split("_")
