@@ -15,7 +15,7 @@ import copy
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ GAINS = {
 }
 RETINANET_GAINS = {"": 1.0, "head.classification_head.cls_logits": 2.0, "head.regression_head.bbox_reg": 0.1}
 
+METHODS = ("retinanet", "atss", "reppoints", "reppoints_v2", "sparse_rcnn")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,13 +58,15 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1088)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="of the part `others`")
     parser.add_argument("parts", nargs="*", default=["mask_rcnn", "retinanet", "others", "assignment"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size, repeats = (options.height, options.width), options.repeats
     print(f"{machine()}; torch {torch.__version__}, torchvision {torchvision.__version__}")
     print(f"{size[0]} x {size[1]}, float32, {options.threads} threads; medians of {repeats}\n")
-    parts = {"mask_rcnn": mask_rcnn, "retinanet": retinanet, "others": others, "assignment": assignment}
+    parts = {"mask_rcnn": mask_rcnn, "retinanet": retinanet, "assignment": assignment}
+    parts["others"] = partial(others, methods=options.methods)
     for name in options.parts:
         torch.manual_seed(0)
         parts[name](size, repeats)
@@ -85,14 +89,14 @@ def retinanet(size: tuple[int, int], repeats: int) -> None:
     training(theirs, ours, size, repeats, first_label=0)
 
 
-def others(size: tuple[int, int], repeats: int) -> None:
+def others(size: tuple[int, int], repeats: int, methods: Sequence[str]) -> None:
     """The other detectors without proposals beside our RetinaNet, all with ResNet-50 and 80 classes."""
     images, targets, _ = scene(size, 80)
     batch = torch.stack(images).contiguous(memory_format=torch.channels_last)
     print("\n| method | parameters | pyramid, s | head, s | detections, s | loss, s | step, s | step's peak, MiB |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     frame = frame_of(size, Preprocess((size[0], max(size)), resize="shortest"))
-    for method in ("retinanet", "atss", "reppoints", "reppoints_v2", "sparse_rcnn"):
+    for method in methods:
         torch.manual_seed(0)
         task: Any = vertebra.create("detection", method=method, backbone="resnet50", classes=80)
         task.to(memory_format=torch.channels_last)
@@ -110,7 +114,7 @@ def others(size: tuple[int, int], repeats: int) -> None:
         with torch.inference_mode():
             raw = folded(batch[:1])
             stages = {
-                "pyramid": partial(folded.features, batch[:1]),
+                "pyramid": partial(pyramid, folded, batch[:1]),
                 "forward": partial(folded, batch[:1]),
                 "detections": partial(folded.decode, raw, [frame]),
             }
@@ -120,6 +124,11 @@ def others(size: tuple[int, int], repeats: int) -> None:
         seconds = (times["pyramid"], head, times["detections"], times["loss"], times["step"])
         cells = " | ".join(f"{value:.3f}" for value in seconds)
         print(f"| {method} | {parameters / 1e6:.1f} M | {cells} | {times['peak']:.0f} |", flush=True)
+
+
+def pyramid(task: Any, images: Tensor) -> Any:
+    """The maps that the head reads."""
+    return task.features(images) if hasattr(task, "features") else task.neck(task.backbone(images))
 
 
 def header(title: str, peer: str) -> None:
