@@ -58,6 +58,7 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         products = torch.bmm(d, weight)
         z = _transformed(_OUTPUT, products.view(6, 6, -1)).view(4, 4, *cells[band].shape[:2], columns, outputs)
         cells[band] = z.permute(2, 3, 0, 4, 1, 5)
+        del d, products, z  # before the next band takes memory
     if (height, width) != (4 * rows, 4 * columns):
         y = y[:, :, :height, :width].clone(memory_format=torch.channels_last)
     return y if bias is None else y.add_(bias[:, None, None])
@@ -77,8 +78,9 @@ def winograd_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
     cells = padded.view(len(x), rows, 4, columns, 4, outputs)
     total = x.new_zeros(36, x.shape[1], outputs)
     for band, d in _input_tiles(x, outputs):
-        e = _transformed(_OUTPUT.T, cells[band].permute(2, 4, 0, 1, 3, 5).reshape(4, 4, -1))
+        e = _transformed(_OUTPUT.T, cells[band].permute(2, 4, 0, 1, 3, 5))
         total.baddbmm_(d.transpose(1, 2), e.view(36, -1, outputs))
+        del d, e
     both = torch.kron(_KERNEL, _KERNEL).to(x.dtype)
     return (both.T @ total.view(36, -1)).view(3, 3, -1, outputs).permute(3, 2, 0, 1)
 
@@ -94,12 +96,11 @@ def _input_tiles(x: Tensor, outputs: int) -> Iterator[tuple[tuple[slice, slice],
     for i in range(0, batch, images):
         for j in range(0, rows, in_band):
             band = (slice(i, i + images), slice(j, j + in_band))
-            d = tiles[band].permute(4, 5, 0, 1, 2, 3).reshape(6, 6, -1)
-            yield band, _transformed(_INPUT, d).view(36, -1, channels)
+            yield band, _transformed(_INPUT, tiles[band].permute(4, 5, 0, 1, 2, 3)).view(36, -1, channels)
 
 
 def _transformed(matrix: Tensor, tiles: Tensor) -> Tensor:
-    """M t M^T of each of N tiles t [m, m]: [m, m, N] -> [n, n, N], with M [n, m]."""
+    """M t M^T of each of N tiles t [m, m]: [m, m, ...] of N values each -> [n, n, N], with M [n, m]."""
     n, m = matrix.shape
     matrix = matrix.to(tiles.dtype)
     return matrix @ (matrix @ tiles.reshape(m, -1)).view(n, m, -1)
