@@ -144,6 +144,13 @@ def test_padding_surrounds_the_patch(tmp_path):
     assert torch.equal(padded.target.semantic[5:-5, 5:-5], plain.target.semantic)
 
 
+def test_degraded_masks_and_those_of_results_together(tmp_path):
+    given = CoarseData(("degraded", *results(tmp_path / "r.json", COARSE).coarse))
+    data = catalogue()
+    assert len(KIND.samples(data, "train", task(), training=True, data=given)) == 4 + 3
+    assert data.notes[0].startswith(f"train: 7 coarse masks (degraded, {tmp_path / 'r.json'}), a boundary patch")
+
+
 def test_without_masks_of_a_model_the_ground_truth_is_degraded():
     """Anew for every patch of training, and by the seed alone in evaluation."""
     samples = KIND.samples(catalogue(), "train", task(), training=True)

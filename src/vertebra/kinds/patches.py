@@ -102,7 +102,7 @@ class BoundaryPatches(ClassMaps):
             VertebraError: if no object has a coarse mask with an IoU above 0.5.
         """
         given = (data or CoarseData()).coarse
-        sources = [] if given == (DEGRADED,) else [_source(name, catalogue, load) for name in given]
+        sources = [_source(name, catalogue, load) for name in given if name != DEGRADED]
         config, channels = task.config, task.preprocess.channels - 1
         patches = Patches([], channels, config.patch_size, config.padding, config.nms_threshold)
         count = 0  # of coarse masks
@@ -117,7 +117,7 @@ class BoundaryPatches(ClassMaps):
             except VertebraError as error:
                 catalogue.problems.append(str(error))
                 continue
-            kept, rejected = _pairs(image, target, coarse)
+            kept, rejected = _pairs(image, target, coarse, degraded=DEGRADED in given)
             left_out += rejected
             for item in kept:
                 count += 1
@@ -191,19 +191,21 @@ def _masks(prediction: Prediction, name: str) -> Masks:
     return prediction.masks
 
 
-def _pairs(image: Sample, target: Target, coarse: Sequence[Masks]) -> tuple[list[CoarseObject], list[str]]:
+def _pairs(
+    image: Sample, target: Target, coarse: Sequence[Masks], *, degraded: bool
+) -> tuple[list[CoarseObject], list[str]]:
     """The objects of an image with their coarse masks; and of each coarse mask that is left out, the name.
 
-    Each coarse mask is of the object with which it has the highest IoU, whatever their classes. Without coarse masks
-    they are the objects' own, to be degraded; crowds have none.
+    Each coarse mask is of the object with which it has the highest IoU, whatever their classes. With `degraded` each
+    object also has its own, to be degraded; crowds have none.
     """
     assert target.masks is not None
     crowd = [False] * len(target.masks) if target.crowd is None else target.crowd.tolist()
     single = [i for i, mask in enumerate(target.masks.crops) if not crowd[i] and bool(mask.any())]
     encoded = rle.encode(target.masks.take(single))
-    if not coarse:
-        return [CoarseObject(image, image.where(i), mask) for i, mask in zip(single, encoded, strict=True)], []
     kept, left_out = [], []
+    if degraded:
+        kept = [CoarseObject(image, image.where(i), mask) for i, mask in zip(single, encoded, strict=True)]
     for number, mask in enumerate((mask for masks in coarse for mask in rle.encode(masks)), 1):
         ious = rle.iou([mask], encoded)[0]
         where = f"{target.path}, coarse mask {number}"
