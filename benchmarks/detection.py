@@ -48,7 +48,6 @@ GAINS = {
     "roi_heads.box_predictor.cls_score": 2.0,
 }
 RETINANET_GAINS = {"": 1.0, "head.classification_head.cls_logits": 2.0, "head.regression_head.bbox_reg": 0.1}
-
 METHODS = ("retinanet", "atss", "reppoints", "reppoints_v2", "sparse_rcnn")
 
 
@@ -65,8 +64,8 @@ def main() -> None:
     size, repeats = (options.height, options.width), options.repeats
     print(f"{machine()}; torch {torch.__version__}, torchvision {torchvision.__version__}")
     print(f"{size[0]} x {size[1]}, float32, {options.threads} threads; medians of {repeats}\n")
-    parts = {"mask_rcnn": mask_rcnn, "retinanet": retinanet, "assignment": assignment}
-    parts["others"] = partial(others, methods=options.methods)
+    by_method = partial(others, methods=options.methods)
+    parts = {"mask_rcnn": mask_rcnn, "retinanet": retinanet, "others": by_method, "assignment": assignment}
     for name in options.parts:
         torch.manual_seed(0)
         parts[name](size, repeats)
