@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from vertebra.nn.norm import is_frozen
 from vertebra.ops.convolve import conv_of_resized
-from vertebra.ops.winograd import winograd_conv, winograd_weight, winograd_weight_gradient
+from vertebra.ops.winograd import tile_grid, winograd_conv, winograd_weight, winograd_weight_gradient
 
 LARGE = 1 << 17
 """Values in the map of an image, from which processors without AVX-512 compute some gradients faster on contiguous
@@ -206,8 +206,9 @@ def _trains_by_winograd(x: Tensor, weight: Tensor) -> bool:
 
 
 def _tiles(x: Tensor) -> int:
-    """Tiles of 4 x 4 cells."""
-    return x.shape[0] * -(-x.shape[2] // 4) * -(-x.shape[3] // 4)
+    """Tiles of all images."""
+    rows, columns = tile_grid(x)
+    return x.shape[0] * rows * columns
 
 
 def _on_avx2(x: Tensor) -> bool:

@@ -34,6 +34,11 @@ BAND = 1 << 20
 """Values of the transformed inputs, or outputs, that are in memory at a time."""
 
 
+def tile_grid(x: Tensor) -> tuple[int, int]:
+    """Rows and columns of tiles of 4 x 4 cells that cover a map [B, C, H, W]."""
+    return -(-x.shape[2] // 4), -(-x.shape[3] // 4)
+
+
 def winograd_weight(weight: Tensor) -> Tensor:
     """The kernels [O, C, 3, 3] as `winograd_conv` takes them: [36, C, O]."""
     both = torch.kron(_KERNEL, _KERNEL).to(weight.dtype)  # along rows and columns
@@ -50,7 +55,7 @@ def winograd_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     batch, _, height, width = x.shape
     outputs = weight.shape[2]
-    rows, columns = -(-height // 4), -(-width // 4)
+    rows, columns = tile_grid(x)
     shape = (batch, outputs, 4 * rows, 4 * columns)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     cells = y.permute(0, 2, 3, 1).view(batch, rows, 4, columns, 4, outputs)
@@ -73,7 +78,7 @@ def winograd_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
         gradient: [B, O, H, W], by the output; both best channels-last.
     """
     outputs, height, width = gradient.shape[1:]
-    rows, columns = -(-height // 4), -(-width // 4)
+    rows, columns = tile_grid(gradient)
     padded = pad(gradient.permute(0, 2, 3, 1), (0, 0, 0, 4 * columns - width, 0, 4 * rows - height))
     cells = padded.view(len(x), rows, 4, columns, 4, outputs)
     total = x.new_zeros(36, x.shape[1], outputs)
@@ -88,7 +93,7 @@ def winograd_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
 def _input_tiles(x: Tensor, outputs: int) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """Bands of images and rows of tiles, each with its transformed inputs B^T d B [36, tiles, C]."""
     batch, channels, height, width = x.shape
-    rows, columns = -(-height // 4), -(-width // 4)
+    rows, columns = tile_grid(x)
     padded = pad(x.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns + 1 - width, 1, 4 * rows + 1 - height))
     tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4)  # [B, rows, columns, C, 6, 6], a view
     in_band = max(1, BAND // (36 * columns * max(channels, outputs)))  # rows of tiles
