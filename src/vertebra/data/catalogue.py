@@ -71,10 +71,15 @@ class Sample:
             return self.image.shape[-2], self.image.shape[-1]
         return image_size(self.image)
 
+    @property
+    def name(self) -> str:
+        """Names the image in messages; drawn ones have no path."""
+        return self.target.path or f"image {self.target.id}"
+
     def where(self, i: int) -> str:
         """Names instance `i` in messages."""
         name = f"annotation {self.annotation_ids[i]}" if i < len(self.annotation_ids) else f"object {i + 1}"
-        return f"{self.target.path}, {name}"
+        return f"{self.name}, {name}"
 
     def showing(self, region: Region) -> Sample:
         """The sample of one object of the image."""

@@ -208,7 +208,7 @@ def _pairs(
         kept = [CoarseObject(image, image.where(i), mask) for i, mask in zip(single, encoded, strict=True)]
     for number, mask in enumerate((mask for masks in coarse for mask in rle.encode(masks)), 1):
         ious = rle.iou([mask], encoded)[0]
-        where = f"{target.path or f'image {target.id}'}, coarse mask {number}"
+        where = f"{image.name}, coarse mask {number}"
         if len(ious) and ious.max() > MIN_IOU:
             kept.append(CoarseObject(image, where, encoded[int(ious.argmax())], mask))
         else:
