@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config, items):
         function, _, case = item.nodeid.partition("[")
         step, number = SAMPLED.get(function, 1), counts[function]
         counts[function] += 1
-        # Each `step` cases are begun one further on, so that all values of a parameter of `step` values take turns.
+        # Every `step`-th case, shifted by one after each `step` cases, so that all `step` values of a parameter occur.
         out = (number + number // step) % step or case.removesuffix("]") in LEFT_OUT.get(function, ())
         (left_out if out else kept).append(item)
     config.hook.pytest_deselected(items=left_out)

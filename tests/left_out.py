@@ -26,7 +26,7 @@ SAMPLED = {
     "tests/tasks/test_detectors.py::test_checkpoints_come_back_whole": 2,
     "tests/tasks/test_detectors.py::test_two_thousand_objects_in_one_image": 2,
 }
-"""Tests of which every so manieth case stays."""
+"""Tests of which every n-th case stays, and n."""
 
 LEFT_OUT = {
     # with the same kinds of layers, or larger

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tests.processes import started_together
+from tests.runs import history
 
 import vertebra
 from vertebra.cli import main
@@ -291,8 +292,8 @@ def test_two_processes_give_the_metrics_of_one(data, runs, tmp_path, run_vertebr
             assert [process.exitcode for process in processes] == [0, 0]
             out = "".join((tmp_path / "printed" / rank / "out.txt").read_text() for rank in "01")
         assert out.count("best: mask_ap") == 1
-        head, row = (line.split(",") for line in (run / "metrics.csv").read_text().splitlines())
-        metrics.append({key: float(value) for key, value in zip(head, row, strict=True) if key.startswith("val/")})
+        (row,) = history(run)
+        metrics.append({key: value for key, value in row.items() if key.startswith("val/")})
     assert metrics[0]["val/box_ap50"] > 0
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
 

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from tests.processes import started_together
+from tests.runs import history
 
 import vertebra
 from vertebra.cli import main
@@ -125,10 +126,7 @@ def test_two_processes_give_the_metrics_of_one(tmp_path, photos):
         for process in processes:
             process.join()
     assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "printed/0/err.txt").read_text()
-    rows = []
-    for count in ("one", "two"):
-        names, *values = (line.split(",") for line in (tmp_path / count / "metrics.csv").read_text().splitlines())
-        rows.append([dict(zip(names, map(float, row), strict=True)) for row in values])
+    rows = [history(tmp_path / count) for count in ("one", "two")]
     assert len(rows[0]) == len(rows[1]) == 2
     for one, two in zip(*rows, strict=True):
         for name in set(one) - {"seconds", "waiting"}:

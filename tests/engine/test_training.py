@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tests.processes import printed_by, started, started_together, wait_for
+from tests.runs import history
 
 import vertebra
 from vertebra import tasks
@@ -36,11 +37,6 @@ def settings(run: Path, data: Path | str = "shapes", **overrides) -> Settings:
     model = {"backbone": overrides.pop("backbone", "resnet18"), **SHALLOW, **overrides.pop("model", {})}
     quick = {"image_size": 32, "batch_size": 60, "workers": 0, "device": "cpu"}
     return resolve("classification", None, {"data.path": data, "output": run, "model": model, **quick, **overrides})
-
-
-def history(run: Path) -> list[dict[str, float]]:
-    head, *rows = (run / "metrics.csv").read_text().splitlines()
-    return [dict(zip(head.split(","), map(float, row.split(",")), strict=True)) for row in rows]
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Every backbone under every method: a few training steps lower its loss, it resumes, predicts, and is exported.
 
-By default pairs take turns, so that each method and each backbone of a task occurs, and methods are exported in
-test_export; `pytest tests/tasks/test_every_pair.py --all` leaves out none, and exports each.
+By default pairs take turns, so that each method occurs, and each backbone with detectors and with the heads of maps;
+methods are exported in test_export; `pytest tests/tasks/test_every_pair.py --all` leaves out none, and exports each.
 """
 
 import copy
@@ -44,8 +44,8 @@ MAPS = tuple(task for task in tasks.names() if issubclass(tasks.find(task).MODEL
 def pairs(every):
     """Task, method and backbone. Classification with every backbone is tested with the backbones.
 
-    Unless `every` pair is asked for, the heads of label maps and saliency maps, which read any pyramid, take turns, so
-    that a backbone has one of them; the default method of detection takes every backbone, all others every ninth.
+    Unless `every` pair is asked for, the heads of maps, which read any pyramid, take turns, so that a backbone has one
+    of each task; the default method of detection takes every backbone, all others every ninth.
     """
     for task in tasks.names():
         for number, method in enumerate(tasks.methods(task)):
@@ -53,7 +53,7 @@ def pairs(every):
             chosen = list(BACKBONES) if trunk and task != "classification" else []
             whole = number == 0 and task == "detection"
             if not (whole or every):
-                step = max(9, len(tasks.methods(task)) if task in MAPS else 0)
+                step = len(tasks.methods(task)) if task in MAPS else 9
                 chosen = chosen[(number + len(task)) % step :: step]
             yield from (pytest.param(task, method, name, id=f"{task}-{method}-{name}") for name in chosen)
 
