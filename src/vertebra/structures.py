@@ -171,17 +171,14 @@ class Masks:
     def append(self, x: int, y: int, mask: Tensor) -> None:
         """Adds a mask [h, w] bool whose top left pixel lies at (x, y), cropped to the bounding box of its pixels."""
         import numpy as np
+        import torch
 
-        pixels = mask.cpu().numpy()  # whose `any` is many times faster than torch's
-        rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-        if len(rows):
-            top, left = int(rows[0]), int(columns[0])
-            mask = mask[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].clone()  # frees the rest of the mask
-            x, y = x + left, y + top
-        else:
-            mask = mask[:0, :0].clone()
-        self.corners.append((x, y))
-        self.crops.append(mask)
+        pixels = mask.cpu().numpy()  # several times as fast as torch here
+        rows, columns = (np.flatnonzero(pixels.any(axis)).tolist() for axis in (1, 0))
+        top, bottom = (rows[0], rows[-1] + 1) if rows else (0, 0)
+        left, right = (columns[0], columns[-1] + 1) if columns else (0, 0)
+        self.corners.append((x + left, y + top))
+        self.crops.append(torch.from_numpy(pixels[top:bottom, left:right].copy()))  # frees the rest of the mask
 
 
 @dataclass

@@ -3,9 +3,19 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from vertebra.ledger.fabricate import fabricated_input
-from vertebra.ops.patches import boundary_patches, boundary_scores, cut, paste, separation
+from vertebra.ops.patches import (
+    batched_boundary_patches,
+    boundary_patches,
+    boundary_scores,
+    cut,
+    nms,
+    paste,
+    separation,
+)
+from vertebra.structures import Masks
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +71,47 @@ def test_a_crop_of_the_mask_gives_the_patches_of_the_whole():
         assert torch.equal(boxes, boundary_patches(whole, 16, 0.3))
 
 
+def noise(height, width, cells=9):
+    """A smooth random mask."""
+    grid = torch.randn(1, 1, cells, cells)
+    return torch.nn.functional.interpolate(grid, (height, width), mode="bicubic")[0, 0] > 0.2
+
+
+@pytest.mark.parametrize("iou", [0.0, 0.25, 0.55, 0.9, 1.0])
+def test_nms_keeps_what_torchvision_keeps(iou):
+    torch.manual_seed(0)
+    x, y, scores = torch.randint(0, 60, (400,)), torch.randint(-9, 50, (400,)), torch.randint(1, 5, (400,))
+    groups = torch.randint(0, 4, (400,)).sort().values * 2  # 1, 3 and 5 have none
+    boxes = torch.stack((x, y, x + 16, y + 16), 1)
+    kept = torchvision.ops.batched_nms(boxes.float(), scores.float(), groups, iou)
+    kept = kept[groups[kept].argsort(stable=True)]
+    corners, of = nms(*(values.numpy() for values in (x, y, scores, groups)), 16, iou)
+    order = np.argsort(of, kind="stable")
+    assert corners[order].tolist() == boxes[kept, :2].tolist()
+    assert of[order].tolist() == groups[kept].tolist()
+
+
+@pytest.mark.parametrize("cover", [False, True])
+def test_masks_of_an_image_have_the_patches_of_each(cover, monkeypatch):
+    """Also when several canvases are needed, and with empty masks among them."""
+    torch.manual_seed(0)
+    masks = Masks((200, 150))
+    for height, width in ((40, 60), (0, 0), (90, 30), (12, 12), (150, 140), (30, 30), (7, 1)):
+        masks.append(
+            150 - width - 3, 200 - height - 5, noise(height, width) if height > 9 else torch.ones(height, width)
+        )
+    alone = [
+        boundary_patches(crop, 16, 0.3, cover=cover, corner=corner, image_size=masks.size)
+        for corner, crop in zip(masks.corners, masks.crops, strict=True)
+    ]
+    assert [len(boxes) > 0 for boxes in alone] == [True, False, True, True, True, True, True]
+    for canvas in (1 << 23, 9000, 1):
+        monkeypatch.setattr("vertebra.ops.patches.CANVAS", canvas)
+        together = batched_boundary_patches(masks, 16, 0.3, cover=cover)
+        assert [boxes.tolist() for boxes in together] == [boxes.tolist() for boxes in alone]
+    assert batched_boundary_patches(Masks((20, 20)), 16) == []
+
+
 @pytest.mark.parametrize("cover", [False, True])
 def test_masks_without_a_boundary_have_no_patches(cover):
     for mask in (torch.zeros(30, 30, dtype=torch.bool), torch.zeros(0, 0, dtype=torch.bool)):
@@ -80,8 +131,7 @@ def test_an_image_smaller_than_a_patch_has_one_at_its_corner():
 def test_cover_leaves_no_boundary_pixel_out():
     """Also not in the last row and column, which patches moved back miss."""
     torch.manual_seed(1)
-    smooth = torch.nn.functional.interpolate(torch.randn(1, 1, 12, 15), (120, 150), mode="bicubic")[0, 0] > 0
-    for mask in (smooth, torch.ones(120, 150, dtype=torch.bool), rectangle(120, 150, 149, 119, 150, 120)):
+    for mask in (noise(120, 150, 13), torch.ones(120, 150, dtype=torch.bool), rectangle(120, 150, 149, 119, 150, 120)):
         boundary = boundary_scores(mask) > 0
         plain, covering = (boundary_patches(mask, 16, cover=cover) for cover in (False, True))
         assert torch.equal(covering[: len(plain)], plain)

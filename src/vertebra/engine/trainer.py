@@ -187,5 +187,6 @@ def silence_lightning() -> None:
         ".*Checkpoint directory.*",
         ".*no `val_dataloader`.*",
         ".*treespec, LeafSpec.*",
+        ".*using the WeightAveraging callback.*",  # with configure_model: `strategy` refuses sharding with `ema`
     ):
         warnings.filterwarnings("ignore", text)

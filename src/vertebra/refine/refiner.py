@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from vertebra.errors import VertebraError, in_range
 from vertebra.images import normalise, resize_image
-from vertebra.ops.patches import SIDES, boundary_patches, cut, paste, separation
+from vertebra.ops.patches import SIDES, batched_boundary_patches, cut, paste, separation
 from vertebra.structures import Masks, Prediction
 from vertebra.tasks import Task
 
@@ -167,8 +167,8 @@ class Refiner:
         waiting: deque[_Instance] = deque()
         batch: list[tuple[_Instance, slice]] = []
         room = self.batch_size
-        for corner, crop in zip(masks.corners, masks.crops, strict=True):
-            instance = self._instance(image, corner, crop)
+        for corner, crop, boxes in zip(masks.corners, masks.crops, self._boxes(masks), strict=True):
+            instance = self._instance(image, corner, crop, boxes)
             waiting.append(instance)
             start, count = 0, len(instance.boxes)
             while start < count:
@@ -185,19 +185,21 @@ class Refiner:
             self._run(image, batch)
         yield from waiting
 
-    def _instance(self, image: Tensor, corner: tuple[int, int], crop: Tensor) -> _Instance:
+    def _boxes(self, masks: Masks) -> Iterator[Tensor]:
+        """The patches of each mask, [N, 4] int64."""
+        for side, same in itertools.groupby(range(len(masks)), lambda index: self._side(masks.crops[index])):
+            yield from batched_boundary_patches(masks.take(list(same)), side, self.nms_threshold, cover=self.cover)
+
+    def _instance(self, image: Tensor, corner: tuple[int, int], crop: Tensor, boxes: Tensor) -> _Instance:
         height, width = image.shape[1:]
-        size = self._side(crop)
-        boxes = boundary_patches(
-            crop, size, self.nms_threshold, cover=self.cover, corner=corner, image_size=(height, width)
-        )
         if not len(boxes):
             return _Instance(corner, crop, boxes, boxes)
         (x, y), (h, w) = corner, crop.shape
         left, top, right, bottom = zip(*boxes.tolist(), strict=True)
         x1, y1 = max(0, min(x, *left)), max(0, min(y, *top))
         x2, y2 = min(width, max(x + w, *right)), min(height, max(y + h, *bottom))
-        mask = pad(crop, (x - x1, x2 - x - w, y - y1, y2 - y - h))
+        mask = crop.new_zeros(y2 - y1, x2 - x1)
+        mask[y - y1 : y - y1 + h, x - x1 : x - x1 + w] = crop
         local = boxes - torch.tensor([x1, y1, x1, y1])
         if self.uncertain:
             chosen = separation(cut(image, boxes), cut(mask[None], local)[:, 0]) < 1 - self.uncertain
@@ -224,9 +226,17 @@ class Refiner:
 
     def _cut(self, image: Tensor, parts: list[tuple[_Instance, slice]]) -> Tensor:
         """The patches of one side of some instances, [n, C + 1, s, s] uint8: image, and coarse mask as 0 or 255."""
-        pixels = cut(image, torch.cat([instance.boxes[part] for instance, part in parts]), self.padding)
-        coarse = [cut(instance.mask[None], instance.local[part], self.padding) for instance, part in parts]
-        return torch.cat((pixels, torch.cat(coarse).to(torch.uint8) * 255), 1)
+        boxes = torch.cat([instance.boxes[part] for instance, part in parts])
+        side = parts[0][0].side + 2 * self.padding
+        patches = torch.empty(len(boxes), len(image) + 1, side, side, dtype=torch.uint8)
+        cut(image, boxes, self.padding, out=patches[:, :-1])
+        coarse, start = patches[:, -1:], 0
+        for instance, part in parts:
+            local = instance.local[part]
+            cut(instance.mask[None], local, self.padding, out=coarse[start : start + len(local)])
+            start += len(local)
+        coarse *= 255
+        return patches
 
     def foreground(self, patches: Sequence[Tensor]) -> list[Tensor]:
         """The network's answer: for patches [n, C + 1, s, s] uint8 of several sides the foreground probabilities
