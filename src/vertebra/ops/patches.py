@@ -23,7 +23,7 @@ SIDES = (4, 1024)
 """Smallest and largest side of a patch in pixels."""
 BAND = 3
 """Pixels on each side of a boundary whose colours are compared."""
-CANVAS = 1 << 23
+CANVAS = 1 << 20
 """Pixels in which boundaries of several masks are processed at a time."""
 MOST = 1 << 13
 """Masks that are processed at a time: their scores are sorted as 16-bit numbers."""
@@ -100,7 +100,7 @@ def _chunk(masks: Masks, size: int, iou: float, cover: bool) -> list[Tensor]:
     x, y, scores, owners = _boundary(masks)
     limit = (masks.size[1], masks.size[0])
     inside = (x >= 0) & (y >= 0) & (x < limit[0]) & (y < limit[1])
-    points = np.stack((x, y, scores, owners))[:, inside]
+    points = np.stack((x, y, scores, owners)).compress(inside, 1)
     boxes, of = _centred(points, size, iou, limit, 1)
     while cover:
         points = points[:, ~_covered(points, boxes, of)]
@@ -205,7 +205,7 @@ def nms(
             np.logical_or(window, suppressed, out=window)
         alive = ~seen.ravel()[places]
         alive[first] = False
-        places = places[alive]
+        places = places.compress(alive)  # several times as fast as indexing by it
     row, column = np.divmod(np.concatenate(kept), width)
     number = np.concatenate(kept_groups)
     return np.stack((column + left, row + (top - first_rows)[number]), 1), groups[starts][number]
