@@ -33,7 +33,22 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class SameConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """A convolution whose weights are drawn once, for a ReLU behind it."""
+
+    def reset_parameters(self) -> None:
+        if self.weight.is_meta:  # where it would take most of the time of building a network
+            return
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        if self.bias is not None:  # as in torch
+            bound = self.weight[0].numel() ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _convolved(super().forward, self, x)
+
+
+class SameConv2d(Conv2d):
     """A convolution padded as TensorFlow's "same" does: [B, C, H, W] -> [B, C', ceil(H / s), ceil(W / s)].
 
     At stride 2 on an even side the odd padding pixel goes to the bottom and right.
@@ -87,15 +102,13 @@ class ConvNorm(nn.Module):
             self.conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, 0, groups=groups, bias=bias)
         else:
             padding = kernel // 2 * dilation
-            self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
+            self.conv = Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps) if norm else nn.Identity()
         self.activation = activation
         self.keeps_residual = False  # True forbids the inference form to overwrite `residual`
-        if not self.conv.weight.is_meta:  # where it would take most of the time of building a network
-            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = _norm(self.norm, _convolved(self.conv, self.conv, x))
+        y = _norm(self.norm, self.conv(x))
         if residual is not None:
             y += residual
         return ACTIVATIONS[self.activation](y)
@@ -189,8 +202,9 @@ def is_plain_3x3(conv: nn.Conv2d) -> bool:
 def is_wide(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is a 3x3 convolution with WIDE input and output channels, and no other subclass, which may
     compute something else."""
-    if not (type(layer) is nn.Conv2d or type(layer) is Conv3x3):
+    if type(layer) not in (nn.Conv2d, Conv2d, Conv3x3):
         return False
+    assert isinstance(layer, nn.Conv2d)
     return is_plain_3x3(layer) and min(layer.in_channels, layer.out_channels) >= WIDE
 
 
