@@ -182,3 +182,8 @@ def test_boxes_are_for_poses(make_detector, data, tmp_path, capsys):
     make_detector(kind="boxes", size=100)
     assert main(["evaluate", str(tmp_path / "detector"), f"--data.path={data}", "--boxes=image"]) == 2
     assert "boxes is for models that predict poses" in capsys.readouterr().err
+
+
+def test_the_checkpoint_says_the_size_of_its_input(corner):
+    """Not that of the method, where another was chosen."""
+    assert vertebra.load(corner, device="cpu").task.config.input_size == SIZE

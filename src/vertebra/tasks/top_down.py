@@ -125,7 +125,7 @@ class TopDown(TrunkTask):
         self, config: Any, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
     ) -> None:
         """`backbone` is one that exists already, to be shared; without it `config` says which to build."""
-        super().__init__(config, classes, preprocess)
+        super().__init__(replace(config, input_size=preprocess.size), classes, preprocess)  # `data.image_size` decides
         self.backbone = self.make_backbone(backbone, **self.backbone_defaults())
         self.stride = 4.0
         """Input pixels per cell of the heatmap."""
