@@ -26,7 +26,7 @@ BAND = 3
 CANVAS = 1 << 20
 """Pixels in which boundaries of several masks are processed at a time."""
 MOST = 1 << 13
-"""Masks that are processed at a time: their scores are sorted as 16-bit numbers."""
+"""Masks that are processed at a time: index and score of a point are sorted as a 16-bit number."""
 HALF = np.float32(0.5)
 TINY = np.float32(1e-30)
 """What a pixel of the mask outweighs 0 with, where no patch lies; too little to change a sum of probabilities that
@@ -96,48 +96,51 @@ def batched_boundary_patches(masks: Masks, size: int = 64, iou: float = 0.25, *,
 
 
 def _chunk(masks: Masks, size: int, iou: float, cover: bool) -> list[Tensor]:
-    """The patches of a few masks, which are drawn below each other on one canvas."""
-    x, y, scores, owners = _boundary(masks)
-    limit = (masks.size[1], masks.size[0])
-    inside = (x >= 0) & (y >= 0) & (x < limit[0]) & (y < limit[1])
-    points = np.stack((x, y, scores, owners)).compress(inside, 1)
-    boxes, of = _centred(points, size, iou, limit, 1)
-    while cover:
-        points = points[:, ~_covered(points, boxes, of)]
-        if not points.shape[1]:
+    """The patches of a few masks, whose boundaries are found on one canvas."""
+    points, limit, margin = _boundary(masks), (masks.size[1], masks.size[0]), 1
+    boxes, indices = [np.zeros((0, 4), np.int64)], [np.zeros(0, np.int64)]
+    while points.shape[1]:
+        more, mask_indices = _centred(points, size, iou, limit, margin)
+        boxes.append(more)
+        indices.append(mask_indices)
+        if not cover:
             break
-        more, of_more = _centred(points, size, iou, limit, 0)
-        boxes, of = np.concatenate((boxes, more)), np.concatenate((of, of_more))
-    counts = np.bincount(of, minlength=len(masks)).tolist()
-    return list(torch.from_numpy(boxes[np.argsort(of, kind="stable")]).split(counts))
+        points = points.compress(~_covered(points, more, mask_indices), 1)
+        margin = 0
+    mask_indices = np.concatenate(indices)
+    counts = np.bincount(mask_indices, minlength=len(masks)).tolist()
+    order = np.argsort(mask_indices, kind="stable")
+    return list(torch.from_numpy(np.concatenate(boxes)[order]).split(counts))
 
 
-def _boundary(masks: Masks) -> tuple[NDArray[Any], ...]:
-    """The boundary pixels of masks, by mask and row by row: x, y in the image, four and a half times the score, and the
-    index of the mask, each [N] int64."""
-    heights = np.array([len(crop) for crop in masks.crops])
-    tops = np.cumsum(heights + 2) - heights - 2
-    width = max(crop.shape[1] for crop in masks.crops) + 2
-    around = np.zeros((int((heights + 2).sum()) + 2, width + 2), np.uint8)
-    for top, crop in zip(tops.tolist(), masks.crops, strict=True):
-        around[top + 2 : top + 2 + crop.shape[0], 2 : 2 + crop.shape[1]] = crop.numpy()
-    count = _counts(around).ravel()  # of the crops and the pixels beside them, which are boundary too
-    index = np.flatnonzero(count - np.uint8(1) < 8)  # count 1..8: 0 wraps round
-    row, column = np.divmod(index, width)
-    owners = np.repeat(np.arange(len(masks)), heights + 2)[row]
+def _boundary(masks: Masks) -> NDArray[Any]:
+    """The boundary pixels of masks, by mask and row by row, [4, N] int64: x and y in the image, 4.5 times the score,
+    and the index of the mask."""
+    height, width = masks.size
+    rows = np.array([len(crop) for crop in masks.crops]) + 2  # of the crops and the pixels beside them
+    starts = np.cumsum(rows) - rows
+    columns = max(crop.shape[1] for crop in masks.crops) + 2
+    canvas = np.zeros((int(rows.sum()) + 2, columns + 2), np.uint8)
+    for start, crop in zip(starts.tolist(), masks.crops, strict=True):
+        canvas[start + 2 : start + 2 + crop.shape[0], 2 : 2 + crop.shape[1]] = crop.numpy()
+    count = _counts(canvas).ravel()
+    pixels = np.flatnonzero(count - np.uint8(1) < 8)  # count 1..8: 0 wraps round
+    row, column = np.divmod(pixels, columns)
+    mask_indices = np.repeat(np.arange(len(masks)), rows)[row]
     left, top = (np.array(masks.corners) - 1).T
-    count = count[index].astype(np.int64)
-    return column + left[owners], row + (top - tops)[owners], np.minimum(count, 9 - count), owners
+    x, y = column + left[mask_indices], row + (top - starts)[mask_indices]
+    scores = np.minimum(count[pixels], 9 - count[pixels]).astype(np.int64)
+    inside = (x >= 0) & (y >= 0) & (x < width) & (y < height)
+    return np.stack((x, y, scores, mask_indices)).compress(inside, 1)
 
 
-def _covered(points: NDArray[Any], boxes: NDArray[Any], of: NDArray[Any]) -> NDArray[Any]:
-    """Which points lie in a box of their mask: [N] bool."""
-    x, y, _, owners = points
+def _covered(points: NDArray[Any], boxes: NDArray[Any], box_masks: NDArray[Any]) -> NDArray[Any]:
+    """Which points lie in a box of their mask: [N] bool; points and boxes ascend by mask."""
+    x, y, _, mask_indices = points
     covered = np.zeros(len(x), bool)
-    order = np.argsort(of, kind="stable")
-    for owner in np.unique(owners):
-        part, mine = (slice(*np.searchsorted(values, (owner, owner + 1))) for values in (owners, of[order]))
-        x1, y1, x2, y2 = boxes[order[mine]].T[..., None]
+    for index in np.unique(mask_indices):
+        part, kept = (slice(*np.searchsorted(values, (index, index + 1))) for values in (mask_indices, box_masks))
+        x1, y1, x2, y2 = boxes[kept].T[..., None]
         covered[part] = ((x[part] >= x1) & (x[part] < x2) & (y[part] >= y1) & (y[part] < y2)).any(0)
     return covered
 
@@ -152,12 +155,12 @@ def _centred(
     points: NDArray[Any], size: int, iou: float, limit: tuple[int, int], margin: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Boxes [M, 4] centred on some of the points, after non-maximum suppression, moved back to end `margin` pixels
-    before (width, height) `limit`; and the mask of each box."""
-    x, y, scores, owners = points
+    before (width, height) `limit`; and the index of the mask of each."""
+    x, y, scores, mask_indices = points
     left, top = (values - size // 2 if side > size else 0 * values for values, side in zip((x, y), limit, strict=True))
-    start, owners = nms(left, top, scores, owners, size, iou)
+    start, box_masks = nms(left, top, scores, mask_indices, size, iou)
     start = start.clip(0, [max(0, side - margin - size) for side in limit])
-    return np.concatenate((start, start + size), 1), owners
+    return np.concatenate((start, start + size), 1), box_masks
 
 
 def nms(
@@ -177,7 +180,7 @@ def nms(
             their IoU is above it.
 
     Returns:
-        Those that are kept, [M, 2] x, y, and their groups [M]; those of one group by descending score.
+        Those that are kept, [M, 2] x, y, and their groups [M], ascending; those of one group by descending score.
     """
     if not len(x):
         return np.zeros((0, 2), np.int64), np.zeros(0, np.int64)
@@ -206,8 +209,10 @@ def nms(
         alive = ~seen.ravel()[places]
         alive[first] = False
         places = places.compress(alive)  # several times as fast as indexing by it
-    row, column = np.divmod(np.concatenate(kept), width)
     number = np.concatenate(kept_groups)
+    order = np.argsort(number, kind="stable")
+    number = number[order]
+    row, column = np.divmod(np.concatenate(kept)[order], width)
     return np.stack((column + left, row + (top - first_rows)[number]), 1), groups[starts][number]
 
 
