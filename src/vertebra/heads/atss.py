@@ -15,7 +15,7 @@ from vertebra.heads.box import WEIGHTS
 from vertebra.heads.dense import MMDET_TOWERS, classification_loss, tower
 from vertebra.heads.roi import Size
 from vertebra.nn import init
-from vertebra.nn.conv import Conv3x3
+from vertebra.nn.conv import Conv2d
 from vertebra.ops.atss import atss_assign
 from vertebra.ops.boxes import centerness, centres, decode, split_crowd
 from vertebra.ops.reduce import mean_over_processes
@@ -51,7 +51,7 @@ class ATSSHead(nn.Module):
         self.strides = [level.stride for level in levels]
         self.sides = [[anchors.scale * stride] for stride in self.strides]
         self.cls_tower, self.box_tower = tower(channels, norm=norm), tower(channels, norm=norm)
-        self.classify = Conv3x3(channels, num_anchors * num_classes)
+        self.classify = Conv2d(channels, num_anchors * num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
         self.centerness = nn.Conv2d(channels, num_anchors, 3, padding=1)
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in levels)

@@ -14,7 +14,7 @@ from vertebra.heads.anchors import Anchors, flatten_anchors, ratio_major
 from vertebra.heads.box import BoxLoss
 from vertebra.heads.roi import Detections, PostprocessConfig, Size
 from vertebra.nn import init
-from vertebra.nn.conv import Conv3x3, ConvNorm
+from vertebra.nn.conv import Conv2d, ConvNorm
 from vertebra.ops.boxes import decode, split_crowd
 from vertebra.ops.match import BACKGROUND, match
 from vertebra.structures import Level, Target
@@ -88,7 +88,7 @@ class DenseHead(nn.Module):
         self.sides, self.strides = sides, [level.stride for level in levels]
         num_anchors = len(sides[0]) * len(anchors.ratios)
         self.cls_tower, self.box_tower = tower(channels, norm=norm), tower(channels, norm=norm)
-        self.classify = Conv3x3(channels, num_anchors * num_classes)
+        self.classify = Conv2d(channels, num_anchors * num_classes, 3, padding=1)
         self.deltas = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
         init.fill([*self.cls_tower, *self.box_tower, self.classify, self.deltas], init.normal)
         assert self.classify.bias is not None

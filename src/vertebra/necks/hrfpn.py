@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vertebra.nn.conv import Conv3x3
+from vertebra.nn.conv import Conv2d
 from vertebra.structures import Level
 from vertebra.weights import Rename
 
@@ -32,7 +32,7 @@ class HRFPN(nn.Module):
         super().__init__()
         self.num_inputs = len(levels)
         self.reduction = nn.Conv2d(sum(level.channels for level in levels), channels, 1)
-        self.convs = nn.ModuleList(Conv3x3(channels, channels) for _ in range(count))
+        self.convs = nn.ModuleList(Conv2d(channels, channels, 3, padding=1) for _ in range(count))
         self.levels = tuple(Level(levels[0].stride * 2**i, channels) for i in range(count))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -34,7 +34,28 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution whose weights are drawn once, for a ReLU behind it."""
+    """torch's convolution, with gradients in the memory order in which they are computed fastest.
+
+    Without AVX-512, those of a 3x3 convolution of a large map take oneDNN up to 2.4 times as long channels-last (256
+    channels of 128 x 128 cells: 2.4 s instead of 1.0 s; 64 channels of 100 x 136: 1.8 times).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (
+            not torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or not is_plain_3x3(self)
+            or not (x.shape[1:].numel() >= LARGE or _trains_by_winograd(x, self.weight))
+            or not x.is_contiguous(memory_format=torch.channels_last)
+            or not _on_avx2(x)
+        ):
+            return super().forward(x)
+        y: Tensor = _ContiguousGradients.apply(x, self.weight, self.bias)
+        return y
+
+
+class ReluConv2d(Conv2d):
+    """A convolution whose weights are drawn for a ReLU behind it."""
 
     def reset_parameters(self) -> None:
         if self.weight.is_meta:  # where it would take most of the time of building a network
@@ -44,11 +65,8 @@ class Conv2d(nn.Conv2d):
             bound = self.weight[0].numel() ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return _convolved(super().forward, self, x)
 
-
-class SameConv2d(Conv2d):
+class SameConv2d(ReluConv2d):
     """A convolution padded as TensorFlow's "same" does: [B, C, H, W] -> [B, C', ceil(H / s), ceil(W / s)].
 
     At stride 2 on an even side the odd padding pixel goes to the bottom and right.
@@ -64,17 +82,6 @@ class SameConv2d(Conv2d):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             sides += [total // 2, total - total // 2]
         return nn.functional.pad(x, sides)
-
-
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with bias, without a norm, whose gradients are computed as a ConvNorm's: [B, C, H, W] ->
-    [B, C', H, W]."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _convolved(super().forward, self, x)
 
 
 class ConvNorm(nn.Module):
@@ -102,7 +109,7 @@ class ConvNorm(nn.Module):
             self.conv: nn.Conv2d = SameConv2d(inputs, outputs, kernel, stride, 0, groups=groups, bias=bias)
         else:
             padding = kernel // 2 * dilation
-            self.conv = Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
+            self.conv = ReluConv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
         self.norm: nn.Module = nn.BatchNorm2d(outputs, eps) if norm else nn.Identity()
         self.activation = activation
         self.keeps_residual = False  # True forbids the inference form to overwrite `residual`
@@ -175,24 +182,6 @@ class _ContiguousGradients(torch.autograd.Function):
         return of_x, *others
 
 
-def _convolved(plain: Callable[[Tensor], Tensor], conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """`conv(x)`, which is `plain(x)`, with gradients in the memory order in which they are computed fastest.
-
-    Without AVX-512, those of a 3x3 convolution of a large map take oneDNN up to 2.4 times as long channels-last (256
-    channels of 128 x 128 cells: 2.4 s instead of 1.0 s; 64 channels of 100 x 136: 1.8 times).
-    """
-    if (
-        not torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or not is_plain_3x3(conv)
-        or not (x.shape[1:].numel() >= LARGE or _trains_by_winograd(x, conv.weight))
-        or not x.is_contiguous(memory_format=torch.channels_last)
-        or not _on_avx2(x)
-    ):
-        return plain(x)
-    return _ContiguousGradients.apply(x, conv.weight, conv.bias)
-
-
 def is_plain_3x3(conv: nn.Conv2d) -> bool:
     """Whether it is a 3x3 convolution of stride 1, padded with one zero on each side."""
     shape = (conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode)
@@ -202,7 +191,7 @@ def is_plain_3x3(conv: nn.Conv2d) -> bool:
 def is_wide(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is a 3x3 convolution with WIDE input and output channels, and no other subclass, which may
     compute something else."""
-    if type(layer) not in (nn.Conv2d, Conv2d, Conv3x3):
+    if type(layer) not in (nn.Conv2d, Conv2d, ReluConv2d):
         return False
     assert isinstance(layer, nn.Conv2d)
     return is_plain_3x3(layer) and min(layer.in_channels, layer.out_channels) >= WIDE
