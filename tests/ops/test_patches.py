@@ -88,6 +88,7 @@ def test_nms_keeps_what_torchvision_keeps(iou):
     corners, kept_groups = nms(*(values.numpy() for values in (x, y, scores, groups)), 16, iou)
     assert corners.tolist() == boxes[kept, :2].tolist()
     assert kept_groups.tolist() == groups[kept].tolist()
+    assert [kept.shape for kept in nms(*[np.zeros(0, np.int64)] * 4, 16, iou)] == [(0, 2), (0,)]
 
 
 @pytest.mark.parametrize("cover", [False, True])
@@ -96,9 +97,8 @@ def test_masks_of_an_image_have_the_patches_of_each(cover, monkeypatch):
     torch.manual_seed(0)
     masks = Masks((200, 150))
     for height, width in ((40, 60), (0, 0), (90, 30), (12, 12), (150, 140), (30, 30), (7, 1)):
-        masks.append(
-            150 - width - 3, 200 - height - 5, noise(height, width) if height > 9 else torch.ones(height, width)
-        )
+        mask = noise(height, width) if height > 9 else torch.ones(height, width, dtype=torch.bool)
+        masks.append(150 - width - 3, 200 - height - 5, mask)
     alone = [
         boundary_patches(crop, 16, 0.3, cover=cover, corner=corner, image_size=masks.size)
         for corner, crop in zip(masks.corners, masks.crops, strict=True)

@@ -191,10 +191,12 @@ def is_plain_3x3(conv: nn.Conv2d) -> bool:
 def is_wide(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a layer is a 3x3 convolution with WIDE input and output channels, and no other subclass, which may
     compute something else."""
-    if type(layer) not in (nn.Conv2d, Conv2d, ReluConv2d):
-        return False
-    assert isinstance(layer, nn.Conv2d)
-    return is_plain_3x3(layer) and min(layer.in_channels, layer.out_channels) >= WIDE
+    return (
+        isinstance(layer, nn.Conv2d)
+        and type(layer) in (nn.Conv2d, Conv2d, ReluConv2d)
+        and is_plain_3x3(layer)
+        and min(layer.in_channels, layer.out_channels) >= WIDE
+    )
 
 
 def winograd_pays(x: Tensor) -> bool:

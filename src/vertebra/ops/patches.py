@@ -192,40 +192,42 @@ def nms(
     rows = np.maximum.reduceat(y, starts) + 1 - top  # the maps lie below each other, `reach` rows apart
     first_rows = np.cumsum(rows) - rows
     width = int(x.max()) - left + 1 + reach
-    seen = np.zeros((int(rows.sum()) + reach, width), bool)
+    marks = np.zeros((int(rows.sum()) + reach, width), bool)
+    flat_marks, limits = marks.ravel(), np.append(first_rows * width, marks.size)
     order = np.argsort((8 * numbers + 7 - scores).astype(np.uint16), kind="stable")  # radix sort
     places = ((y + (first_rows - top)[numbers]) * width + x - left)[order]
-    kept, kept_groups = [], []
+    rounds = []
     while len(places):
-        first = np.searchsorted(places, first_rows * width)  # places ascend from group to group
-        has = np.flatnonzero(np.diff(first, append=len(places)))
-        first = first[has]
-        kept.append(places[first])
-        kept_groups.append(has)
-        for place in kept[-1].tolist():
+        first = np.searchsorted(places, limits)  # places ascend from group to group
+        first = first[:-1][first[:-1] < first[1:]]  # of the groups that have any left
+        rounds.append(places[first])
+        for place in rounds[-1].tolist():
             row, column = divmod(place, width)
-            window = seen[row - reach : row + reach + 1, column - reach : column + reach + 1]
+            window = marks[row - reach : row + reach + 1, column - reach : column + reach + 1]
             np.logical_or(window, suppressed, out=window)
-        alive = ~seen.ravel()[places]
+        alive = ~flat_marks[places]
         alive[first] = False
         places = places.compress(alive)  # several times as fast as indexing by it
-    number = np.concatenate(kept_groups)
-    order = np.argsort(number, kind="stable")
-    number = number[order]
-    row, column = np.divmod(np.concatenate(kept)[order], width)
-    return np.stack((column + left, row + (top - first_rows)[number]), 1), groups[starts][number]
+    kept = np.concatenate(rounds)
+    numbers = np.searchsorted(limits, kept, "right") - 1
+    order = np.argsort(numbers, kind="stable")
+    kept, numbers = kept[order], numbers[order]
+    row, column = np.divmod(kept, width)
+    return np.stack((column + left, row + (top - first_rows)[numbers]), 1), groups[starts][numbers]
 
 
-@functools.lru_cache
+@functools.lru_cache(8)
 def _overlapping(size: int, iou: float) -> NDArray[Any]:
     """Whether squares have an IoU above `iou`, by the distance of their corners: [2 r + 1, 2 r + 1] bool, with distance
     0 in the centre."""
-    overlap = (size - np.abs(np.arange(2 * size - 1) - size + 1)).astype(np.float32)  # along one axis
-    intersection = overlap[:, None] * overlap
-    above: NDArray[Any] = (intersection / (2 * size**2 - intersection)).astype(np.float64) > iou
-    reach = int(above[size - 1].sum()) // 2
-    middle = slice(size - 1 - reach, size + reach)
-    return above[middle, middle]
+
+    def above(intersection: NDArray[Any]) -> NDArray[Any]:
+        return (intersection / (2 * size**2 - intersection)).astype(np.float64) > iou
+
+    overlap = np.arange(size, 0, -1, dtype=np.float32)  # along one axis, by the distance
+    reach = max(0, int(above(size * overlap).sum()) - 1)
+    overlap = overlap[np.abs(np.arange(2 * reach + 1) - reach)]
+    return above(overlap[:, None] * overlap)
 
 
 def cut(image: Tensor, boxes: Tensor, padding: int = 0, out: Tensor | None = None) -> Tensor:

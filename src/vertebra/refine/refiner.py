@@ -198,8 +198,7 @@ class Refiner:
         left, top, right, bottom = zip(*boxes.tolist(), strict=True)
         x1, y1 = max(0, min(x, *left)), max(0, min(y, *top))
         x2, y2 = min(width, max(x + w, *right)), min(height, max(y + h, *bottom))
-        mask = crop.new_zeros(y2 - y1, x2 - x1)
-        mask[y - y1 : y - y1 + h, x - x1 : x - x1 + w] = crop
+        mask = Masks((y2 - y1, x2 - x1), [(x - x1, y - y1)], [crop])[0]
         local = boxes - torch.tensor([x1, y1, x1, y1])
         if self.uncertain:
             chosen = separation(cut(image, boxes), cut(mask[None], local)[:, 0]) < 1 - self.uncertain
