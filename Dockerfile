@@ -4,8 +4,10 @@ FROM python:3.12-slim AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
+# torch without CUDA; another index or a mirror: --build-arg TORCH_INDEX=URL
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python -m venv /opt/vertebra \
-    && /opt/vertebra/bin/pip install --no-cache-dir torch torchvision --index-url https://download.pytorch.org/whl/cpu \
+    && /opt/vertebra/bin/pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX" \
     && /opt/vertebra/bin/pip install --no-cache-dir ".[serve]"
 
 FROM python:3.12-slim

@@ -41,7 +41,19 @@ HEADS = {
     "maps": {"task": "semantic", "model": {"method": "semantic_fpn", "channels": 32, "neck_channels": 64}},
     "classes": {"task": "classification"},
 }
-SHARED = ("epochs", "optimizer", "lr", "weight_decay", "warmup", "clip", "schedule", "final_lr_ratio", "momentum")
+SHARED = (
+    "epochs",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "warmup",
+    "clip",
+    "schedule",
+    "final_lr_ratio",
+    "momentum",
+    "precision",
+    "val_every",
+)
 """Settings of a run that its heads' single models have as well."""
 SPEED_IMAGES = 32
 
@@ -54,6 +66,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="side of the square input")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--weighting", default="fixed")
+    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"))
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=list(HEADS))
     parser.add_argument("--output", type=Path, default=Path("runs/multi-benchmark"))
     parser.add_argument("--speed", action="store_true")
@@ -71,7 +84,9 @@ def main() -> None:
             "data.batch_size": options.batch_size,
             "data.workers": 0,
             "epochs": options.epochs,
+            "val_every": options.epochs,  # all are compared after the last step
             "weighting": options.weighting,
+            "precision": options.precision,
             "device": "cpu",
             "output": options.output / "multi",
         }
