@@ -1,11 +1,12 @@
 """The engines beside timm's eager forward: same weights, same input, one process, taking turns.
 
-    python benchmarks/engines.py                              # the six models, float32 and bfloat16
+    python benchmarks/engines.py                              # the six models in float32, bfloat16 and int8
     python benchmarks/engines.py resnet50 --batch 1 --repeats 5
 
 Per model: milliseconds of raw outputs by timm's eager forward, by ours eager, folded, exported to ONNX Runtime and to
 OpenVINO; the fastest of ours over timm, and how far its outputs lie from those of the trained model. Ratios above 1 are
-in our favour.
+in our favour. The weights are fabricated, so that of int8 only the time means something; it is
+exported however much its predictions differ.
 """
 
 from __future__ import annotations
@@ -20,19 +21,25 @@ from pathlib import Path
 import torch
 from backbones import build, check, logits, machine, take_turns
 from torch import Tensor
+from torchvision.io import write_png
 
 import vertebra
+from vertebra.data.formats import shapes
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
+from vertebra.export import formats
 from vertebra.predict import Predictor
-from vertebra.predict.engines import ENGINES
+from vertebra.predict.engines import ENGINES, EXPORTED
 
+PRECISIONS = ("32-true", "bf16-mixed", "int8")
+CALIBRATION_IMAGES = 16
 MODELS = ("resnet50", "efficientnetv2_s", "swin_tiny", "vit_base_16", "hrnet_w18", "mixer_b16")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=15)
@@ -50,7 +57,7 @@ def main() -> None:
     gains: dict[str, list[float]] = {}
     for name in options.models:
         images = torch.randn(options.batch, 3, options.size, options.size)
-        for precision in ("32-true", "bf16-mixed"):
+        for precision in options.precisions:
             gain = compare(name, images, precision, options.repeats)
             gains.setdefault(precision, []).append(gain)
     for precision, values in gains.items():
@@ -65,9 +72,9 @@ def compare(name: str, images: Tensor, precision: str, repeats: int) -> float:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         checkpoint.save(models["ours"], Path(folder, "best.safetensors"))  # type: ignore[arg-type]
         engines: dict[str, Predictor] = {}
-        for engine in ENGINES[:-1]:
+        for engine in EXPORTED if precision == "int8" else ENGINES[:-1]:
             try:
-                engines[engine] = vertebra.load(folder, device="cpu", precision=precision, engine=engine)
+                engines[engine] = load(Path(folder), engine, precision)
             except VertebraError as error:
                 print(f"{name}: without {engine}: {error}")
         runs = {engine: (lambda predictor=predictor: predictor.raw(images)) for engine, predictor in engines.items()}
@@ -79,6 +86,35 @@ def compare(name: str, images: Tensor, precision: str, repeats: int) -> float:
     gain = times["timm"] / times[fastest]
     print(f"| {name} | {precision} | {' | '.join(columns)} | {gain:.2f} {fastest} | {apart:.0e} |", flush=True)
     return gain
+
+
+def load(folder: Path, engine: str, precision: str) -> Predictor:
+    """The checkpoint in `folder` by an engine."""
+    if precision != "int8":
+        return vertebra.load(folder, device="cpu", precision=precision, engine=engine)
+    file = folder / f"int8{formats.find(engine).SUFFIX}"
+    vertebra.load(folder, device="cpu").export(
+        file,
+        precision="int8",
+        data=str(calibration(folder / "data")),
+        min_agreement=0,
+        max_drop=1,
+        calibration_images=CALIBRATION_IMAGES,
+    )
+    return vertebra.load(file)
+
+
+def calibration(folder: Path) -> Path:
+    """A list of drawn images, which are given the first classes of a model of 1000."""
+    folder.mkdir(exist_ok=True)
+    lines = ["path,label,split"]
+    for split, start in (("train", 0), ("val", CALIBRATION_IMAGES)):
+        for index in range(start, start + CALIBRATION_IMAGES):
+            write_png(shapes.draw(0, index, 256, shapes.SEVERAL)[0], str(folder / f"{index}.png"))
+            lines.append(f"{index}.png,{index % CALIBRATION_IMAGES},{split}")
+    path = folder / "labels.csv"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from PIL import Image
 
 from vertebra.data import open_data
 from vertebra.data.formats import shapes
+from vertebra.data.geometry import Example, flip_horizontal, flip_vertical
 from vertebra.data.reading import read
 from vertebra.ops import rle
 
@@ -119,13 +120,15 @@ def test_the_mask_is_where_the_object_was_drawn():
     assert np.abs(np.median(shifts, axis=0)).max() < 0.2
 
 
-def test_the_mask_is_centred_on_its_object():
-    """A regular outline's centre of mass is the centre of its keypoints; none leans towards a corner."""
+@pytest.mark.parametrize("change", [lambda example: example, flip_horizontal, flip_vertical])
+def test_the_mask_is_centred_on_its_object(change):
+    """A regular outline's centre of mass is the centre of its keypoints, in the mirror image too."""
     shifts = []
-    for _, target in SINGLE:
-        if shapes.CLASSES[int(target.label)] != "triangle":
+    for image, drawn in SINGLE:
+        if shapes.CLASSES[int(drawn.label)] != "triangle":
+            target = change(Example(image, drawn)).target
             rows, columns = torch.where(target.masks[0])
-            mass = torch.stack([columns, rows], 1).float().mean(0) + 0.5  # a pixel's centre lies at .5
+            mass = torch.stack([columns, rows], 1).float().mean(0)
             shifts.append(mass - target.keypoints[0, :, :2].mean(0))
     assert torch.stack(shifts).mean(0).abs().max() < 0.1
 
@@ -148,7 +151,7 @@ def test_an_object_lies_within_its_keypoints_circle():
         for points, mask in zip(target.keypoints[..., :2], target.masks.dense(), strict=True):
             centre, radius = points.mean(0), (points[0] - points.mean(0)).norm()
             rows, columns = torch.where(mask)
-            places = torch.stack([columns, rows], 1) + 0.5
+            places = torch.stack([columns, rows], 1)
             assert (places - centre).norm(dim=1).max() <= radius + 1
 
 
@@ -174,22 +177,26 @@ def test_visibility():
         for i, points in enumerate(target.keypoints):
             for x, y, visible in points.tolist():
                 if visible == 1:  # another object lies there
-                    assert not target.masks[i][int(y), int(x)]
-                    assert target.semantic[int(y), int(x)] > 0
+                    assert not target.masks[i][round(y), round(x)]
+                    assert target.semantic[round(y), round(x)] > 0
 
 
-def test_keypoints_that_nothing_tells_apart_are_not_labelled():
-    """Where the dark line is covered."""
+def test_keypoints_that_could_only_be_guessed_are_not_labelled():
+    """Where the dark line is covered, or half of the object."""
     seen = set()
-    for _, target in SEVERAL:
-        for points, mask in zip(target.keypoints, target.masks.dense(), strict=True):
+    for i in range(60):
+        _, target = shapes.draw(seed=6, index=i, size=64, objects=(1, 6))
+        for points, label, mask in zip(target.keypoints, target.labels, target.masks.dense(), strict=True):
             centre, ahead = points[:, :2].mean(0), points[0, :2]
-            x, y = (centre + torch.linspace(0, 0.8, 50)[:, None] * (ahead - centre)).long().T
-            share = float(mask[y, x].float().mean())
-            if share == 0 or share > 0.3:
-                assert points[:, 2].any() == (share > 0)
-                seen.add(share > 0)
-    assert seen == {False, True}
+            x, y = (centre + torch.linspace(0, 0.8, 50)[:, None] * (ahead - centre)).round().long().T
+            line = float(mask[y, x].float().mean())
+            across, down = shapes.outline(shapes.CLASSES[label]).T
+            area = abs(across @ np.roll(down, 1) - down @ np.roll(across, 1)) / 2  # of radius 1
+            share = float(mask.sum() / (area * (ahead - centre).square().sum()))
+            if abs(line - 0.2) > 0.07 and abs(share - 0.5) > 0.04:
+                assert points[:, 2].any() == (line > 0.2 and share > 0.5)
+                seen.add((line > 0.2, share > 0.5))
+    assert seen == {(False, False), (False, True), (True, False), (True, True)}
 
 
 def test_the_splits_share_no_image(few_shapes):

@@ -2,7 +2,8 @@
 
 Each image has objects of six classes on a shaded background. An object's four keypoints lie on the circumscribed circle
 of its outline: ahead, to the right, behind and to the left. A dark line from its centre points ahead; where others
-cover it, nothing tells the keypoints apart, and they are not labelled.
+cover it, nothing tells the keypoints apart, and they are not labelled. Nor are those of objects that others cover by
+half, whose places could only be guessed.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ LINE = 0.8
 """Length of the dark line, as a share of the radius."""
 LEAST_LINE = 0.2
 """Share of the line that is visible, below which keypoints are not labelled."""
+LEAST_VISIBLE = 0.5
+"""Likewise the share of the object."""
 SCALE = 4
 """Images are drawn so many times larger and scaled down, for smooth edges."""
 
@@ -148,7 +151,7 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = ONE
     count = int(random.integers(objects[0], objects[1] + 1))
     largest = 0.45 if count == 1 else 0.27
     radii = np.sort(random.uniform(0.55 * largest, largest, count))[::-1] * size  # the largest first, at the bottom
-    labels, keypoints, names, owner = [], [], [], np.zeros((size, size), np.int64)
+    labels, keypoints, names, areas, owner = [], [], [], [], np.zeros((size, size), np.int64)
     for number, radius in enumerate(radii, 1):
         label = int(random.integers(len(CLASSES)))
         centre = random.uniform(radius, size - radius, 2)
@@ -164,13 +167,14 @@ def draw(seed: int, index: int, size: int = SIZE, objects: tuple[int, int] = ONE
         pen.line(line, fill=tuple(int(c) for c in colour * 0.35), width=max(2, int(radius * SCALE * 0.09)))
         x, y, mask = _mask(polygon, size)
         owner[y : y + mask.shape[0], x : x + mask.shape[1]][mask] = number
+        areas.append(int(mask.sum()))
         labels.append(label)
         names.append(f"a {COLOURS[round(hue * len(COLOURS)) % len(COLOURS)]} {CLASSES[label]}")
-        keypoints.append(axes)
+        keypoints.append(axes - 0.5)  # in indices of pixels, as COCO's are: the centre of the first pixel is 0
     noise = random.normal(0, 8, (size, size, 3))
     pixels = (np.asarray(canvas.resize((size, size), Image.Resampling.BOX)) + noise).clip(0, 255).astype(np.uint8)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    return image, _target(labels, keypoints, names, owner)
+    return image, _target(labels, keypoints, areas, names, owner)
 
 
 def outline(name: str) -> np.ndarray:
@@ -232,8 +236,15 @@ def _caption(names: list[str], boxes: Tensor) -> str:
     return f"{names[0]} {beside if abs(x) >= abs(y) else above} {names[1]}"
 
 
-def _target(labels: list[int], keypoints: list[np.ndarray], names: list[str], owner: np.ndarray) -> Target:
-    """The visible objects, from the number of the object, from 1, that each pixel shows: `owner` [H, W] int64."""
+def _target(
+    labels: list[int], keypoints: list[np.ndarray], areas: list[int], names: list[str], owner: np.ndarray
+) -> Target:
+    """The visible objects.
+
+    Args:
+        areas: pixels of each, the covered ones included.
+        owner: [H, W] int64, the number of the object, from 1, that each pixel shows.
+    """
     size = owner.shape[0]
     semantic = np.array([0, *(label + 1 for label in labels)])[owner]
     masks, visible, points = Masks((size, size)), [], []
@@ -243,13 +254,13 @@ def _target(labels: list[int], keypoints: list[np.ndarray], names: list[str], ow
             continue
         masks.append(0, 0, torch.from_numpy(mask))
         visible.append(i)
-        cells = np.floor(keypoints[i]).astype(int).clip(0, size - 1)
-        inside = ((keypoints[i] >= 0) & (keypoints[i] < size)).all(1)
+        cells = np.rint(keypoints[i]).astype(int).clip(0, size - 1)
+        inside = ((keypoints[i] >= -0.5) & (keypoints[i] < size - 0.5)).all(1)
         # A keypoint lies on its object's rim or beside it; it is occluded where a later object covers it.
         visibility = np.where(owner[cells[:, 1], cells[:, 0]] <= i + 1, 2, 1) * inside
         centre = keypoints[i].mean(0)
-        x, y = (centre + np.linspace(0, LINE, 20)[:, None] * (keypoints[i][0] - centre)).astype(int).T
-        if mask[y, x].mean() < LEAST_LINE:
+        x, y = np.rint(centre + np.linspace(0, LINE, 20)[:, None] * (keypoints[i][0] - centre)).astype(int).T
+        if mask[y, x].mean() < LEAST_LINE or mask.sum() < LEAST_VISIBLE * areas[i]:
             visibility[:] = 0
         points.append(np.concatenate([keypoints[i], visibility[:, None]], 1))
     return Target(
