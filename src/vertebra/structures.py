@@ -68,8 +68,8 @@ class Target:
     masks: Masks | None = None
     """One mask per instance."""
     keypoints: Tensor | None = None
-    """[N, K, 3] float32: x, y in input pixels and visibility (0 not labelled, 1 occluded, 2 visible). As in COCO, a pixel
-    is at its index: the centre of the first one is 0, where boxes have 0.5."""
+    """[N, K, 3] float32: x, y in input pixels and visibility (0 not labelled, 1 occluded, 2 visible). As in COCO, x and
+    y are indices of pixels: the centre of the first one is 0, where boxes have 0.5."""
     crowd: Tensor | None = None
     """[N] bool: a region of many objects without instance annotations (COCO's iscrowd); ignored in training and
     evaluation."""
