@@ -4,9 +4,10 @@
     python benchmarks/engines.py resnet50 --batch 1 --repeats 5
 
 Per model: milliseconds of raw outputs by timm's eager forward, by ours eager, folded, exported to ONNX Runtime and to
-OpenVINO; the fastest of ours over timm, and how far its outputs lie from those of the trained model. Ratios above 1 are
-in our favour. The weights are fabricated, so that of int8 only the time means something; it is
-exported however much its predictions differ.
+OpenVINO, and by these two called by hand on the same files; timm over the fastest of ours, the fastest by hand over the
+fastest of ours, and how far its outputs lie from those of the trained model. Ratios above 1 are in our favour. The
+weights are fabricated, so that of int8 only the time means something; it is exported however much its predictions
+differ.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import math
 import os
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
+import openvino
 import torch
 from backbones import build, check, logits, machine, take_turns
 from torch import Tensor
@@ -29,10 +33,11 @@ from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.export import formats
 from vertebra.predict import Predictor
-from vertebra.predict.engines import ENGINES, EXPORTED
+from vertebra.predict.engines import ENGINES, EXPORTED, exported
 
 PRECISIONS = ("32-true", "bf16-mixed", "int8")
 CALIBRATION_IMAGES = 16
+BY_HAND = {engine: f"{engine} by hand" for engine in EXPORTED}
 MODELS = ("resnet50", "efficientnetv2_s", "swin_tiny", "vit_base_16", "hrnet_w18", "mixer_b16")
 
 
@@ -52,21 +57,24 @@ def main() -> None:
         f"{options.repeats}, ms\n"
     )
     names = ENGINES[:-1]
-    print(f"| model | precision | timm eager | {' | '.join(names)} | ratio | apart |")
-    print(f"|---|---|{'---:|' * (len(names) + 3)}")
-    gains: dict[str, list[float]] = {}
+    print(
+        f"| model | precision | timm eager | {' | '.join((*names, *BY_HAND.values()))} | ratio | to by hand | apart |"
+    )
+    print(f"|---|---|{'---:|' * (len(names) + len(BY_HAND) + 4)}")
+    gains: dict[str, list[tuple[float, float]]] = {}
     for name in options.models:
         images = torch.randn(options.batch, 3, options.size, options.size)
         for precision in options.precisions:
             gain = compare(name, images, precision, options.repeats)
             gains.setdefault(precision, []).append(gain)
     for precision, values in gains.items():
-        mean = math.exp(statistics.fmean(math.log(value) for value in values))
-        print(f"\n{precision}: the fastest engine against timm's eager forward, geometric mean: {mean:.3f}")
+        timm, hand = (math.exp(statistics.fmean(map(math.log, column))) for column in zip(*values, strict=True))
+        print(f"\n{precision}: geometric means of the ratios: {timm:.3f} to timm, {hand:.3f} to engines called by hand")
 
 
-def compare(name: str, images: Tensor, precision: str, repeats: int) -> float:
-    """Prints the row of a model in a precision; returns the gain over timm, which computes in float32."""
+def compare(name: str, images: Tensor, precision: str, repeats: int) -> tuple[float, float]:
+    """Prints the row of a model in a precision; returns the gain over timm, which computes in float32, and over the
+    fastest engine called by hand."""
     models = build(name)
     check(name, models, images)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
@@ -78,21 +86,28 @@ def compare(name: str, images: Tensor, precision: str, repeats: int) -> float:
             except VertebraError as error:
                 print(f"{name}: without {engine}: {error}")
         runs = {engine: (lambda predictor=predictor: predictor.raw(images)) for engine, predictor in engines.items()}
+        for engine in engines.keys() & BY_HAND:
+            runs[BY_HAND[engine]] = by_hand(engine, file_of(Path(folder), engine, precision), precision, images)
         times = take_turns({"timm": lambda: logits(models["timm"], images), **runs}, repeats)
         fastest = min(engines, key=lambda engine: times[engine])
         trained = logits(models["ours"], images)
         apart = float((engines[fastest].raw(images)[0] - trained).abs().max() / trained.std())
-    columns = [f"{1000 * times[key]:.0f}" if key in times else "-" for key in ("timm", *ENGINES[:-1])]
+    keys = ("timm", *ENGINES[:-1], *BY_HAND.values())
+    columns = [f"{1000 * times[key]:.0f}" if key in times else "-" for key in keys]
     gain = times["timm"] / times[fastest]
-    print(f"| {name} | {precision} | {' | '.join(columns)} | {gain:.2f} {fastest} | {apart:.0e} |", flush=True)
-    return gain
+    hand = min(times[key] for key in BY_HAND.values() if key in times) / times[fastest]
+    print(
+        f"| {name} | {precision} | {' | '.join(columns)} | {gain:.2f} {fastest} | {hand:.2f} | {apart:.0e} |",
+        flush=True,
+    )
+    return gain, hand
 
 
 def load(folder: Path, engine: str, precision: str) -> Predictor:
     """The checkpoint in `folder` by an engine."""
     if precision != "int8":
         return vertebra.load(folder, device="cpu", precision=precision, engine=engine)
-    file = folder / f"int8{formats.find(engine).SUFFIX}"
+    file = file_of(folder, engine, precision)
     vertebra.load(folder, device="cpu").export(
         file,
         precision="int8",
@@ -102,6 +117,28 @@ def load(folder: Path, engine: str, precision: str) -> Predictor:
         calibration_images=CALIBRATION_IMAGES,
     )
     return vertebra.load(file)
+
+
+def file_of(folder: Path, engine: str, precision: str) -> Path:
+    """What an engine runs."""
+    return folder / f"int8{formats.find(engine).SUFFIX}" if precision == "int8" else exported(folder, engine, precision)
+
+
+def by_hand(engine: str, file: Path, precision: str, images: Tensor) -> Callable[[], object]:
+    """The engine's own call, as its documentation has it."""
+    array = images.numpy()
+    if engine == "onnx":
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file, settings)
+        return lambda: session.run(None, {session.get_inputs()[0].name: array})
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16-mixed" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(file, "CPU", settings)
+    return lambda: compiled([array])
 
 
 def calibration(folder: Path) -> Path:
