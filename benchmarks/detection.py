@@ -1,11 +1,11 @@
 """Mask R-CNN and RetinaNet (ResNet-50, FPN) beside torchvision's: same weights, same images, one process, in turns.
 
     python benchmarks/detection.py                # both, and the other detectors beside our RetinaNet
-    python benchmarks/detection.py mask_rcnn      # one part of it: mask_rcnn, retinanet, others, assignment
+    python benchmarks/detection.py mask_rcnn      # one part of it: mask_rcnn, engines, retinanet, others, assignment
 
-Whole predictions, from an 8-bit image to boxes or pasted masks; training steps and their peak memory; by number of
-boxes, postprocessing (non-maximum suppression and pasting of masks) and the assignment of objects in ATSS and
-Sparse R-CNN, which have no peer here. Ratios above 1 are in our favour.
+Whole predictions, from an 8-bit image to boxes or pasted masks, those of Mask R-CNN by every engine; training steps and
+their peak memory; by number of boxes, postprocessing (non-maximum suppression and pasting of masks) and the assignment
+of objects in ATSS and Sparse R-CNN, which have no peer here. Ratios above 1 are in our favour.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from torchvision.ops import FrozenBatchNorm2d, batched_nms
 from torchvision.transforms.v2 import functional
 
 import vertebra
+from vertebra.engine import checkpoint
+from vertebra.errors import VertebraError
 from vertebra.images import frame_of
 from vertebra.ledger.fabricate import fabricate_state
 from vertebra.nn.fold import fold
@@ -36,6 +39,7 @@ from vertebra.ops.anchors import anchor_grid
 from vertebra.ops.atss import atss_assign
 from vertebra.ops.masks import paste_masks
 from vertebra.ops.set_matching import match_one_to_one, set_cost
+from vertebra.predict.engines import EXPORTED
 from vertebra.structures import Masks, Preprocess, Target
 from vertebra.tasks.instance.mask_rcnn import Config
 
@@ -58,14 +62,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--methods", nargs="*", default=METHODS, help="of the part `others`")
-    parser.add_argument("parts", nargs="*", default=["mask_rcnn", "retinanet", "others", "assignment"])
+    parser.add_argument("parts", nargs="*", default=["mask_rcnn", "engines", "retinanet", "others", "assignment"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     size, repeats = (options.height, options.width), options.repeats
     print(f"{machine()}; torch {torch.__version__}, torchvision {torchvision.__version__}")
     print(f"{size[0]} x {size[1]}, float32, {options.threads} threads; medians of {repeats}\n")
     by_method = partial(others, methods=options.methods)
-    parts = {"mask_rcnn": mask_rcnn, "retinanet": retinanet, "others": by_method, "assignment": assignment}
+    parts = {
+        "mask_rcnn": mask_rcnn,
+        "engines": engines,
+        "retinanet": retinanet,
+        "others": by_method,
+        "assignment": assignment,
+    }
     for name in options.parts:
         torch.manual_seed(0)
         parts[name](size, repeats)
@@ -79,6 +89,26 @@ def mask_rcnn(size: tuple[int, int], repeats: int) -> None:
     growth(theirs, copy.deepcopy(ours), image)
     training(theirs, ours, size, repeats)
     postprocessing(ours.config, size, repeats)
+
+
+def engines(size: tuple[int, int], repeats: int) -> None:
+    """Whole predictions of Mask R-CNN by the engines that `engine="auto"` chooses from."""
+    header("Mask R-CNN", "torchvision")
+    theirs, ours = build("instance", maskrcnn_resnet50_fpn, size, GAINS)
+    image = noise(size)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(ours, Path(folder, "best.safetensors"))
+        runs: dict[str, Callable[[], Any]] = {"torchvision": partial(infer, theirs, image)}
+        for engine, precision in itertools.product(("folded", *EXPORTED), ("32-true", "bf16-mixed")):
+            try:
+                model = vertebra.load(folder, device="cpu", engine=engine, precision=precision)
+            except VertebraError as error:
+                print(f"without {engine}, {precision}: {error}")
+                continue
+            runs[f"{engine}, {precision}"] = partial(model.predict, image, threshold=ours.config.score_threshold)
+        times = take_turns(runs, repeats)
+    for name, seconds in times.items():
+        print(f"| {name}, s | {seconds:.3f} | {times['torchvision']:.3f} | {times['torchvision'] / seconds:.3f} |")
 
 
 def retinanet(size: tuple[int, int], repeats: int) -> None:
