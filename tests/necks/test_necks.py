@@ -5,7 +5,7 @@ import torch
 
 from vertebra import backbones, ledger
 from vertebra.errors import VertebraError
-from vertebra.necks import FPN, HRFPN, SimplePyramid
+from vertebra.necks import FPN, HRFPN, ExtraLevels, SimplePyramid
 from vertebra.structures import Level
 
 PLAIN = [entry.name for entry in ledger.entries() if len(entry.levels) <= 2]
@@ -98,3 +98,29 @@ def test_fpn_without_convolutions_of_its_sums():
     fine, coarse = neck([torch.tensor([[[[1.0, 2], [3, 4]]]]), torch.tensor([[[[10.0]]]])])
     assert fine.tolist() == [[[[11, 12], [13, 14]]]]
     assert coarse.tolist() == [[[[10]]]]
+
+
+class Extended(torch.nn.Module):
+    """A map of the images' size, two of twice the stride each on top of it, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, padding=1)
+        self.extra = ExtraLevels([Level(32, 4)], 2)
+        self.head = torch.nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, images):
+        return [self.head(x) for x in self.extra([self.conv(images)])]
+
+
+def test_subsampled_maps_are_exported_for_every_size():
+    """Sides that subsampling halves, as those of the traced maps, and sides that it rounds up."""
+    model = Extended().eval().to(memory_format=torch.channels_last)
+    images = torch.randn(1, 3, 20, 16).contiguous(memory_format=torch.channels_last)
+    dynamic = torch.export.Dim.DYNAMIC
+    program = torch.export.export(model, (images,), dynamic_shapes=({2: dynamic, 3: dynamic},), strict=False).module()
+    for size in ((20, 16), (25, 33), (14, 27)):
+        images = torch.randn(1, 3, *size)
+        maps = model(images)
+        assert [tuple(x.shape[2:]) for x in maps] == [size, *(tuple(-(-s // n) for s in size) for n in (2, 4))]
+        assert all(torch.equal(a, b) for a, b in zip(program(images), maps, strict=True))

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.errors import VertebraError, first_line
+from vertebra.export.formats import quiet
 from vertebra.tasks import Task
 
 EXAMPLE_SIZE = (512, 640)
 """(height, width) that a program for images of any size is traced with: at stride 128, maps of several cells that are
 not square, so that no size is taken for a constant."""
 
-OTHER_SIZE = (256, 384)
-"""Another one, with which it is tried."""
+OTHER_SIZE = (288, 416)
+"""Another one, with which it is tried: odd multiples of 32, which are rounded at higher strides."""
 
 
 class Program(nn.Module):
@@ -65,5 +66,5 @@ def _traced(task: Task, size: tuple[int, int] | None) -> torch.export.ExportedPr
     sides = {} if size else {2: dynamic, 3: dynamic}
     arguments = example(task, size or EXAMPLE_SIZE)
     shapes: tuple[Any, ...] = ({**batch, **sides}, batch)[: len(arguments)]
-    with torch.no_grad():
+    with quiet(), torch.no_grad():
         return torch.export.export(Program(task), arguments, dynamic_shapes=shapes, strict=False)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vertebra.errors import VertebraError
 from vertebra.nn import init
@@ -114,6 +115,6 @@ class ExtraLevels(nn.Module):
     def forward(self, maps: Sequence[Tensor], source: Tensor | None = None) -> list[Tensor]:
         results, x = list(maps), maps[-1] if source is None else source
         for i in range(self.count):
-            x = x[:, :, ::2, ::2] if self.convs is None else self.convs[i](x.relu() if i and self.relu else x)
+            x = F.max_pool2d(x, 1, 2) if self.convs is None else self.convs[i](x.relu() if i and self.relu else x)
             results.append(x)
         return results
