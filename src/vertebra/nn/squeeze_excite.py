@@ -1,5 +1,6 @@
 """Squeeze-and-excitation."""
 
+import torch
 from torch import Tensor, nn
 
 from vertebra.nn.conv import ACTIVATIONS
@@ -25,4 +26,6 @@ class SqueezeExcite(nn.Module):
 
 def _linear(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A 1x1 convolution on single cells as the matrix product that it is, which is several times faster."""
+    if torch.compiler.is_exporting():
+        return conv(x[..., None, None]).flatten(1)  # NNCF knows a convolution's weight as such, and not its reshape
     return nn.functional.linear(x, conv.weight.flatten(1), conv.bias)

@@ -299,6 +299,8 @@ class Predictor:
 
     def to_device(self, images: Tensor) -> Tensor:
         """A batch [B, C, H, W] as the model takes it."""
+        if self.exported:
+            return images.contiguous()  # as programs take them
         return images.to(self.device).contiguous(memory_format=torch.channels_last)
 
     def predict(
