@@ -161,12 +161,16 @@ def compare(name: str, models: Mapping[str, nn.Module], images: Tensor, repeats:
 
 
 def take_turns(
-    runs: Mapping[str, Callable[[], Any]], repeats: int, clock: Callable[[], float] = time.perf_counter
+    runs: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+    pause: float = 0.0,
 ) -> dict[str, float]:
-    """Median seconds of each by `clock`, after two rounds that do not count."""
+    """Median seconds of each by `clock`, after two rounds that do not count, `pause` seconds before each run."""
     times: dict[str, list[float]] = {key: [] for key in runs}
     for i in range(repeats + 2):
         for key in list(runs)[:: 1 if i % 2 else -1]:  # each goes first as often as last
+            time.sleep(pause)
             start = clock()
             runs[key]()
             if i >= 2:

@@ -88,7 +88,8 @@ def compare(name: str, images: Tensor, precision: str, repeats: int) -> tuple[fl
         runs = {engine: (lambda predictor=predictor: predictor.raw(images)) for engine, predictor in engines.items()}
         for engine in engines.keys() & BY_HAND:
             runs[BY_HAND[engine]] = by_hand(engine, file_of(Path(folder), engine, precision), precision, images)
-        times = take_turns({"timm": lambda: logits(models["timm"], images), **runs}, repeats)
+        # A thread pool may spin for a while after its work, on the core that the next engine needs.
+        times = take_turns({"timm": lambda: logits(models["timm"], images), **runs}, repeats, pause=0.2)
         fastest = min(engines, key=lambda engine: times[engine])
         trained = logits(models["ours"], images)
         apart = float((engines[fastest].raw(images)[0] - trained).abs().max() / trained.std())
