@@ -183,6 +183,18 @@ def test_int8_is_refused(folder, tmp_path, striped, converted, monkeypatch, caps
         calibration.images(model.task, {}, str(striped), 3)
 
 
+def test_the_least_agreement():
+    """None in int8 where the drop of a metric is known."""
+    without = certificate.Certificate(9, "", (9.0,), 0.5, {})
+    judged = certificate.Certificate(9, "", (9.0,), 0.5, {"mask AP": (0.41, 0.405)})
+    assert certificate.least(without, "int8", None) == 0.9
+    assert certificate.least(judged, "int8", None) == 0
+    assert certificate.least(judged, "int8", 0.8) == 0.8
+    assert certificate.least(judged, "bf16", None) == 0.95
+    assert judged.problem(0, 0.01) == ""
+    assert "drops" in judged.problem(0, 0.001)
+
+
 def test_no_file_is_left_where_predictions_differ(folder, tmp_path, monkeypatch, capsys):
     from vertebra.export.formats import onnx as format
 

@@ -46,7 +46,8 @@ class Options:
     data: ExportData = field(default_factory=ExportData)
     """Data to compare on"""
     min_agreement: float | None = None
-    """Least share of predictions that agree, 0..1; default: 0.99, 0.95 in half precision, 0.9 in int8."""
+    """Least share of predictions that agree, 0..1; default: 0.99, 0.95 in half precision, 0.9 in int8 where the images
+    have no ground truth, else 0."""
     max_drop: float = 0.01
     """Largest drop of the task's first metric, where the images have ground truth; 0.01 is one point."""
     calibration_images: int | None = None

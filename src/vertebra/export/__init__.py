@@ -74,7 +74,7 @@ def export(
         data: of the images to compare on, as `vertebra.evaluate` takes it; if None the data that the model was
             validated on, else drawn images.
         split: of the data.
-        min_agreement: least share of predictions that agree, 0..1; by the precision if None.
+        min_agreement: least share of predictions that agree, 0..1; if None as `certificate.least` has it.
         max_drop: largest drop of the task's first metric, where the images have ground truth.
         calibration_images: of `int8`, number of images of the training part of the data on which the ranges of values
             are measured; 300 if None.
@@ -125,8 +125,7 @@ def export(
             if precision == "int8":
                 unreadable = tuple(sorted(calibrating.unreadable))
                 compared = replace(compared, calibrated=calibrating.count - len(unreadable), unreadable=unreadable)
-            least = certificate.AGREEMENT[precision] if min_agreement is None else min_agreement
-            if problem := compared.problem(least, max_drop):
+            if problem := compared.problem(certificate.least(compared, precision, min_agreement), max_drop):
                 raise VertebraError(f"{path} is not written: {problem}.")
             entry["certificate"] = asdict(compared)
             module.save(model, json.dumps({**described, "export": entry}), draft)

@@ -62,6 +62,14 @@ class Certificate:
         return ""
 
 
+def least(compared: Certificate, precision: str, chosen: float | None) -> float:
+    """The least share of predictions that must agree: the chosen one, else that of the precision. In int8 none has to
+    where there is ground truth: scores and boxes of single objects change, and the metrics tell whether it matters."""
+    if chosen is not None:
+        return chosen
+    return 0.0 if precision == "int8" and compared.metrics else AGREEMENT[precision]
+
+
 @dataclass
 class Examples:
     """Images to compare on, with targets if they are a dataset's."""

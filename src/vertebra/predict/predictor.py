@@ -263,7 +263,8 @@ class Predictor:
             data: of the images to compare on; if None the data that the model was validated on, where it is still
                 there, else drawn images.
             split: of the data.
-            min_agreement: least share that agrees, 0..1; if None 0.99, 0.95 in half precision, 0.9 in int8.
+            min_agreement: least share that agrees, 0..1; if None 0.99, 0.95 in half precision, 0.9 in int8
+                where the images have no ground truth, else 0.
             max_drop: largest drop of the task's first metric, where the images have ground truth.
             calibration_images: of `int8`, number of images of the training part of the data on which the ranges of
                 values are measured; 300 if None.
