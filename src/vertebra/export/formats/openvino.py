@@ -70,7 +70,7 @@ def open(path: Path) -> Opened:
         def run(inputs: Sequence[Any]) -> list[Any]:
             if not hasattr(of_thread, "request"):
                 of_thread.request = compiled.create_infer_request()
-            return [value.copy() for value in of_thread.request.infer(list(inputs)).values()]
+            return [value.copy() for value in of_thread.request.infer(list(inputs), share_inputs=True).values()]
 
         return run
 
