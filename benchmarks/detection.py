@@ -106,7 +106,7 @@ def engines(size: tuple[int, int], repeats: int) -> None:
                 print(f"without {engine}, {precision}: {error}")
                 continue
             runs[f"{engine}, {precision}"] = partial(model.predict, image, threshold=ours.config.score_threshold)
-        times = take_turns(runs, repeats)
+        times = take_turns(runs, repeats, pause=0.2)  # as in engines.py
     for name, seconds in times.items():
         print(f"| {name}, s | {seconds:.3f} | {times['torchvision']:.3f} | {times['torchvision'] / seconds:.3f} |")
 
