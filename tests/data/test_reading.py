@@ -286,6 +286,14 @@ def test_folders_of_no_known_format(tmp_path, files, sentence):
             read(tmp_path, fields=fields)
 
 
+def test_a_file_that_can_be_read_alone_is_named(tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\na.png,cat\n")
+    with pytest.raises(VertebraError, match=r"1 \.csv file\. \S*list\.csv can be read as CSV lists: give the path of"):
+        read(tmp_path, fields={"label"})
+    with pytest.raises(VertebraError, match=r"1 \.csv file\. Known formats"):
+        read(tmp_path, fields={"masks"})
+
+
 def test_files_of_no_known_format(tmp_path):
     fill(tmp_path, "train.lmdb")
     with pytest.raises(VertebraError, match=r"file of no known format\. train\.lmdb is a container of images, which"):

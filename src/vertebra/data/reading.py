@@ -166,7 +166,7 @@ def _read_folder(path: Path, options: ReadOptions, depth: int = DEPTH) -> Catalo
     if not suits:
         _hint(path, options.fields)
     if not any(map(holds_images, folders)):
-        raise VertebraError(_unknown(path))
+        raise VertebraError(_unknown(path, options.fields))
     return _read(by_class, path, options)
 
 
@@ -239,8 +239,8 @@ def _hint(path: Path, fields: frozenset[str] | None) -> None:
             raise VertebraError(sentence)
 
 
-def _unknown(path: Path) -> str:
-    """What lies in a folder without known data."""
+def _unknown(path: Path, fields: frozenset[str] | None) -> str:
+    """What lies in a folder without known data, and the file of it that can be read alone."""
     with os.scandir(path) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
     images = sum(name.lower().endswith(SUFFIXES) for name in names)
@@ -248,7 +248,15 @@ def _unknown(path: Path) -> str:
     kinds = [("loose image", images), *((f"{shown(s)[1:-1] or 'other'} file", n) for s, n in counts.most_common(3))]
     holds = " and ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in kinds if count) or "no images"
     classify = " To classify images, put those of each class into a folder named after it." if images else ""
-    return f"{path} is of no known format: it has no class folders but {holds}.{classify}{_guess(names)}{_known()}"
+    alone = ""
+    of_suffix = {Path(name).suffix.lower(): name for name in sorted(names, reverse=True)}  # few files are opened
+    for suffix, name in of_suffix.items():
+        module = None if suffix in SUFFIXES else _recognise(path / name, fields)
+        if module is not None and (fields is None or fields & module.FIELDS):
+            alone = f" {path / name} can be read as {module.TITLE}: give the path of this file."
+            break
+    advice = f"{alone}{classify}{_guess(names)}{_known()}"
+    return f"{path} is of no known format: it has no class folders but {holds}.{advice}"
 
 
 def _guess(names: Iterable[str]) -> str:
