@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +104,31 @@ def test_no_other_moment_is_disturbed():
     with pytest.raises(VertebraError, match="was killed by SIGKILL"):
         next(iterator)
     assert not any(worker.is_alive() for worker in workers._workers(read._iterator))
+
+
+KILLED = """
+import multiprocessing, os, signal
+from vertebra.data.workers import WorkerLoader
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    multiprocessing.set_forkserver_preload(["vertebra.data.workers"])
+    read = WorkerLoader(list(range(8)), num_workers=2, persistent_workers=True)
+    next(iter(read))
+    with open("pids", "w") as file:
+        print(*[worker.pid for worker in read._iterator._workers], file=file)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_of_a_fork_server_end_with_a_process_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    assert subprocess.run([sys.executable, "killed.py"], cwd=tmp_path).returncode == -signal.SIGKILL
+    alive = [Path("/proc", pid) for pid in (tmp_path / "pids").read_text().split()]
+    deadline = time.monotonic() + 20
+    while any(path.exists() for path in alive) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(alive) == 2
+    assert not any(path.exists() for path in alive)
 
 
 def test_workers_that_cannot_be_started(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -28,6 +29,9 @@ class WorkerLoader(DataLoader):
 
     torch's own handler of SIGCHLD raises in the midst of whatever the process is doing, such as writing a file.
     """
+
+    def __init__(self, dataset: Any, **options: Any) -> None:
+        super().__init__(dataset, worker_init_fn=_end_with_parent, **options)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         if not self.num_workers:
@@ -118,6 +122,21 @@ def _watching(workers: Sequence[Any]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def _end_with_parent(_: int) -> None:
+    """Makes this worker process end when the process that reads its batches is killed.
+
+    torch's workers see that by the id of their parent, which is another process where a fork server starts them.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def pack(tensor: Tensor) -> Tensor | np.ndarray:
