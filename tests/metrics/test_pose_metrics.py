@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_average_precision_is_that_of_pycocotools():
     assert 0.1 < values["keypoint_ap"] < 0.95
     assert metrics.compute() == values  # a second time too
     metrics.reset()
-    assert (metrics.objects, metrics.errors) == ([], [])
+    assert metrics.objects == []
 
 
 @pytest.mark.parametrize("name", ["oracle_case1_preds.json", "oracle_case2_preds.json", "example_coco_preds.json"])
@@ -281,6 +282,30 @@ def test_of_several_objects_the_box_says_which_one_is_meant():
     assert values["keypoints"]["count"] == [2, 2, 2]  # the third box lies half on each: its IoU is below 0.5
 
 
+EXACT = [[10.0, 5.0], [40.0, 45.0], [20.0, 20.0]]
+
+
+@pytest.mark.parametrize(
+    ("predictions", "count", "pixels"),
+    [
+        ([(0, BOX, 0.9), (90, [60.0, 60.0, 100.0, 70.0], 0.8)], 1, 0),  # a false detection far away
+        ([(0, BOX, 0.9), (3, [0.0, 0.0, 40.0, 9.0], 0.5)], 1, 0),  # a duplicate with a lower score
+        ([(0, BOX, 0.5), (3, [0.0, 0.0, 40.0, 9.0], 0.9)], 1, 3),  # and with a higher one
+        ([(90, [60.0, 60.0, 100.0, 70.0], 0.8)], 0, None),
+        ([(3, [0.0, 0.0, 100.0, 100.0], 0.8)], 1, 3),  # the whole image is the box of its one object
+    ],
+)
+def test_errors_are_those_of_the_object_that_is_found(predictions, count, pixels):
+    target = face([[x, y, 2.0] for x, y in EXACT], id=1)
+    metrics = pose_task(PAIR).metrics()
+    for dx, box, score in predictions:
+        prediction = prediction_of([[x + dx, y] for x, y in EXACT], box, score)
+        metrics.update([replace(prediction, size=(100, 100))], [target])
+    values = metrics.compute()
+    assert values.get("keypoints", {}).get("count", [0] * 3) == [count] * 3
+    assert values.get("pixel_error") == (None if pixels is None else pytest.approx(pixels))
+
+
 def test_objects_of_several_processes(monkeypatch):
     """The two of the first image are in different processes, and are evaluated together."""
     annotations = people()
@@ -297,8 +322,11 @@ def test_objects_of_several_processes(monkeypatch):
     first, second = metrics_of([0, 2]), metrics_of([1])
     assert first.compute() != expected
 
+    gathered = []
+
     def gather(parts, own):  # of the objects; then of the images, which all processes have
-        parts[:] = [own, (second.objects, second.errors)] if isinstance(own, tuple) else [own, own]
+        parts[:] = [own, own] if gathered else [own, second.objects]
+        gathered.append(own)
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)

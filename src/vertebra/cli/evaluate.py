@@ -266,7 +266,7 @@ def _print(result: Result) -> None:
     table.add_column("value", justify="right")
     for name, value in evaluation.numbers.items():
         table.add_row(name, written(value, 4))
-    table.add_row(result.kind.items, str(len(evaluation.rows)))
+    table.add_row(result.kind.noun(result.samples), str(len(evaluation.rows)))
     screen.print(table)
     if per_class := evaluation.metrics.get("per_class"):
         columns = {key.replace("_", " "): list(map(written, values)) for key, values in per_class.items()}

@@ -51,6 +51,8 @@ class Annotation:
     """As annotated; if None the mask's, or else the box's."""
     id: int | None = None
     """In its file: COCO's id, or the object's or line's number, from 1."""
+    clipped: bool = True
+    """Whether its box ends at the border of the image."""
 
 
 class Gatherer:
@@ -93,7 +95,7 @@ class Gatherer:
                 if self._requires("masks"):
                     continue
             valid.append(annotation)
-            boxes.append(self._clip(annotation.box, size))
+            boxes.append(self._clip(annotation.box, size) if annotation.clipped else list(annotation.box))
         areas = [
             self._area(annotation, box, size) if annotation.area is None else annotation.area
             for annotation, box in zip(valid, boxes, strict=True)
@@ -110,7 +112,7 @@ class Gatherer:
         if self.keypoints and self._fills("keypoints"):
             count = len(self.keypoints.names)
             absent = [0.0] * (3 * count)
-            keypoints = [annotation.keypoints or absent for annotation in valid]
+            keypoints = [_labelled(annotation.keypoints or absent) for annotation in valid]
             target.keypoints = torch.tensor(keypoints, dtype=torch.float32).reshape(-1, count, 3)
         segments_of: tuple[Segment, ...] = ()
         if self._fills("masks"):
@@ -154,6 +156,17 @@ class Gatherer:
                 "no keypoint name says left or right: in horizontally flipped images each keypoint keeps its index; "
                 "where that is wrong, train with --augment.flip=0"
             )
+        if schema and schema.flip_indices:
+            alone = [
+                name
+                for i, name in enumerate(schema.names)
+                if schema.flip_indices[i] == i and _mirrored(name) != name.lower()
+            ]
+            if alone:
+                notes.append(
+                    f"keypoints that name a side without a counterpart, whose index stays in flipped images: "
+                    f"{', '.join(map(shown, alone[:4]))}{', ...' * (len(alone) > 4)}"
+                )
         if self.clipped:
             notes.append(f"boxes clipped to their image, which they left by more than a pixel: {self.clipped}")
         if "masks" in self.has and self.maskless:
@@ -199,7 +212,7 @@ class Gatherer:
         if _is_given(annotation.segment) and (fault := segments.fault(annotation.segment, size)):
             return fault
         if annotation.keypoints is not None and _is_given(annotation.keypoints) and self.keypoints:
-            return _fault_of_keypoints(annotation.keypoints, len(self.keypoints.names), size)
+            return _fault_of_keypoints(annotation.keypoints, self.keypoints.names, size)
         return ""
 
     def _area(self, annotation: Annotation, box: Sequence[float], size: tuple[int, int]) -> float:
@@ -236,15 +249,28 @@ def _usable(segment: Segment | None) -> Segment:
     return [] if segment is None else segment
 
 
-def _fault_of_keypoints(keypoints: Sequence[float], count: int, size: tuple[int, int]) -> str:
-    if not are_numbers(keypoints):
+def _labelled(keypoints: Sequence[float]) -> list[float]:
+    """The keypoints, 0 where they are not labelled: files have anything there."""
+    return [value if keypoints[i - i % 3 + 2] else 0.0 for i, value in enumerate(keypoints)]
+
+
+def _fault_of_keypoints(keypoints: Any, names: Sequence[str], size: tuple[int, int]) -> str:
+    if not isinstance(keypoints, list | tuple):
         return f"its keypoints are {shown(keypoints)}, not a list of numbers up to 1e9"
-    if len(keypoints) != 3 * count:
-        return f"its keypoints are {len(keypoints)} numbers, not three for each of {count}"
-    if any(visibility not in (0, 1, 2) for visibility in keypoints[2::3]):
-        return "the visibility of one of its keypoints is not 0 (not labelled), 1 (occluded) or 2 (visible)"
-    points = [value for i in range(0, len(keypoints), 3) for value in keypoints[i : i + 2]]
-    return f"one of its keypoints {_far(size)}" if reaches_far(points, size) else ""
+    if len(keypoints) != 3 * len(names):
+        return f"its keypoints are {len(keypoints)} numbers, not three for each of {len(names)}"
+    for name, i in zip(names, range(0, len(keypoints), 3), strict=True):
+        *point, visibility = keypoints[i : i + 3]
+        if not are_numbers([visibility]) or visibility not in (0, 1, 2):
+            return (
+                f"the visibility of its keypoint {shown(name)} is {shown(visibility)}, not 0 (not labelled), "
+                "1 (occluded) or 2 (visible)"
+            )
+        if visibility and not are_numbers(point):
+            return f"its keypoint {shown(name)} is at {shown(point)}, not two numbers up to 1e9"
+        if visibility and reaches_far(point, size):
+            return f"its keypoint {shown(name)} at {point[0]:g}, {point[1]:g} {_far(size)}"
+    return ""
 
 
 class Listing:
@@ -296,10 +322,13 @@ def mirror_indices(names: Sequence[str]) -> tuple[int, ...]:
     """Index that each keypoint takes in the mirror image: `left_eye` that of `right_eye`; its own without a
     counterpart."""
     places = {name.lower(): i for i, name in enumerate(names)}
+    return tuple(places.get(_mirrored(name), i) for i, name in enumerate(names))
+
+
+def _mirrored(name: str) -> str:
+    """The name of the other side: `right_eye` of `left_eye`, also of l_eye and eye.R; its own if it names none."""
     other = {"left": "right", "right": "left", "l": "r", "r": "l"}
-    side = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])")  # also l_eye, eye.R
-    mirrored = [side.sub(lambda match: other[match[0]], name.lower()) for name in names]
-    return tuple(places.get(name, i) for i, name in enumerate(mirrored))
+    return re.sub(r"left|right|(?<![a-z])[lr](?![a-z])", lambda match: other[match[0]], name.lower())
 
 
 def box_of_keypoints(keypoints: Sequence[float], size: tuple[int, int]) -> tuple[list[float], float]:

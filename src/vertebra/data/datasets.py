@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vertebra.data.annotations import check_class_names
+from vertebra.data.annotations import box_of_keypoints, check_class_names
 from vertebra.data.catalogue import SPLITS, Catalogue, Reader, ReadSample, Sample
 from vertebra.data.geometry import ROWS, Example
 from vertebra.errors import VertebraError, first_line, one_of, shown
@@ -28,7 +28,7 @@ def catalogue_of(data: Dataset | Mapping[str, Dataset], fields: Collection[str] 
 
     An item is (image, Target). The image is a PIL image, an array [H, W] or [H, W, C], or a tensor [C, H, W], of uint8,
     uint16 or floats in 0..1. The Target's masks are `Masks` or [N, H, W] bool; boxes and areas that are missing are
-    computed from them.
+    computed from them, or from the keypoints.
 
     Class names are the Dataset's attribute `classes`. Without it every item is read once, and the classes are named by
     their numbers. Keypoint names are its attribute `keypoints`, a KeypointSchema, or else numbers.
@@ -154,6 +154,8 @@ def checked_target(
             _check_shape(name, rows, (count, *SHAPES[name]))
             if name != "boxes" and not bool(torch.isfinite(rows).all()):
                 raise VertebraError(f"its {name} have a number that is not finite.")
+    if target.keypoints is not None:
+        target = _with_keypoints(target, target.keypoints.float(), size)
     if target.boxes is not None:
         if target.labels is None:
             raise VertebraError("it has boxes without labels, the class of each.")
@@ -165,8 +167,6 @@ def checked_target(
         target.boxes = target.boxes.float()
         target.crowd = torch.zeros(len(sides), dtype=torch.bool) if target.crowd is None else target.crowd.bool()
         target.areas = sides.prod(1).float() if target.areas is None else target.areas.float()
-    if target.keypoints is not None:
-        target.keypoints = target.keypoints.float()
     if target.label is not None:
         _check_shape("label", target.label, (-1,) if getattr(target.label, "ndim", 0) else ())
     if target.tags is not None:
@@ -234,6 +234,26 @@ def _with_masks(target: Target, masks: Any, size: tuple[int, int]) -> Target:
         cropped.append(x, y, mask)
     target = replace(target, boxes=cropped.boxes(), areas=areas, masks=cropped)
     return Example(torch.empty(0, *size), target).take(masks.areas() > 0).target
+
+
+def _with_keypoints(target: Target, keypoints: Tensor, size: tuple[int, int]) -> Target:
+    """The target with its keypoints as floats; where it has no boxes, with those around them, and without instances
+    that have no labelled keypoint."""
+    visibility = keypoints[..., 2]
+    if not bool(torch.isin(visibility, torch.arange(3.0)).all()):
+        raise VertebraError(
+            "its keypoints have a visibility that is not 0 (not labelled), 1 (occluded) or 2 (visible)."
+        )
+    target = replace(target, keypoints=keypoints)
+    if target.boxes is not None:
+        return target
+    if target.labels is None:
+        raise VertebraError("it has keypoints without labels, the class of each object.")
+    target = Example(torch.empty(0, *size), target).take((visibility > 0).any(1)).target
+    assert target.keypoints is not None
+    around = [box_of_keypoints(points.flatten().tolist(), size) for points in target.keypoints]
+    boxes, areas = torch.tensor([box for box, _ in around]).reshape(-1, 4), torch.tensor([area for _, area in around])
+    return replace(target, boxes=boxes, areas=areas if target.areas is None else target.areas)
 
 
 def _check_shape(name: str, values: Any, shape: tuple[int, ...]) -> None:

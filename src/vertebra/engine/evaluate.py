@@ -98,18 +98,24 @@ def select(
             split,
             task,
             seed=seed,
-            data=_data_options(kind, (training if same else {}) | ({} if boxes is None else {"boxes": boxes})),
+            data=_data_options(kind, training, boxes, split if same else ""),
             load=lambda path: checkpoint.load(path, device=device)[0],
         )
     return Selection(catalogue, split, map_classes(samples, catalogue.classes, task.classes))
 
 
-def _data_options(kind: Kind, training: Mapping[str, Any]) -> Any:
-    """The further options of the kind's data, as in training."""
+def _data_options(kind: Kind, training: Mapping[str, Any], boxes: str | None, split: str) -> Any:
+    """The further options of the kind's data: as in training where it was on a `split` of the same data, but for
+    `boxes`."""
     if kind.data is None:
         return None
+    if boxes is not None:
+        return options.build(kind.data, {"boxes": boxes})
     names = {field.name for field in fields(kind.data)}
-    return options.build(kind.data, {name: value for name, value in training.items() if name in names})
+    as_trained = options.build(kind.data, {name: value for name, value in training.items() if name in names})
+    if hasattr(as_trained, "elsewhere") and split in ("", "train"):
+        return as_trained.elsewhere()
+    return as_trained if split else kind.data()
 
 
 def choose_split(catalogue: Catalogue, split: str) -> str:

@@ -259,7 +259,8 @@ def _finish(
         for sentence in evaluation.unreadable:
             echo(escaped(f"skipped: {sentence}"))
         monitor = task.head(name).monitor
-        echo(f"best: {name} {monitor} {scores[-1]:.4f} on {len(evaluation.rows)} val {part.kind.items}")
+        noun = part.kind.noun(samples[name]["val"])
+        echo(f"best: {name} {monitor} {scores[-1]:.4f} on {len(evaluation.rows)} val {noun}")
     for sentence in trainee.unreadable:
         echo(escaped(f"skipped: {sentence}"))
     echo(f"best: {MEAN} {sum(scores) / len(scores):.4f}, from epoch {about['epoch']}")

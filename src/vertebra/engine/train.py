@@ -406,7 +406,8 @@ def _finish(
     if unreadable:
         echo(f"{len(unreadable)} images could not be read and were skipped")
     best = evaluation.metrics.get(task.monitor, 0.0)
-    echo(f"best: {task.monitor} {best:.4f} on {len(evaluation.rows)} val {kind.items}, from epoch {about['epoch']}")
+    on = f"{len(evaluation.rows)} val {kind.noun(samples)}"
+    echo(f"best: {task.monitor} {best:.4f} on {on}, from epoch {about['epoch']}")
     echo(f"look at {folder / 'report.html'}")
     echo(f"next: {kind.next_command.format(folder / 'best.safetensors')}")
     return evaluation

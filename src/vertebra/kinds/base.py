@@ -121,6 +121,10 @@ class Kind:
         self.check_fields(catalogue)
         return catalogue
 
+    def noun(self, samples: Sequence[Any]) -> str:
+        """What samples as `samples` makes them are, in the plural."""
+        return self.items
+
     def check_fields(self, catalogue: Catalogue) -> None:
         """Raises VertebraError if the dataset does not fit; the sentence lists the tasks whose kind it fits."""
         if not self.fits(catalogue):

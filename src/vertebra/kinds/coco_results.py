@@ -93,6 +93,8 @@ def read_boxes(path: Path, catalogue: Catalogue, split: str) -> list[Prediction]
     Raises:
         VertebraError: if it cannot be read, or an entry is malformed or does not fit the dataset.
     """
+    if not path.exists():
+        raise VertebraError(f"{path} is not there: boxes are read from a .json file of COCO results.")
     if not recognise(path):
         raise VertebraError(f"{path} is no .json file of COCO results, which boxes are read from.")
     entries = read_results(path).entries

@@ -85,6 +85,9 @@ class BoundaryPatches(ClassMaps):
     def transform(self, augment: Any, preprocess: Preprocess, keypoints: KeypointSchema | None = None) -> Transform:
         return PatchesTransform(augment, preprocess)
 
+    def noun(self, samples: Sequence[Any]) -> str:
+        return "patches"
+
     def samples(
         self,
         catalogue: Catalogue,

@@ -40,6 +40,10 @@ class PoseData:
     """Boxes of the objects: `annotations`; `image`, where every image shows one object; or a file of COCO results of a
     detector, for validation images (training images have their annotated ones)."""
 
+    def elsewhere(self) -> PoseData:
+        """The options for other images than the validation images of training."""
+        return self if self.boxes == IMAGE else PoseData()
+
     def __post_init__(self) -> None:
         if not self.boxes:
             raise VertebraError(f"data.boxes is empty; give {ANNOTATIONS}, {IMAGE} or a file of COCO results.")
@@ -118,17 +122,30 @@ class Pose(KeypointObjects):
         )
         return samples
 
+    def noun(self, samples: Sequence[Sample]) -> str:
+        return "objects" if samples and samples[0].region else self.items
+
     def _detected(self, catalogue: Catalogue, split: str, path: Path) -> list[Sample]:
         """A sample for each box in a file of COCO results; of images without any, one whose score is 0."""
         samples: list[Sample] = []
         images = catalogue.split(split)
+        left_out: Counter[str] = Counter()
         for image, prediction in zip(images, read_boxes(path, catalogue, split), strict=True):
-            regions = [region for region in prediction.regions() if region.score > 0]
+            detections = prediction.regions()
+            if len(detections) < len(prediction):
+                left_out["without an area"] += len(prediction) - len(detections)
+            regions = []
+            for region in detections:
+                if reason := _reason_of_detection(region, image):
+                    left_out[reason] += 1
+                else:
+                    regions.append(region)
             if not regions:
                 regions = [Region(_whole(image), score=0.0)]  # so that the objects of the image count as missed
             samples += [image.showing(region) for region in regions]
         count = sum(sample.region is not None and sample.region.score > 0 for sample in samples)
-        catalogue.notes.append(f"{split}: {count} boxes of {path.name}")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        catalogue.notes.append(f"{split}: {count} boxes of {path.name}" + (f"; left out: {reasons}" if reasons else ""))
         return samples
 
     # -- evaluation
@@ -170,6 +187,14 @@ def _reason(target: Target, region: Region) -> str:
         return "without a labelled keypoint"
     sides = _sides(region)
     return "" if all(map(math.isfinite, sides)) and min(sides) > 0 else "whose box has no area"
+
+
+def _reason_of_detection(region: Region, image: Sample) -> str:
+    """Why a box of a detector is left out; empty if it is not."""
+    if region.score <= 0:
+        return "without a positive score"
+    (x1, y1, x2, y2), (_, _, width, height) = region.box, _whole(image)
+    return "" if x1 < width and y1 < height and x2 > 0 and y2 > 0 else "outside their image"
 
 
 def _sides(region: Region) -> tuple[float, float]:

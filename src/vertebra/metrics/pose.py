@@ -21,7 +21,7 @@ from vertebra.structures import KeypointSchema, Prediction, Target
 FAILURE = 0.1
 """NME above which an object counts as a failure, and up to which the area under the curve is taken."""
 MIN_IOU = 0.5
-"""Least IoU of the boxes of a prediction and its object, where an image has several."""
+"""Least IoU of the boxes of a prediction and its object."""
 PAIRS = {29: (8, 9), 68: (36, 45), 98: (60, 72)}
 """Of published sets of facial landmarks, by their number of points (COFW, 300W, WFLW): those whose distance normalises
 errors: the pupils, else the outer corners of the eyes."""
@@ -88,19 +88,18 @@ class PoseMetrics:
 
     def reset(self) -> None:
         self.objects: list[tuple[Prediction, Target]] = []
-        self.errors: list[Errors] = []
 
     def update(self, predictions: Sequence[Prediction], targets: Sequence[Target]) -> None:
         """Adds objects: of each the prediction and the ground truth of its whole image, both in pixels of that image.
 
-        Objects whose score is 0 stand for images without boxes.
+        A prediction without objects stands for an image without boxes.
         """
         for prediction, target in zip(predictions, targets, strict=True):
             self.objects.append((prediction, replace(target, masks=None, semantic=None)))
-            self.errors += [error for i in range(len(prediction)) if (error := self._errors(prediction, i, target))]
 
     def compute(self) -> dict[str, Any]:
-        """As CocoMetrics, and:
+        """As CocoMetrics, and of the annotated objects that are predicted, each by the prediction with the highest
+        score among those whose box fits:
 
         - `pixel_error`: mean distance of labelled keypoints in pixels.
         - `nme`: mean over objects of the mean distance, divided by that of `error_pair` or the square root of the area
@@ -109,7 +108,7 @@ class PoseMetrics:
         - `auc`: area under the share of objects by their NME, up to 0.1, as a share of that interval.
         - `keypoints`: lists with an entry per keypoint: `names`, `count`, `pixels`, `nme`.
         """
-        objects, errors = _of_all_processes(self.objects, self.errors)
+        objects = _of_all_processes(self.objects)
         groups: dict[Any, list[Prediction]] = {}
         targets: dict[Any, Target] = {}
         for number, (prediction, target) in enumerate(objects):
@@ -119,7 +118,9 @@ class PoseMetrics:
             groups.setdefault(key, []).append(prediction)
             targets.setdefault(key, target)
         self.coco.reset()
+        errors: list[Errors] = []
         for key, predictions in groups.items():
+            errors += self._errors(predictions, targets[key]).values()
             merged = self.task.merge_objects([_above_zero(p) for p in predictions], targets[key].size or (0, 0))
             self.coco.update([merged], [targets[key]])
         values = self.coco.compute()
@@ -150,43 +151,44 @@ class PoseMetrics:
         labelled = _labelled(target)
         similarity = oks(image.detections, image.objects, self.sigmas)[:, labelled]
         best = float(similarity.max(initial=0.0))
-        errors = [error for i in range(len(prediction)) if (error := self._errors(prediction, i, target))]
+        first = next(iter(self._errors([prediction], target).values()), None)
         return {
             "oks": best,
-            "pixels": float(np.nanmean(errors[0].pixels)) if errors else None,
-            "nme": errors[0].nme if errors else None,
+            "pixels": float(np.nanmean(first.pixels)) if first else None,
+            "nme": first.nme if first else None,
             "error": 1 - best if bool(labelled.any()) else 0.0,
         }
 
-    def _errors(self, prediction: Prediction, i: int, target: Target) -> Errors | None:
-        """The errors of one object; None if there is no ground truth for it."""
-        assert prediction.keypoints is not None
-        assert prediction.scores is not None
+    def _errors(self, predictions: Sequence[Prediction], target: Target) -> dict[int, Errors]:
+        """The errors of the annotated objects of an image, by their index, from the predictions for it."""
         candidates = np.flatnonzero(_labelled(target))
+        errors: dict[int, Errors] = {}
         if not len(candidates):
-            return None
+            return errors
         assert target.keypoints is not None
-        index = int(candidates[0])
-        if len(candidates) > 1 or len(prediction) > 1:
+        assert target.boxes is not None
+        rows = [(prediction, i) for prediction in predictions for i in range(len(prediction))]
+        for prediction, i in sorted(rows, key=_score, reverse=True):
             assert prediction.boxes is not None
-            assert target.boxes is not None
+            assert prediction.keypoints is not None
             ious = box_iou(prediction.boxes[i : i + 1].float(), target.boxes[candidates].float())[0]
-            if float(ious.max()) < MIN_IOU:
-                return None
             index = int(candidates[int(ious.argmax())])
-        annotated = target.keypoints[index].double().cpu()
-        distances = (prediction.keypoints[i, :, :2].double().cpu() - annotated[:, :2]).square().sum(1).sqrt()
-        pixels = torch.where(annotated[:, 2] > 0, distances, math.nan).numpy()
-        scale = self._scale(annotated, None if target.boxes is None else target.boxes[index])
-        return Errors(pixels, scale) if scale > 0 else None
+            fits = float(ious.max()) >= MIN_IOU or (len(candidates) == 1 and _is_whole(prediction, i))
+            if index in errors or not fits:
+                continue
+            annotated = target.keypoints[index].double().cpu()
+            distances = (prediction.keypoints[i, :, :2].double().cpu() - annotated[:, :2]).square().sum(1).sqrt()
+            pixels = torch.where(annotated[:, 2] > 0, distances, math.nan).numpy()
+            scale = self._scale(annotated, target.boxes[index])
+            if scale > 0:
+                errors[index] = Errors(pixels, scale)
+        return errors
 
-    def _scale(self, keypoints: Tensor, box: Tensor | None) -> float:
+    def _scale(self, keypoints: Tensor, box: Tensor) -> float:
         if self.pair is not None:
             first, second = keypoints[list(self.pair)]
             if first[2] > 0 and second[2] > 0:
                 return float((first[:2] - second[:2]).square().sum().sqrt())
-            return 0.0
-        if box is None:
             return 0.0
         return float((box[2:] - box[:2]).double().clamp(min=0).prod().sqrt())
 
@@ -206,6 +208,19 @@ def _labelled(target: Target) -> np.ndarray:
     return labelled if target.crowd is None else labelled & ~target.crowd.cpu().numpy()
 
 
+def _score(row: tuple[Prediction, int]) -> float:
+    prediction, i = row
+    assert prediction.scores is not None
+    return float(prediction.scores[i])
+
+
+def _is_whole(prediction: Prediction, i: int) -> bool:
+    """Whether the box of an object is the image, which is then known to show one object."""
+    assert prediction.boxes is not None
+    height, width = prediction.size or (0, 0)
+    return prediction.boxes[i].tolist() == [0, 0, width, height]
+
+
 def _above_zero(prediction: Prediction) -> Prediction:
     assert prediction.scores is not None
     kept = torch.nonzero(prediction.scores > 0).flatten().tolist()
@@ -217,11 +232,9 @@ def _means(values: np.ndarray, counts: np.ndarray) -> list[float | None]:
     return [float(total / count) if count else None for total, count in zip(sums, counts, strict=True)]
 
 
-def _of_all_processes(
-    objects: list[tuple[Prediction, Target]], errors: list[Errors]
-) -> tuple[list[tuple[Prediction, Target]], list[Errors]]:
+def _of_all_processes(objects: list[tuple[Prediction, Target]]) -> list[tuple[Prediction, Target]]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return objects, errors
+        return objects
     parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, (objects, errors))
-    return [pair for part, _ in parts for pair in part], [error for _, part in parts for error in part]
+    torch.distributed.all_gather_object(parts, objects)
+    return [pair for part in parts for pair in part]

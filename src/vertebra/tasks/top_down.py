@@ -6,7 +6,6 @@ Each input shows one object, cut out by its box.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,6 +76,9 @@ class TopDownConfig(TrunkConfig):
     decoding: Literal["none", "quarter", "dark"] = "quarter"
     """How the highest cell is refined: `none`, by a `quarter` of a cell towards the higher neighbour, or to the maximum
     of a Gaussian with the heatmap's derivatives (`dark`)."""
+    cell_offset: float = 0.0
+    """Cells added to the decoded coordinates: 0.5 where a target's cell is the floor of the keypoint's coordinates, not
+    the nearest one, as in the landmarks of HRNet's authors."""
     dark_kernel: int = 11
     """Cells over which `dark` smoothes the heatmap: 11 for a sigma of 2, 17 for one of 3; odd."""
     min_keypoint_score: float = 0.2
@@ -95,6 +97,7 @@ class TopDownConfig(TrunkConfig):
         in_range("margin", self.margin, 0.1, 10)
         in_range("sigma", self.sigma, 0.1, 100)
         in_range("ohkm", self.ohkm, 0, len(self.keypoints.names))
+        in_range("cell_offset", self.cell_offset, -1, 1)
         in_range("dark_kernel", self.dark_kernel, 3, 99)
         if self.dark_kernel % 2 == 0:
             raise VertebraError(f"dark_kernel is {self.dark_kernel}; it must be odd, such as {self.dark_kernel + 1}.")
@@ -151,7 +154,8 @@ class TopDown(TrunkTask):
         """[B, K, h, w], without the cells beyond the input that a side brings which is no multiple of the backbone's
         stride: a mirror image would move them."""
         maps: Tensor = self.decoder(self.features(images))
-        rows, columns = (math.ceil(side / self.stride) for side in images.shape[2:])
+        pixels, cells = float(self.stride).as_integer_ratio()  # torch.export traces no math.ceil
+        rows, columns = (-(-side * cells // pixels) for side in images.shape[2:])
         return maps[:, :, :rows, :columns]
 
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -202,12 +206,15 @@ class TopDown(TrunkTask):
             cells = quarter_refined(heatmaps, cells)
         elif config.decoding == "dark":
             cells = dark_refined(heatmaps, cells, config.dark_kernel, udp=self.preprocess.udp)
-        points = cells * self.cell_sides((heatmaps.shape[2], heatmaps.shape[3])).to(cells)
+        points = (cells + config.cell_offset) * self.cell_sides((heatmaps.shape[2], heatmaps.shape[3])).to(cells)
         counted = scores > config.min_keypoint_score
         means = (scores * counted).sum(1) / counted.sum(1).clamp(min=1)
         predictions = []
         for located, values, mean, frame in zip(points.cpu(), scores.cpu(), means.tolist(), frames, strict=True):
             region = frame.region or Region(shown_box(frame))
+            if not region.score:
+                predictions.append(replace(self.no_objects(), size=frame.original))
+                continue
             located = moved(located, inverse(input_matrix(frame, self.preprocess)))
             predictions.append(
                 Prediction(
@@ -231,13 +238,7 @@ class TopDown(TrunkTask):
 
         Source: Towards Accurate Multi-person Pose Estimation in the Wild, arXiv:1701.01779, section 2.1.
         """
-        nothing = Prediction(
-            boxes=torch.zeros(0, 4),
-            labels=torch.zeros(0, dtype=torch.int64),
-            scores=torch.zeros(0),
-            keypoints=torch.zeros(0, len(self.config.keypoints.names), 3),
-        )
-        parts = [nothing, *predictions]
+        parts = [self.no_objects(), *predictions]
         rows: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("boxes", "labels", "scores", "keypoints")
@@ -251,6 +252,14 @@ class TopDown(TrunkTask):
         areas = torch.tensor([width * height for _, _, width, height in shown_parts])
         kept = oks_nms(joined.keypoints, joined.scores, areas, self.sigmas, self.config.oks_threshold)
         return joined.take(kept.tolist())
+
+    def no_objects(self) -> Prediction:
+        return Prediction(
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            scores=torch.zeros(0),
+            keypoints=torch.zeros(0, len(self.config.keypoints.names), 3),
+        )
 
     @functools.cached_property
     def sigmas(self) -> Tensor:

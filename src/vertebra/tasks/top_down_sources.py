@@ -35,6 +35,10 @@ def _options(tensors: Tensors) -> dict[str, Any]:
     }
 
 
+def _landmark_options(tensors: Tensors) -> dict[str, Any]:
+    return {**_options(tensors), "cell_offset": 0.5}
+
+
 def _mmpose_table(state: Mapping[str, Tensor]) -> str:
     """HRNets and ViTs have names of their own there; other backbones have MMDetection's."""
     listed = any(re.match(r"backbone\.(transition1|pos_embed)", name) for name in state)
@@ -97,5 +101,6 @@ HRNETV2_SOURCES = {
             Rename(r"^(?:module\.)?head\.3\.", "decoder.classify.1."),
         ),
         table=lambda _: "official/segmentation",
+        options=_landmark_options,
     )
 }

@@ -89,7 +89,8 @@ def write(
         sections: heading and HTML of each further one.
     """
     images, classes = len(evaluation.rows), len(evaluation.classes)
-    counts = f"{images} {kind.items if images != 1 else kind.items.removesuffix('s')}"
+    noun = kind.noun(samples)
+    counts = f"{images} {noun if images != 1 else noun.removesuffix('es' if noun.endswith('ches') else 's')}"
     if classes and kind.has_classes:
         counts += f", {classes} class{'es' * (classes != 1)}"
     parts = [f"<h1>{escape(title)}</h1>", f"<p>{counts}.</p>"]

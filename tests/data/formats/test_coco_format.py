@@ -327,16 +327,19 @@ def test_cocos_person_is_known(tmp_path):
     ("points", "fault"),
     [
         ([1, 2, 2], "its keypoints are 3 numbers, not three for each of 2"),
-        ([1, 2, 2, math.nan, 4, 2], "its keypoints are [1, 2, 2, nan, 4, 2], not a list of numbers up to 1e9"),
-        ([1, 2, 2, 1e300, 4, 2], "its keypoints are [1, 2, 2, 1e+300, 4, 2], not a list of numbers up to 1e9"),
-        ([1, 2, True, 3, 4, 2], "its keypoints are [1, 2, True, 3, 4, 2], not a list of numbers up to 1e9"),
+        ([1, 2, 2, math.nan, 4, 2], "its keypoint 'right' is at [nan, 4], not two numbers up to 1e9"),
+        ([1, 2, 2, 1e300, 4, 2], "its keypoint 'right' is at [1e+300, 4], not two numbers up to 1e9"),
+        (
+            [1, 2, True, 3, 4, 2],
+            "the visibility of its keypoint 'left' is True, not 0 (not labelled), 1 (occluded) or 2 (visible)",
+        ),
         (
             [1, 2, 2, 300, 4, 2],
-            "one of its keypoints reaches further beyond the image (10 x 8 pixels) than its side",
+            "its keypoint 'right' at 300, 4 reaches further beyond the image (10 x 8 pixels) than its side",
         ),
         (
             [1, 2, 2, 3, 4, 7],
-            "the visibility of one of its keypoints is not 0 (not labelled), 1 (occluded) or 2 (visible)",
+            "the visibility of its keypoint 'right' is 7, not 0 (not labelled), 1 (occluded) or 2 (visible)",
         ),
         ("none", "its keypoints are 'none', not a list of numbers up to 1e9"),
         (5, "its keypoints are 5, not a list of numbers up to 1e9"),
@@ -349,6 +352,14 @@ def test_keypoints_that_are_invalid_are_skipped(tmp_path, points, fault):
     file = tmp_path / "annotations" / "instances_train.json"
     assert catalogue.problems == [f"{file}, annotation 40 is skipped: {fault}."]
     assert samples["b"].annotation_ids == (42,)
+
+
+@pytest.mark.parametrize("point", [[-999, -999], [math.nan, None], [1e300, 0]])
+def test_what_stands_where_a_keypoint_is_not_labelled_does_not_matter(tmp_path, point):
+    content = with_points(["left", "right"], [1, 2, 2, *point, 0])
+    catalogue, samples = three(write(tmp_path, content), fields={"keypoints"})
+    assert catalogue.problems == []
+    assert [[1, 2, 2], [0, 0, 0]] in [points for s in samples.values() for points in s.target.keypoints.tolist()]
 
 
 def test_what_one_category_states_of_its_keypoints_holds_for_all(tmp_path):

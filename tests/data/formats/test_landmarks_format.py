@@ -171,14 +171,14 @@ def test_rows_that_are_invalid_are_skipped(write, row, fault):
 
 def test_csv(write):
     names = ("face_landmarks_300w_train", "face_landmarks_300w_valid", "face_landmarks_300w_valid_common")
-    rows = [csv_header(3), csv_row("afw/a.jpg", THREE), csv_row("afw/b.png", THREE, "", "x", "")]
+    rows = [csv_header(3), csv_row("afw/a.jpg", THREE), csv_row("afw/b.png", THREE, 0.6, 40, 70)]
     folder = write(["images/afw/a.jpg", "images/afw/b.png"], **{f"{name}.csv": rows for name in names})
     catalogue = read(folder, fields={"keypoints"})
     assert (catalogue.format, set(catalogue.splits)) == ("landmarks", {"train", "val"})
     assert [sample.image.name for sample in catalogue.splits["val"]] == ["a.jpg", "b.png"]
     sample = catalogue.splits["val"][1]
     assert sample.target.keypoints.tolist() == [[[10, 20, 2], [50, 30, 2], [30, 100, 2]]]
-    assert sample.target.boxes.tolist() == [[0, 0, 70, 120]]
+    assert sample.target.boxes.tolist() == [[-20, 10, 100, 130]]  # 0.6 x 200 pixels around the centre
     assert sample.annotation_ids == (3,)
     assert catalogue.problems == []
     assert (
@@ -193,6 +193,12 @@ def test_aflw_has_boxes(write, read_one):
     _, sample = read_one(write(["images/0/a.jpg"], **{"face_landmarks_aflw_train.csv": rows}))
     assert sample.target.boxes.tolist() == [[80, 155, 200, 275]]
     assert sample.target.areas.tolist() == [18 * 36]
+
+
+def test_squares_keep_their_size_at_the_border(write, read_one):
+    rows = [csv_header(3, aflw=True), csv_row("a.jpg", THREE, 0.5, 100, 30, 45)]
+    _, sample = read_one(write(["a.jpg"], **{"face_landmarks_aflw_train.csv": rows}))
+    assert sample.target.boxes.tolist() == [[-20, -5, 80, 95]]
 
 
 def test_two_lists_of_one_split(write):

@@ -285,7 +285,7 @@ def test_keypoints_that_are_not_finite_are_skipped(tmp_path, value):
     text = f"{line.format(value)}\n{line.format(0.25)}"
     catalogue, x = first(yolo(tmp_path, {"train/x": text, "val/y": ""}, CONFIG + KEYPOINTS), fields={"keypoints"})
     assert len(catalogue.problems) == 1
-    assert "x.txt, line 1 is skipped: its keypoints are [" in catalogue.problems[0]
+    assert "x.txt, line 1 is skipped: its keypoint '0' is at [1.0, " in catalogue.problems[0]
     assert x.annotation_ids == (2,)
 
 

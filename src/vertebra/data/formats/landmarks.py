@@ -3,8 +3,8 @@
 - `.pts`: `version: 1`, `n_points: 68` and x y of each point in braces. They count pixels from 1, so a point here is
   x - 1, y - 1.
 - WFLW, `list_98pt_*.txt`: x y of 98 points, then maybe x1 y1 x2 y2 of a box and six attributes, then the image.
-- CSV: `image_name, scale, center_w, center_h`, in AFLW's `box_size` after scale, then x, y of each point. Centre and
-  scale are those of the points, except with `box_size`, the side of an annotated square.
+- CSV: `image_name, scale, center_w, center_h`, in AFLW's `box_size` after scale, then x, y of each point. The box is
+  the square around the centre with a side of `box_size`, else of 200 pixels times the scale; it may leave the image.
 
 Points of CSV and WFLW are read as they are. A point without a positive coordinate is not labelled.
 
@@ -54,6 +54,8 @@ LIST_PLACES = [
 """Folders of a dataset in which lists may lie."""
 IMAGE_PLACES = [os.path.join(up, name) for up in ("", "..", "../..") for name in ("", "images", "WFLW_images")]
 """Folders, seen from a list, that its paths may be relative to."""
+SCALE = 200
+"""Pixels that a face has on a side whose scale is 1 in a CSV list."""
 DEPTH = 2
 """Levels of folders below the one that is named in which .pts files may begin."""
 MAX_PTS = 1 << 20
@@ -125,6 +127,8 @@ class _Face:
     """x, y of each in turn."""
     box: list[float] | None = None
     """x1, y1, x2, y2 as annotated."""
+    square: bool = False
+    """Whether the box keeps its size where it leaves the image: errors are divided by it."""
 
 
 def _flip_indices(count: int) -> tuple[int, ...]:
@@ -168,7 +172,9 @@ def _annotation(face: _Face, count: int, size: tuple[int, int]) -> Annotation:
     if not any(keypoints):
         raise Invalid("none of its points has a positive coordinate")
     box, area = box_of_keypoints(keypoints, size)
-    return Annotation(face.where, 0, face.box or box, keypoints=keypoints, area=area, id=face.line)
+    return Annotation(
+        face.where, 0, face.box or box, keypoints=keypoints, area=area, id=face.line, clipped=not face.square
+    )
 
 
 # -- lists
@@ -239,20 +245,19 @@ def _of_list(file: Path, problems: list[str]) -> Iterator[_Face]:
             image = next((path for path in paths if path in listing), None)
             if image is None:
                 raise Invalid(f"its image {shown(name)} is not there, neither beside the list nor in images/")
-            yield _Face(where, line, Path(image), points, box)
+            yield _Face(where, line, Path(image), points, box, square=is_csv)
         except Invalid as error:
             problems.append(f"{where} is skipped: {error}.")
 
 
-def _csv_face(header: Sequence[str], row: Sequence[str]) -> tuple[str, list[float], list[float] | None]:
+def _csv_face(header: Sequence[str], row: Sequence[str]) -> tuple[str, list[float], list[float]]:
     """Path of the image, points, and box."""
     if len(row) != len(header):
         raise Invalid(f"it has {len(row)} values, the header {len(header)}")
     first = _first_point(header)
-    box = None
-    if first == 5:
-        side, x, y = (number(row[i], what) for i, what in ((2, "box_size"), (3, "center_w"), (4, "center_h")))
-        box = [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
+    x, y = (number(row[first - 2 + i], what) for i, what in enumerate(("center_w", "center_h")))
+    side = number(row[2], "box_size") if first == 5 else SCALE * number(row[1], "scale")
+    box = [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
     return row[0], _numbers(row[first:]), box
 
 
