@@ -111,6 +111,21 @@ def test_keypoints():
     assert catalogue_of(UserData(labelled, keypoints=schema)).keypoints is None
 
 
+def test_keypoints_without_boxes_have_boxes_around_them():
+    """A quarter of the longer side on every side; an object without a labelled keypoint has no box."""
+
+    def item(index: int):
+        positions = torch.tensor([[[3.0, 4, 2], [5, 8, 1]], [[1.0, 1, 0], [2, 2, 0]]])
+        return image(), Target(labels=torch.tensor([0, 0]), keypoints=positions)
+
+    catalogue = catalogue_of(UserData(item))
+    target = catalogue.splits["train"][0].target
+    assert catalogue.has == {"boxes", "keypoints"}
+    assert target.boxes.tolist() == [[2, 3, 6, 9]]
+    assert target.areas.tolist() == [2 * 4]
+    assert len(target.labels) == len(target.keypoints) == 1
+
+
 def test_boxes_and_areas_come_from_masks():
     def item(index: int):
         image, target = with_objects(index)
@@ -294,6 +309,14 @@ ONE = torch.tensor([0])
         ((image(), Target(label=7)), r": its label is an int; it must be a tensor"),
         ((image(), Target(label=torch.ones(2, 2))), r": its label is \[2, 2\]; it must be \[K\]"),
         ((image(), Target(label=torch.tensor(7))), r": it has class 7; classes are from 0 to 2"),
+        (
+            (image(), Target(boxes=BOX, labels=ONE, keypoints=torch.full((1, 2, 3), 3))),
+            r": its keypoints have a visibility that is not 0 \(not labelled\), 1 \(occluded\) or 2 \(visible\)",
+        ),
+        (
+            (image(), Target(keypoints=torch.ones(1, 2, 3))),
+            r": it has keypoints without labels, the class of each object",
+        ),
         (
             (image(), Target(boxes=BOX, labels=ONE, keypoints=torch.ones(1, 3))),
             r": its keypoints is \[1, 3\]; it must be \[1, K, 3\]",

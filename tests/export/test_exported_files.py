@@ -14,7 +14,7 @@ from vertebra.cli import main
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.export import certificate
-from vertebra.structures import Preprocess
+from vertebra.structures import KeypointSchema, Preprocess
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -257,6 +257,18 @@ def test_pt2_is_written_for_torch(make_detector, tmp_path, few_images):
     program = torch.export.load(tmp_path / "model.pt2").module()
     images = torch.rand(3, 3, 40, 60)
     assert torch.equal(program(images)[0], detector.raw(images)[0])
+
+
+def test_pt2_of_poses(tmp_path, few_images):
+    """Sides that are no multiple of the stride of the heatmaps are cut by it."""
+    schema = KeypointSchema(("left", "right"))
+    task = vertebra.create("pose", backbone="resnet18", keypoints=schema, backbone_options={"depths": (1, 1, 1, 1)})
+    checkpoint.save(task, tmp_path / "best.safetensors")
+    pose = vertebra.load(tmp_path / "best.safetensors", device="cpu")
+    pose.export(tmp_path / "model.pt2")
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    images = torch.rand(2, 3, *task.preprocess.size)
+    torch.testing.assert_close(program(images)[0], pose.raw(images)[0])
 
 
 def test_objects(make_detector, tmp_path, few_images):

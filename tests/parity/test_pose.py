@@ -258,6 +258,7 @@ def test_hrnet_for_landmarks(reference_folder, tmp_path):
     assert (method(plan), plan.config.backbone) == ("hrnetv2", "hrnet_w18")
     assert plan.config.backbone_options == {"upsample": "bilinear"}
     assert len(plan.config.keypoints.names) == 68
+    assert plan.config.cell_offset == 0.5
     assert plan.preprocess.size == (256, 256)
 
 

@@ -1,6 +1,7 @@
 """From a detector's boxes to keypoints in the image: the Predictor, and the commands that use it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,10 @@ from PIL import Image
 
 import vertebra
 from vertebra.cli import main
-from vertebra.engine import checkpoint
+from vertebra.engine import checkpoint, evaluate
 from vertebra.errors import VertebraError
 from vertebra.ops.crops import surroundings
-from vertebra.structures import KeypointSchema, Preprocess
+from vertebra.structures import Frame, KeypointSchema, Preprocess
 
 RECTANGLES = ((4, 4, 40, 30, 200), (50, 10, 90, 60, 202), (60, 70, 80, 90, 201))
 SCHEMA = KeypointSchema(("left", "right"), ((0, 1),), (1, 0), (0.1, 0.1))
@@ -166,6 +167,48 @@ def test_boxes_of_annotations_and_of_results(corner, data, tmp_path):
     assert missing.metrics["keypoint_ar50"] < both.metrics["keypoint_ar50"]
     with pytest.raises(VertebraError, match=r"no image of the train split .* has image_id 9"):
         vertebra.evaluate(corner, data=data, boxes=str(results(tmp_path, (7, 9))), workers=0, device="cpu")
+
+
+def test_boxes_of_results_that_are_left_out_are_counted(corner, data, tmp_path):
+    path = results(tmp_path, (7, 8))
+    first, *others = json.loads(path.read_text())
+    wrong = [{"bbox": [10, 10, 0, 50]}, {"score": -1.0}, {"bbox": [1000, 10, 20, 20]}]
+    path.write_text(json.dumps([first, *others, *({**first, **change} for change in wrong)]))
+    model = vertebra.load(corner, device="cpu").task
+    selection = evaluate.select(model, {}, data, split="train", boxes=str(path))
+    note = (
+        "train: 4 boxes of boxes.json; left out: 1 without an area, 1 outside their image, 1 without a positive score"
+    )
+    assert note in selection.catalogue.notes
+    path.write_text("[]")
+    nothing = vertebra.evaluate(corner, data=data, boxes=str(path), workers=0, device="cpu").metrics
+    assert "nme" not in nothing
+    assert nothing["keypoint_ar"] == 0
+    with pytest.raises(VertebraError, match=r"nowhere\.json is not there: boxes are read from a \.json"):
+        vertebra.evaluate(corner, data=data, boxes="nowhere.json", workers=0, device="cpu")
+
+
+@pytest.mark.parametrize(("boxes", "elsewhere"), [("image", "image"), ("detections.json", "annotations")])
+def test_boxes_of_training_on_other_images(corner, data, tmp_path, boxes, elsewhere):
+    """A file of boxes is for the validation images of training alone."""
+    model = vertebra.load(corner, device="cpu").task
+    about = {"data": {"path": "other/", "boxes": boxes}}
+    one = evaluate.select(model, about, data, split="train").samples
+    other = evaluate.select(model, {}, data, split="train", boxes=elsewhere).samples
+    assert [sample.region for sample in one] == [sample.region for sample in other]
+
+
+def test_cells_may_be_off_by_half(corner):
+    """Of HRNet's authors for faces: a target's cell is the floor of the keypoint's coordinates."""
+    task = vertebra.load(corner, device="cpu").task
+    heatmaps = torch.zeros(1, 2, 16, 12)
+    heatmaps[0, :, 5, 7] = 1
+    frame = Frame(task.preprocess.size, task.preprocess.size)
+    expected = task.decode((heatmaps,), [frame])[0].keypoints[0, 0, :2]
+    task.config = replace(task.config, cell_offset=0.5)
+    assert (task.decode((heatmaps,), [frame])[0].keypoints[0, 0, :2] - expected).tolist() == pytest.approx(
+        [2.5, 2.5]
+    )  # by the margin
 
 
 def test_evaluation_with_a_detector(make_detector, corner, data, tmp_path, capsys):

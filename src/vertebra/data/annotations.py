@@ -151,22 +151,18 @@ class Gatherer:
                 "they are ignored in training and evaluation"
             )
         schema = self.keypoints if self._requires("keypoints") else None
-        if schema and schema.flip_indices in ((), tuple(range(len(schema.names)))):
+        own = () if schema is None else schema.flip_indices or tuple(range(len(schema.names)))
+        alone = [n for i, n in enumerate(schema.names if schema else ()) if own[i] == i and _mirrored(n) != n.lower()]
+        if alone:
+            notes.append(
+                f"keypoints that name a side and have no counterpart: {', '.join(map(shown, alone[:4]))}"
+                f"{', ...' * (len(alone) > 4)}; in horizontally flipped images they keep their index"
+            )
+        elif schema and own == tuple(range(len(own))):
             notes.append(
                 "no keypoint name says left or right: in horizontally flipped images each keypoint keeps its index; "
                 "where that is wrong, train with --augment.flip=0"
             )
-        if schema and schema.flip_indices:
-            alone = [
-                name
-                for i, name in enumerate(schema.names)
-                if schema.flip_indices[i] == i and _mirrored(name) != name.lower()
-            ]
-            if alone:
-                notes.append(
-                    f"keypoints that name a side without a counterpart, whose index stays in flipped images: "
-                    f"{', '.join(map(shown, alone[:4]))}{', ...' * (len(alone) > 4)}"
-                )
         if self.clipped:
             notes.append(f"boxes clipped to their image, which they left by more than a pixel: {self.clipped}")
         if "masks" in self.has and self.maskless:

@@ -353,6 +353,9 @@ def test_keypoints_without_sides_are_noted(tmp_path):
     named = read(yolo(tmp_path, labels, shape + "kpt_names: {0: [l_eye, r_eye]}\n"), fields={"keypoints"})
     assert named.keypoints.flip_indices == (1, 0)
     assert not any(n.startswith(note) for n in named.notes)
+    misspelt = read(yolo(tmp_path, labels, shape + "kpt_names: {0: [left_eye, rigth_eye]}\n"), fields={"keypoints"})
+    start = "keypoints that name a side and have no counterpart: 'left_eye'; in "
+    assert any(n.startswith(start) for n in misspelt.notes)
 
 
 def test_objects_keep_their_line(tmp_path):
