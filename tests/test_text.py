@@ -32,6 +32,13 @@ def test_the_most_frequent_characters_are_kept():
     assert vocabulary.tokens(vocabulary.encode("ab")) == ("a", SPECIAL[UNKNOWN])
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_names_of_special_tokens_in_a_text_are_text(unit):
+    ids = Vocabulary.learn(["[PAD] a", "[EOS]"], unit, 300).encode("a [PAD] [EOS]")
+    assert len(ids) > 3
+    assert int(ids.min()) >= len(SPECIAL)
+
+
 def test_what_is_no_vocabulary():
     with pytest.raises(VertebraError, match="the vocabulary cannot be read"):
         Vocabulary("{}")

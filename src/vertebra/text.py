@@ -61,6 +61,7 @@ class Vocabulary:
             raise VertebraError(f"the vocabulary cannot be read ({first_line(error)}).") from error
         if [self._tokenizer.token_to_id(token) for token in SPECIAL] != list(range(len(SPECIAL))):
             raise VertebraError(f"the vocabulary does not begin with {', '.join(SPECIAL)}.")
+        self._tokenizer.encode_special_tokens = True  # [PAD] in a text is five characters
 
     @staticmethod
     def learn(sentences: Iterable[str], unit: str, size: int) -> Vocabulary:

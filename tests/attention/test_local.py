@@ -18,7 +18,7 @@ def test_windows_of_local_m_by_hand():
     torch.testing.assert_close(attention(query, key, value, mask), torch.tensor([[1.5], [7 / 3], [3.0]]))
 
 
-@pytest.mark.parametrize("score", [Dot(), ScaledDot(), Bilinear(4, 4)])
+@pytest.mark.parametrize("score", [Dot(), ScaledDot(), Bilinear(4, 4), Additive(4, 4, 3)])
 def test_the_fused_local_m_is_the_written_out_one(score):
     torch.manual_seed(0)
     attention = LocalMonotonicAttention(score, 2)

@@ -118,3 +118,12 @@ def test_products_stay_in_the_range_of_float16():
     """The product of 64 components of 40 is 102,400, past 65,504; with the scale it is 12,800."""
     x = torch.full((1, 64), 40.0, dtype=torch.float16)
     assert ScaledDot()(x, x).item() == 12800
+
+
+@pytest.mark.parametrize(
+    ("score", "query", "keys"), [(Gaussian(0.1), 0.0, (40.0, 50.0)), (Dot(), 300.0, (300.0, 300.0))]
+)
+def test_scores_that_float16_cannot_hold(score, query, keys):
+    query = torch.full((1, 1), query, dtype=torch.float16)
+    key = torch.tensor(keys, dtype=torch.float16)[:, None]
+    torch.testing.assert_close(Attention(score).weights(query, key).sum(), torch.ones((), dtype=torch.float16))

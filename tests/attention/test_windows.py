@@ -112,6 +112,26 @@ def test_sliding_is_masked_full_attention(length, radius, causal, score):
         torch.testing.assert_close(weights, full.weights(query, key, near if given is None else near & given))
 
 
+@pytest.mark.parametrize("score", [None, Rotary(), Gaussian()], ids=["none", "rotary", "gaussian"])
+def test_sliding_of_the_last_queries(score):
+    """As of a decoder that calls step by step."""
+    query, key, value = torch.randn(3, 2, 40, 4)
+    attention = SlidingAttention(3, score, causal=True)
+    full = Attention(score)
+    near = sliding_mask(40, 3, True)[33:]
+    last = attention(query[:, 33:], key, value)
+    torch.testing.assert_close(last, full(query[:, 33:], key, value, near))
+    if score is None:
+        torch.testing.assert_close(last, attention(query, key, value)[:, 33:])
+    with pytest.raises(VertebraError, match="there are 40 queries and 7 keys; each query has the place of a key"):
+        attention(query, key[:, :7], value[:, :7])
+
+
+def test_window_attention_adds_its_mask():
+    with pytest.raises(VertebraError, match="the mask is bool; window attention adds it to the scores"):
+        WindowAttention(4, 2, 2)(torch.zeros(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool))
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_sliding_is_flex_attention(causal, monkeypatch):
     """Uncompiled on the CPU, where compiling takes a minute."""

@@ -44,6 +44,12 @@ def test_greedy_takes_the_most_probable_token_at_each_step():
     assert found.scores.exp().tolist() == pytest.approx([0.24] * 3)
 
 
+def test_greedy_does_not_end_where_another_token_is_more_probable(monkeypatch):
+    monkeypatch.setitem(TABLE, BEGIN, (0.55, 0.0, 0.45))
+    monkeypatch.setitem(TABLE, A, (0.0, 0.55, 0.45))
+    assert search(1).tokens.tolist() == [[A, B, END]]
+
+
 def test_a_beam_finds_the_most_probable_sentence():
     found = search(2)
     sentences = [(*s, END) for n in range(4) for s in itertools.product((A, B), repeat=n) if n]

@@ -39,7 +39,8 @@ class SlidingAttention(nn.Module):
     """Query [..., N, D], key [..., N, D'] and value [..., N, V] -> [..., N, V].
 
     `mask` is bool, broadcastable to [..., 1, N], True = the key may be attended; a query without any True has an output
-    of 0. On CUDA, torch's FlexAttention computes scores that are products, unless there is a mask.
+    of 0. Fewer queries than keys are the last positions of the keys. On CUDA, torch's FlexAttention computes scores that
+    are products, unless there is a mask.
 
     Source: arXiv:2004.05150, section 3.1.
     """
@@ -58,6 +59,8 @@ class SlidingAttention(nn.Module):
         self.score = ScaledDot() if score is None else score
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        if query.shape[-2] != key.shape[-2]:  # as when a decoder calls step by step
+            return self.weights(query, key, mask) @ value
         factors = None
         if isinstance(self.score, Product):
             factors = self.score.factors(query, key)
@@ -74,7 +77,10 @@ class SlidingAttention(nn.Module):
 
     def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights of the values, rows summing to 1: [..., N, N], at a quadratic cost."""
-        near = sliding_mask(query.shape[-2], self.radius, self.causal, query.device)
+        queries, keys = query.shape[-2], key.shape[-2]
+        if queries > keys:
+            raise VertebraError(f"there are {queries} queries and {keys} keys; each query has the place of a key.")
+        near = sliding_mask(keys, self.radius, self.causal, query.device)[keys - queries :]
         return masked_softmax(self.score(query, key), near if mask is None else near & mask)
 
     def _queries(self, x: Tensor) -> Tensor:

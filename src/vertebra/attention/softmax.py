@@ -16,6 +16,9 @@ def masked_softmax(scores: Tensor, mask: Tensor | None = None, dim: int = -1) ->
     Returns:
         As `scores`, in 0..1, summing to 1 along `dim`; zeros, not NaN, where the mask allows nothing.
     """
+    if scores.dtype == torch.float16:  # whose products overflow
+        limits = torch.finfo(scores.dtype)
+        scores = scores.clamp(limits.min, limits.max)
     if mask is None:
         return scores.softmax(dim)
     # The lowest finite number, since a row of -inf has NaN for softmax and for gradient.

@@ -68,6 +68,8 @@ class WindowAttention(nn.Module):
 
     def _bias(self, mask: Tensor | None) -> Tensor:
         """Relative position bias and mask together, [1 or windows, heads, M * M, M * M]."""
+        if mask is not None and mask.dtype == torch.bool:
+            raise VertebraError("the mask is bool; window attention adds it to the scores: give 0 and -inf.")
         bias = relative_bias(self.bias_table, self.index)
         return bias[None].contiguous() if mask is None else bias + mask[:, None]
 

@@ -60,7 +60,7 @@ def problem(source: str, text: str) -> str:
     for name, side in sides.items():
         if not side.strip():
             return f"the {name} is empty"
-        if "�" in side:
+        if "�" in side or "\0" in side:  # NUL is every second byte of UTF-16
             return f"the {name} is not UTF-8"
         if len(side) > MAX_LENGTH:
             return f"the {name} has {len(side):,} characters, more than {MAX_LENGTH:,}"

@@ -118,7 +118,8 @@ class StoppedRun:
         before, now = self.facts["fixed"], _fixed(settings)
         _check_same({name: (before.get(name), value) for name, value in now.items()}, self.folder)
         lasting = options.names(type(plan.config), training=False)
-        old, new = _flat(self.facts["model"]), _flat(options.plain(plan.config))
+        usual = options.plain(options.build(type(plan.config)))  # of options that are newer than the run
+        old, new = _flat(usual | self.facts["model"]), _flat(options.plain(plan.config))
         _check_same({f"model.{name}": (old.get(name), new[name]) for name in lasting}, self.folder)
 
     def check_model(self, settings: Settings, config: Any) -> None:

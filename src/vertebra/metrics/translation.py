@@ -11,6 +11,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.text import CHRFScore, SacreBLEUScore
 
 from vertebra.structures import Prediction, Target
+from vertebra.text import UNKNOWN
 
 
 class TranslationMetrics(MetricCollection):
@@ -66,10 +67,10 @@ def _references(target: Target) -> list[str]:
 
 
 def _exact(prediction: Prediction, target: Target) -> bool:
-    """Whether all tokens are equal; texts, where one has no tokens, and those of further references."""
+    """Whether all tokens are equal; texts, where one has no tokens, or unknown ones, and those of further references."""
     if prediction.text in target.references:
         return True
-    if prediction.tokens is None or target.tokens is None:
+    if prediction.tokens is None or target.tokens is None or UNKNOWN in target.tokens:
         return prediction.text == target.text
     return torch.equal(prediction.tokens, target.tokens)
 

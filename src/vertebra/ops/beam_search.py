@@ -73,7 +73,8 @@ def beam_search(
         logits, weights, state = step(tokens[:, -1], state)
         logits[:, [PAD, BEGIN]] = float("-inf")
         candidates = log_probs[..., None] + logits.float().log_softmax(-1).unflatten(0, (count, beam))
-        values, flat = candidates.flatten(1).topk(2 * beam, 1)  # of which at most one per hypothesis ends
+        # At most one per hypothesis ends. A beam of 1 is greedy: it takes the most probable token, END or not.
+        values, flat = candidates.flatten(1).topk(2 * beam if beam > 1 else 1, 1)
         parents, words = flat // candidates.shape[-1], flat % candidates.shape[-1]
         rows = first + parents
         attended = attended + weights.float()

@@ -129,6 +129,8 @@ def measure(checkpoint: Any, precision: str = "32-true", data: str | None = None
             ready[key] = predictor
         except VertebraError as error:
             rows[key] = Measurement(*key, None, problem=str(error))
+    if not ready:
+        raise VertebraError(next(iter(rows.values())).problem)
     for key, predictor in ready.items():
         export = (predictor.about.get("export") or {}).get("certificate") or {}
         same, total = predictor.kind.agreement(first["folded", "32-true"], first[key])

@@ -109,7 +109,10 @@ def _save(
 
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / kind.lines_file) as temporary:
-        content = (kind.line(predictions[i], classes) if i in predictions else "" for i in range(len(texts)))
+        content = (
+            " ".join(kind.line(predictions[i], classes).splitlines()) if i in predictions else ""
+            for i in range(len(texts))
+        )
         temporary.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
     records = [
         {"line": i + 1, "source": texts[i], **kind.record(prediction, classes, top)}

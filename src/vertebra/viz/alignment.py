@@ -68,7 +68,7 @@ def text(alignment: Alignment) -> str:
     Colours are relative to the largest weight, and a word has the weights of each layer and head in its title.
     """
     mean = alignment.mean[0]
-    scale = max(float(mean.max()), 1e-6)
+    scale = max(float(mean.max()) if mean.numel() else 0.0, 1e-6)
     parts = []
     for number, word in enumerate(alignment.source[:MAX_WORDS]):
         weights = alignment.weights[:, :, 0, number].flatten().tolist()

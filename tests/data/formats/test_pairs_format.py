@@ -34,6 +34,12 @@ def test_what_is_wrong_with_a_line_is_named(tmp_path):
     ]
 
 
+def test_utf16_is_named(tmp_path):
+    (tmp_path / "pairs.tsv").write_bytes("eins\tone\nzwei\ttwo\n".encode("utf-16"))
+    with pytest.raises(VertebraError, match=r"line 1: the source is not UTF-8"):
+        read(tmp_path / "pairs.tsv")
+
+
 def test_csv_with_a_header(tmp_path):
     text = 'target,source,split\neins,one,train\n"zwei, ja","two, yes",validation\n'
     (tmp_path / "a.csv").write_text(text)
@@ -59,6 +65,22 @@ def test_parallel_files(tmp_path):
     (tmp_path / "val.en").write_text("three\nfour\n")
     with pytest.raises(VertebraError, match=r"val.de has 1 lines and val.en 2; line by line they must be translations"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names", [("europarl.de_DE", "europarl.en_US"), ("source.txt", "target.txt"), ("test.de", "test.en")]
+)
+def test_two_files_alone(tmp_path, names):
+    for name, text in zip(names, ("eins\nzwei\n", "one\ntwo\n"), strict=True):
+        (tmp_path / name).write_text(text)
+    assert pairs(read(tmp_path), "test" if "test.de" in names else "train") == [("eins", "one"), ("zwei", "two")]
+
+
+def test_a_parallel_file_that_is_missing(tmp_path):
+    for name in ("train.de", "train.en", "val.de"):
+        (tmp_path / name).write_text("a\n")
+    with pytest.raises(VertebraError, match=r"has parallel files, but not val\.en\."):
+        read(tmp_path, fields={"text"})
 
 
 def test_a_folder_of_tables(tmp_path):

@@ -36,4 +36,6 @@ class Gaussian(nn.Module):
         apart = (query.unsqueeze(-2) - key.unsqueeze(-3)) / self.sigma  # [..., Q, K, D]
         if self.log_factor is not None:
             apart = apart / self.log_factor.exp()
-        return -0.5 * apart.square().sum(-1)
+        # The squares of float16 overflow; a score of -inf for every key would have no softmax.
+        scores = -0.5 * apart.to(torch.promote_types(apart.dtype, torch.float32)).square().sum(-1)
+        return scores.clamp(min=torch.finfo(apart.dtype).min).to(apart.dtype)

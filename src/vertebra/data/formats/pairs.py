@@ -2,13 +2,15 @@
 
 A file of pairs is `NAME.tsv` (source, tab, target; further columns are ignored) or a CSV file with the columns `source`
 and `target`, and maybe `split`. A folder holds such files, or parallel text files with a line per sentence, named after
-their split and language as `train.de` and `train.en`; of the two languages the first by alphabet is the source.
+their split and language as `train.de` and `train.en`; of the two languages the first by alphabet is the source. Two
+such files alone may have any name (`europarl.de`, `europarl.en`), or be `source.txt` and `target.txt`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,11 @@ FIELDS = frozenset({"text"})
 TITLE = "pairs of sentences"
 MAX_BYTES = 2_000_000_000
 """Of a file."""
+CODE = re.compile(r"\.[a-z]{2}([_-][a-z]{2,4})?", re.IGNORECASE)
+"""The ending of a file that is called after a language, such as `.de`, `.pt_BR`."""
+LANGUAGE = re.compile(r"\.[a-z]{1,3}([_-][a-z]{2,4})?", re.IGNORECASE)
+"""Likewise where the file is also called after a split: anything short."""
+SIDES = {("source", "target"), ("src", "tgt"), ("src", "trg")}
 
 
 def recognise(path: Path) -> bool:
@@ -83,16 +90,51 @@ def _tables(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and _is_table(file))
 
 
-def _parallel(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """The two files of each split."""
+def hint(path: Path) -> str:
+    """Of parallel files, which one is missing."""
+    named = _named(path)
+    languages = sorted({file.suffix for files in named.values() for file in files})
+    if len(languages) != 2:
+        return ""
+    missing = [
+        files[0].with_suffix(language)
+        for files in named.values()
+        for language in languages
+        if language not in {file.suffix for file in files}
+    ]
+    return f"{path} has parallel files, but not {missing[0].name}." if missing else ""
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
+def _named(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split that are called after it and a language."""
     named: dict[str, list[Path]] = {}
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and file.stem.lower() in SPLIT_NAMES and 2 <= len(file.suffix) <= 4:
+    for file in _files(folder):
+        if file.stem.lower() in SPLIT_NAMES and LANGUAGE.fullmatch(file.suffix):
             named.setdefault(SPLIT_NAMES[file.stem.lower()], []).append(file)
-    languages = {tuple(file.suffix for file in files) for files in named.values()}
+    return named
+
+
+def _parallel(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """The two files of each split; of a folder with two files alone, those of the train split."""
+    files = _files(folder)
+    if len(files) == 2 and _are_parallel(*files):
+        return {SPLIT_NAMES.get(files[0].stem.lower(), "train"): (files[0], files[1])}
+    named = _named(folder)
+    languages = {tuple(file.suffix for file in members) for members in named.values()}
     if len(languages) != 1 or len(next(iter(languages))) != 2:
         return {}
-    return {split: (files[0], files[1]) for split, files in named.items()}
+    return {split: (first, second) for split, (first, second) in named.items()}
+
+
+def _are_parallel(first: Path, second: Path) -> bool:
+    """Whether two files are called after languages, as `europarl.de` and `europarl.en`, or `source` and `target`."""
+    if (first.stem.lower(), second.stem.lower()) in SIDES:
+        return first.suffix == second.suffix
+    return first.stem == second.stem and all(CODE.fullmatch(file.suffix) for file in (first, second))
 
 
 def _lines(path: Path) -> list[str]:
