@@ -238,6 +238,21 @@ def hub(monkeypatch, tmp_path):
     return serve
 
 
+def test_stages_are_timms():
+    """Each layer of layer-wise decay is in the stage that timm gives it; ViTs have four parts of as many blocks."""
+    for name, expected in {"resnet18": ("layer1", "layer2", "layer3", "layer4"), "convnext_atto": range(4)}.items():
+        with torch.device("meta"):
+            model = backbones.create(f"timm:{name}")
+        named = {id(p): n for n, p in model.net.named_parameters()}
+        for stage, part in zip(model.stage_layers(), expected, strict=True):
+            names = {named[id(p)] for layer in stage for p in layer.parameters() if id(p) in named}
+            inside = {n for n in named.values() if n.startswith((f"{part}.", f"stages.{part}."))}
+            assert inside <= names
+    with torch.device("meta"):
+        counts = [len(s) for s in backbones.create("timm:vit_tiny_patch16_224", embedding=True).stage_layers()]
+    assert counts == [4, 3, 3, 3]
+
+
 def test_weights_by_name_bring_backbone_classifier_and_preprocessing(hub):
     theirs = hub("convnext_atto")
     task = vertebra.create("classification", weights="timm:convnext_atto.d2_in1k").eval()

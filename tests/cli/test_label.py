@@ -57,7 +57,8 @@ def test_classes_are_stored_with_their_probabilities(stored, teacher, images):
     assert [path.name for path in labels.paths] == ["=2.png", "=4.png", "=3.png", "=5.png"]
     expected = vertebra.load(teacher, device="cpu").predict([str(path) for path in labels.paths])
     assert torch.allclose(labels.probabilities, torch.stack([p.probabilities for p in expected]), atol=1e-6)
-    catalogue = find("category").read(stored / "labels.csv")
+    catalogue = find("category").read(stored)  # the folder is a dataset too
+    assert find("category").read(stored / "labels.csv").classes == catalogue.classes
     tops = [labels.classes[int(row.argmax())] for row in labels.probabilities]
     assert [catalogue.classes[sample.label] for sample in catalogue.splits["train"]] == tops
 

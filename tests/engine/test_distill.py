@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 
 import vertebra
 from vertebra.cli import main
+from vertebra.data.catalogue import Catalogue
 from vertebra.data.loader import Batch, BatchSampler, MixedSampler
 from vertebra.engine import checkpoint, distill
-from vertebra.engine.settings import Distill
+from vertebra.engine.settings import Distill, resolve
+from vertebra.engine.train import check_unlabelled
 from vertebra.errors import VertebraError
 from vertebra.structures import Level, Preprocess, Target
 
@@ -138,11 +140,24 @@ def test_shapes_are_kept_in_proportion():
 def test_classes_are_matched_by_name():
     assert distill.class_order(("b", "c", "a"), ("a", "b", "c"), "x").tolist() == [2, 0, 1]
     assert distill.class_order(("0", "1"), ("a", "b"), "x").tolist() == [0, 1]  # without names
+    assert distill.class_order(("0", "1", "2"), ("0", "2", "1"), "x").tolist() == [0, 2, 1]
     with pytest.raises(VertebraError, match="it lacks 'a' and the data lacks 'd', 'e'"):
         distill.class_order(("b", "c", "d", "e"), ("a", "b", "c"), "x")
 
 
 # -- unlabelled images
+
+
+def test_fewer_unlabelled_images_than_a_step_has():
+    """Processes must share them equally; else each would have other steps than one process has."""
+    catalogue = Catalogue("x", "shapes", ("a", "b"), {})
+    one, two = (resolve("classification", None, {"processes": n, "device": "cpu"}) for n in (1, 2))
+    check_unlabelled(one, catalogue, 3)
+    assert catalogue.notes == ["unlabelled: all 3 are in each step, which could have 32"]
+    with pytest.raises(VertebraError, match="there are 3 unlabelled images, fewer than the 32 of a step, which 2 proc"):
+        check_unlabelled(two, catalogue, 3)
+    check_unlabelled(two, catalogue, 32)
+    assert len(catalogue.notes) == 1
 
 
 def test_unlabelled_batches_go_on_from_epoch_to_epoch():

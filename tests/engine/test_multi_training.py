@@ -201,6 +201,7 @@ def heads(**changes):
         ({"teacher": "x"}, "training several heads has no setting 'teacher'"),
         ({"strategy": "fsdp"}, "strategy fsdp is for a single task"),
         ({"lr": "auto"}, "lr and data.batch_size auto are for a single task"),
+        (heads(data={"batch_size": "auto"}), "lr and data.batch_size auto are for a single task"),
         ({"heads": {"a": {"task": "classification"}, "b": {"task": "pose"}}}, "heads a, b want incompatible inputs"),
     ],
 )
@@ -250,6 +251,8 @@ def test_the_losses_are_weighed_and_their_variances_have_terms_of_their_own(run)
         for key in (key for key in plain if key.startswith(name)):
             torch.testing.assert_close(terms[key], factor * plain[key])
     assert "maps/log_deviation" not in losses(task, HeadBatches({"kinds": parts["kinds"]}))  # takes no part in the step
+    ignored = multi.WeightedLosses({"kinds": 1.0, "maps": 0.0}, uncertainty=True)
+    assert "maps/log_deviation" not in ignored(task, HeadBatches(parts))  # it would fall for ever
     parts["maps"] = Batch(torch.empty(0), [], ["a.png: damaged"], [], [])
     with pytest.raises(VertebraError, match=r"no training image of head 'maps' can be read: a\.png: damaged"):
         losses(task, HeadBatches(parts))

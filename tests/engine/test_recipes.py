@@ -30,6 +30,11 @@ def test_a_recipe_says_where_it_is_from_and_fits_its_task(name):
     assert settings.peak_lr == pytest.approx(settings.lr)  # at the recipe's own batch size
 
 
+def test_a_recipe_can_be_used_without_its_progressive_learning():
+    settings = resolve("classification", None, {"recipe": "efficientnetv2", "progressive": 0})
+    assert (settings.progressive, settings.progressive_size) == (0, 0)
+
+
 def test_an_option_that_does_not_exist_fails(tmp_path, capsys):
     """In Python and, with its line, on the command line; as does what could not be trained."""
     file = tmp_path / "mine.yaml"

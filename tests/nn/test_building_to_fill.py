@@ -73,6 +73,23 @@ def test_loading_draws_nothing(saved):
             assert torch.equal(tensor, stored[prefix + name]), name
 
 
+def test_other_classes_have_a_new_head_though_they_are_as_many(tmp_path):
+    """In another order they keep their rows; numbers may stand for any."""
+    old = tasks.create("classification", classes=("a", "b", "c"), **SMALL)
+    torch.nn.init.normal_(old.head.bias)
+    checkpoint.save(old, tmp_path / "best.safetensors")
+
+    def bias(*classes):
+        task = tasks.create("classification", classes=classes, weights=tmp_path / "best.safetensors")
+        assert task.report.new == ([] if set(classes) != {"x", "y", "z"} else ["head.weight", "head.bias"])
+        return task.head.bias.tolist()
+
+    a, b, c = old.head.bias.tolist()
+    assert bias("c", "a", "b") == [c, a, b]
+    assert bias("0", "1", "2") == bias("a", "b", "c") == [a, b, c]
+    assert not set(bias("x", "y", "z")) & {a, b, c}
+
+
 def test_a_new_head_is_drawn_as_without_a_checkpoint(saved):
     plain = seeded(lambda: tasks.create("classification", classes=3, **SMALL)).state_dict()
     task = seeded(lambda: tasks.create("classification", classes=3, weights=saved))

@@ -115,6 +115,9 @@ def test_mistakes_are_explained():
         make(droput=0.1)
     with pytest.raises(VertebraError, match="3 class weights for 4 classes"):
         make(class_weights=(1.0, 1.0, 1.0))
+    with pytest.raises(VertebraError, match="all class_weights are 0: nothing would be learned"):
+        make(class_weights=(0, 0, 0, 0))
+    assert make(class_weights=(1, 2, 3, 4)).class_weights.dtype == torch.float32
     with pytest.raises(VertebraError, match="classes is empty"):
         make(classes=[])
     with pytest.raises(VertebraError, match=r"dropout is 2; it must lie between 0 and 1"):

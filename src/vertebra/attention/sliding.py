@@ -39,8 +39,8 @@ class SlidingAttention(nn.Module):
     """Query [..., N, D], key [..., N, D'] and value [..., N, V] -> [..., N, V].
 
     `mask` is bool, broadcastable to [..., 1, N], True = the key may be attended; a query without any True has an output
-    of 0. Fewer queries than keys are the last positions of the keys. On CUDA, torch's FlexAttention computes scores that
-    are products, unless there is a mask.
+    of 0. Fewer queries than keys are the last positions of the keys. On CUDA, torch's FlexAttention computes scores
+    that are products, unless there is a mask.
 
     Source: arXiv:2004.05150, section 3.1.
     """

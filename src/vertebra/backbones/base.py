@@ -173,11 +173,7 @@ class Backbone(nn.Module):
         A network without stages has four, with as many blocks each.
         """
         layers = self.layers()
-        stages: list[list[nn.Module]] = [[stage] for stage in getattr(self, "stages", ())]
-        if not stages:
-            blocks = list(getattr(self, "blocks", layers))
-            size = -(-len(blocks) // 4)
-            stages = [blocks[i : i + size] for i in range(0, len(blocks), size)]
+        stages = self.stage_modules() or in_four(layers)
         number = {id(p): i for i, stage in enumerate(stages) for part in stage for p in part.parameters()}
         groups: list[list[nn.Module]] = [[] for _ in stages]
         last = len(stages) - 1
@@ -185,6 +181,11 @@ class Backbone(nn.Module):
             last = next((number[id(p)] for p in layer.parameters() if id(p) in number), last)
             groups[last].insert(0, layer)
         return groups
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        """The modules of each stage; none if it has neither stages nor blocks."""
+        stages = [[stage] for stage in getattr(self, "stages", ())]
+        return stages or in_four(list(getattr(self, "blocks", ())))
 
     def adapt(self, name: str, tensor: Tensor, shape: torch.Size) -> tuple[Tensor, str] | None:
         """A checkpoint's `tensor` for parameter `name` of another `shape`, and how; None if it does not fit."""
@@ -272,3 +273,9 @@ def frozen_statistics(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum, count in saved:
             norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def in_four(blocks: Sequence[nn.Module]) -> list[list[nn.Module]]:
+    """Four parts with as many blocks each; fewer of fewer blocks."""
+    size = max(1, -(-len(blocks) // 4))
+    return [list(blocks[i : i + size]) for i in range(0, len(blocks), size)]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra import weights
-from vertebra.backbones.base import Backbone, BackboneConfig, frozen_statistics
+from vertebra.backbones.base import Backbone, BackboneConfig, frozen_statistics, in_four
 from vertebra.errors import VertebraError, first_line, nearest, shown
 from vertebra.options import as_tuples
 from vertebra.structures import Level, Preprocess
@@ -37,6 +37,8 @@ _RESERVED = {
     *("out_indices", "scriptable", "state_dict"),
 }
 """Arguments of timm's that would read files or change what a model returns, besides those with `pretrained`."""
+MAX_STAGES = 8
+"""More modules in a row are blocks."""
 _DECIDED = {"in_chans": "channels", "img_size": "image_size", "drop_path_rate": "drop_path"}
 """Arguments of timm's for which there are options here."""
 _SIZE_ARGUMENTS: tuple[dict[str, bool], ...] = (
@@ -272,6 +274,16 @@ class TimmModel(Backbone):
     def pool(self, x: Tensor) -> Tensor:
         """What timm's classifier takes."""
         return self.net.forward_head(x, pre_logits=True)
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        """By the names that timm gives to stages, and to blocks where there are no stages."""
+        if hasattr(self.net, "layer1"):
+            return [[getattr(self.net, f"layer{i}")] for i in range(1, 5) if hasattr(self.net, f"layer{i}")]
+        for name in ("stages", "layers", "blocks"):
+            parts = getattr(self.net, name, None)
+            if isinstance(parts, nn.Sequential | nn.ModuleList) and len(parts):
+                return [[part] for part in parts] if len(parts) <= MAX_STAGES else in_four(list(parts))
+        return []
 
     def layers(self) -> list[nn.Module]:
         """By timm's own grouping for layer-wise decay; of models that have none, their parts in order."""

@@ -297,12 +297,13 @@ Distiller = LogitDistiller | FeatureDistiller
 def class_order(teacher: Sequence[str], student: Sequence[str], name: str) -> Tensor:
     """The index among the teacher's classes of each class of the student: [num_classes] int64.
 
-    A teacher whose classes are numbers from 0 is taken to have as many classes of the student in their order.
+    A teacher whose classes are numbers from 0, where those of the student are not, is taken to have the classes of the
+    student in their order.
 
     Raises:
         VertebraError: if they are not the same classes.
     """
-    if list(teacher) == [str(i) for i in range(len(student))]:
+    if list(teacher) == [str(i) for i in range(len(student))] and set(teacher) != set(student):
         return torch.arange(len(student))
     index = {label: i for i, label in enumerate(teacher)}
     missing = [label for label in student if label not in index]

@@ -99,7 +99,7 @@ class MultiSettings(Settings):
             raise VertebraError(f"the weights of all heads, {', '.join(entries)}, are 0: nothing would be learned.")
         if self.strategy == "fsdp":
             raise VertebraError("strategy fsdp is for a single task: choose ddp.")
-        if "auto" in (self.lr, self.data.batch_size):
+        if "auto" in (self.lr, self.data.batch_size, *(head.data.get("batch_size") for head in entries.values())):
             raise VertebraError("lr and data.batch_size auto are for a single task: give numbers.")
 
     @property

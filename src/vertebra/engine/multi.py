@@ -68,7 +68,7 @@ class WeightedLosses(nn.Module):
                     raise VertebraError(f"no training image of head {name!r} can be read: {part.unreadable[0]}")
                 losses = task.head(name).loss(part.images, part.targets)
                 factor: Tensor | float = self.weights[name]
-                if self.log_variances is not None:
+                if self.log_variances is not None and factor:  # without a loss, s / 2 has no minimum
                     s = self.log_variances[list(self.weights).index(name)]
                     factor = factor * torch.exp(-s)
                     terms[f"{name}/log_deviation"] = s / 2

@@ -412,6 +412,8 @@ def superseded(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> set[str]:
             names |= owners.keys() | ({"lr", "weight_decay"} if choice == "optimizer" else set())
     if "lr" in upper or "lr" in names:
         names.add("base_batch_size")
+    if not upper.get("progressive", 1):
+        names.add("progressive_size")
     if "warmup" in upper:
         names.add("warmup_steps")
     if "warmup_steps" in upper:

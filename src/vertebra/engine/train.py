@@ -92,6 +92,7 @@ def train(
     catalogue = open_catalogue(settings, data, kind)
     if unlabelled := distill.unlabelled_samples(settings, kind, catalogue.splits.get("val", [])):
         catalogue.splits["unlabelled"] = unlabelled
+        check_unlabelled(settings, catalogue, len(unlabelled))
     stopped = StoppedRun.open(settings.resume) if settings.resume else None
     if stopped:
         stopped.check_data(kind, catalogue, settings.data)
@@ -331,7 +332,7 @@ def check_machine(settings: Settings) -> None:
         raise VertebraError("precision 16-mixed is for GPUs; on a CPU choose bf16-mixed.")
     for name in settings.logger:
         named_loggers.find(name)
-    world = int(os.environ.get("WORLD_SIZE", 0)) or len(devices)
+    world = _world(settings)
     size = settings.data.batch_size
     if "auto" in (settings.lr, size):
         name = "lr" if settings.lr == "auto" else "data.batch_size"
@@ -347,6 +348,25 @@ def check_machine(settings: Settings) -> None:
                 f"{name} is {images}, which {world} processes cannot share equally: "
                 f"try {max(world, images // world * world)}, or fewer --processes."
             )
+
+
+def _world(settings: Settings) -> int:
+    """The number of processes."""
+    return int(os.environ.get("WORLD_SIZE", 0)) or len(run_devices(settings))
+
+
+def check_unlabelled(settings: Settings, catalogue: Catalogue, count: int) -> None:
+    """Notes that a step has fewer unlabelled images than it could; raises VertebraError if processes cannot share them
+    equally."""
+    size, world = settings.distill.unlabelled_batch_size or settings.data.batch_size, _world(settings)
+    if size == "auto" or count >= size:
+        return
+    if count % world:
+        raise VertebraError(
+            f"there are {count} unlabelled images, fewer than the {size} of a step, which {world} processes cannot "
+            "share equally: lower distill.unlabelled_batch_size, or use fewer --processes."
+        )
+    catalogue.notes.append(f"unlabelled: all {count} are in each step, which could have {size}")
 
 
 def _announce(settings: Settings, kind: Kind, catalogue: Catalogue, task: Task, folder: Path, echo: Echo) -> None:

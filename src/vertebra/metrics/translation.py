@@ -67,7 +67,7 @@ def _references(target: Target) -> list[str]:
 
 
 def _exact(prediction: Prediction, target: Target) -> bool:
-    """Whether all tokens are equal; texts, where one has no tokens, or unknown ones, and those of further references."""
+    """Whether all tokens are equal; texts, where one has none or unknown ones, and those of further references."""
     if prediction.text in target.references:
         return True
     if prediction.tokens is None or target.tokens is None or UNKNOWN in target.tokens:

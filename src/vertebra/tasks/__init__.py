@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from vertebra import options
 from vertebra.backbones import Backbone
@@ -60,7 +62,7 @@ class Plan:
             empty = self.build_on_meta(self.loaded.checkpoint, preprocess)
         else:
             empty = on_meta(lambda: self._new(preprocess))
-        state = self.loaded.tensors(empty)
+        state = self._of_classes(self.loaded.tensors(empty), empty)
         new = empty.fill(state, copy.deepcopy(self.loaded.report), partial=True).new
         if self.module.MODEL.keeps_initial_values:
             task = self._new(preprocess)
@@ -68,6 +70,37 @@ class Plan:
             task = build_to_fill(lambda: self._new(preprocess), empty, new)
         task.report = task.fill(state, self.loaded.report, partial=True)
         return task
+
+    def _of_classes(self, state: dict[str, Tensor], empty: Task) -> dict[str, Tensor]:
+        """Tensors of a checkpoint of ours without those of its classes, where it has as many, but others; where it has
+        them in another order, with the rows of those with a row per class in the order of this model's.
+
+        Classes whose names are numbers, as where nobody named them, may be any.
+        """
+        assert self.loaded is not None
+        about = self.loaded.checkpoint.about
+        old = tuple(map(str, (about or {}).get("classes", ())))
+        if len(old) != len(self.classes) or old == self.classes or any(_are_numbers(c) for c in (old, self.classes)):
+            return state
+        config = replace(self.config, class_weights=None) if hasattr(self.config, "class_weights") else self.config
+        larger = on_meta(
+            lambda: self.module.MODEL(config, (*self.classes, _another(self.classes)), empty.preprocess)
+        ).state_dict()
+        order = [old.index(name) for name in self.classes] if set(old) == set(self.classes) else None
+        kept = dict(state)
+        for name, value in empty.state_dict().items():
+            if name not in kept or name not in larger or larger[name].shape == value.shape:
+                continue
+            if (
+                order is not None
+                and value.ndim
+                and len(value) == len(order)
+                and larger[name].shape[1:] == value.shape[1:]
+            ):
+                kept[name] = kept[name][order]
+            else:
+                del kept[name]
+        return kept
 
     def _new(self, preprocess: Preprocess | None, backbone: Backbone | None = None) -> Task:
         shared = {} if backbone is None else {"backbone": backbone}
@@ -84,6 +117,15 @@ class Plan:
             VertebraError: if it cannot be built, or is far larger than the checkpoint.
         """
         return build_on_meta(lambda: self._new(preprocess), checkpoint.state, checkpoint.path)
+
+
+def _are_numbers(classes: Sequence[str]) -> bool:
+    return list(classes) == [str(i) for i in range(len(classes))]
+
+
+def _another(classes: Sequence[str]) -> str:
+    """The name of a class that is none of these."""
+    return next(name for i in range(len(classes) + 1) if (name := str(i)) not in classes)
 
 
 def create(

@@ -114,11 +114,14 @@ class Task(nn.Module):
         """Sets `class_weights` [C], a buffer that checkpoints do not hold, or None.
 
         Raises:
-            VertebraError: if there is not one for each class.
+            VertebraError: if there is not one for each class, or all are 0.
         """
         if values is not None and len(values) != len(self.classes):
             raise VertebraError(f"{len(values)} class weights for {len(self.classes)} classes.")
-        self.register_buffer("class_weights", None if values is None else torch.tensor(values), persistent=False)
+        if values is not None and not any(values):
+            raise VertebraError("all class_weights are 0: nothing would be learned.")
+        tensor = None if values is None else torch.tensor(values, dtype=torch.float32)
+        self.register_buffer("class_weights", tensor, persistent=False)
         self.class_weights: Tensor | None
 
     @classmethod

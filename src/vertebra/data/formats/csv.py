@@ -1,4 +1,7 @@
-"""CSV lists of images with one class each: the columns `path`, `label` and maybe `split`."""
+"""CSV lists of images with one class each: the columns `path`, `label` and maybe `split`.
+
+A folder that `vertebra label` has written is read by its list.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from vertebra.data import soft_labels
 from vertebra.data.catalogue import SPLIT_NAMES, Catalogue, Sample
 from vertebra.data.exports import first_rows
 from vertebra.data.formats import ReadOptions, csv_tags
@@ -24,7 +28,9 @@ COLUMNS = ("path", "label", "split")
 
 
 def recognise(path: Path) -> bool:
-    """Whether it is a file that ends in .csv, unless it has tags and no column `label`."""
+    """Whether it is a file that ends in .csv, unless it has tags and no column `label`, or a folder of soft labels."""
+    if path.is_dir():
+        return soft_labels.is_folder(path)
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
     header = [column.lower() for row in first_rows(path)[:1] for column in row]
@@ -37,6 +43,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     Raises:
         VertebraError: if the list is damaged, lacks a column or is empty, or a file in it is not there.
     """
+    path = path / soft_labels.LIST if path.is_dir() else path
     rows = csv.reader(io.StringIO(read_text(path)), strict=True)
     try:
         columns = [column.strip().lower() for column in next(rows, [])]
