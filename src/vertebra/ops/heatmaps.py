@@ -11,6 +11,8 @@ from torch.nn.functional import interpolate
 
 RADIUS = 3
 """Standard deviations after which a Gaussian is cut off."""
+CACHED = 1 << 18
+"""Cells of heatmaps that a CPU refines at a time: more leave its cache, and the time goes to memory."""
 
 
 def keypoints_to_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -132,8 +134,16 @@ def dark_refined(heatmaps: Tensor, cells: Tensor, kernel: int, *, udp: bool = Fa
     Source: Distribution-Aware Coordinate Representation, arXiv:1910.06278, section 3.1; The Devil is in the Details,
         arXiv:1911.07524, section 4.
     """
+    size = max(1, CACHED // heatmaps[:1].numel()) if heatmaps.device.type == "cpu" and len(heatmaps) else len(heatmaps)
+    if len(heatmaps) > size:
+        parts = zip(heatmaps.split(size), cells.split(size), strict=True)
+        return torch.cat([dark_refined(*part, kernel, udp=udp) for part in parts])
     x, y = cells.long().unbind(2)
-    smooth = _values_at(_smoothed(heatmaps.float(), kernel), x, y)
+    smoothed, scale = _smoothed(heatmaps.float(), kernel)
+    values_at = _values_at(smoothed, x, y)
+
+    def smooth(dx: int, dy: int) -> Tensor:
+        return values_at(dx, dy) * scale
 
     def at(dx: int, dy: int) -> Tensor:
         values = smooth(dx, dy)
@@ -169,12 +179,12 @@ def _values_at(maps: Tensor, x: Tensor, y: Tensor) -> Callable[[int, int], Tenso
     return at
 
 
-def _smoothed(heatmaps: Tensor, kernel: int) -> Tensor:
-    """Heatmaps [B, K, h, w] after a Gaussian filter, each scaled so that its maximum stays."""
+def _smoothed(heatmaps: Tensor, kernel: int) -> tuple[Tensor, Tensor]:
+    """Heatmaps [B, K, h, w] after a Gaussian filter, and the factor [B, K] on each with which its maximum stays."""
     height, width = heatmaps.shape[2:]
     rows = (heatmaps.reshape(-1, width) @ _filter(kernel, width).to(heatmaps)).view_as(heatmaps)
     smooth = _filter(kernel, height).to(heatmaps) @ rows
-    return smooth * (heatmaps.amax((2, 3), keepdim=True) / (smooth.amax((2, 3), keepdim=True) + 1e-12))
+    return smooth, heatmaps.amax((2, 3)) / (smooth.amax((2, 3)) + 1e-12)
 
 
 @functools.lru_cache(16)
