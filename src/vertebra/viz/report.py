@@ -40,8 +40,9 @@ TILES = 12
 class Kind(Protocol):
     """The part of a kind of prediction that a report needs; see `kinds.base.Kind`."""
 
-    items: ClassVar[str]
     has_classes: ClassVar[bool]
+
+    def noun(self, samples: Sequence[Sample]) -> str: ...
 
     def sections(self, evaluation: Evaluation, samples: Sequence[Sample]) -> Iterator[tuple[str, str]]: ...
 
