@@ -275,6 +275,50 @@ def test_decompression_bomb(tmp_path, width, height):
         read_image(tmp_path / "bomb.png")
 
 
+def with_tags(path, tags):
+    """A TIFF whose entries for these tags have another tag, type and value."""
+    content = bytearray(encoded("TIFF"))
+    start = int.from_bytes(content[4:8], "little")
+    for i in range(int.from_bytes(content[start : start + 2], "little")):
+        place = start + 2 + 12 * i
+        if (tag := int.from_bytes(content[place : place + 2], "little")) in tags:
+            new, kind, value = tags[tag]
+            content[place : place + 2] = new.to_bytes(2, "little")
+            content[place + 2 : place + 4] = kind.to_bytes(2, "little")
+            content[place + 8 : place + 12] = value.to_bytes(4, "little")
+    path.write_bytes(bytes(content))
+
+
+def test_a_tag_of_another_type_is_damage(tmp_path):
+    with_tags(tmp_path / "a.tiff", {273: (273, 11, 8)})  # the offsets of strips as floats
+    for read in (read_image, image_size):
+        with contextlib.suppress(UnreadableImage):
+            read(tmp_path / "a.tiff")
+    with pytest.raises(UnreadableImage, match=r"a\.tiff: cannot be decoded"):
+        read_image(tmp_path / "a.tiff")
+
+
+def test_scans_without_end(tmp_path):
+    whole = encoded("JPEG", progressive=True)
+    start = whole.rindex(b"\xff\xda")
+    scan, end = whole[start:-2], whole[-2:]
+    (tmp_path / "a.jpg").write_bytes(whole)
+    assert read_image(tmp_path / "a.jpg").shape == (3, 24, 20)
+    (tmp_path / "a.jpg").write_bytes(whole[:-2] + scan * 200 + end)
+    for read in (read_image, image_size):
+        with pytest.raises(UnreadableImage, match=r"a\.jpg: has 2\d\d scans, more than 100"):
+            read(tmp_path / "a.jpg")
+
+
+def test_tiles_that_are_larger_than_their_image(tmp_path):
+    with_tags(tmp_path / "a.tiff", {})
+    assert read_image(tmp_path / "a.tiff").shape == (3, 24, 20)
+    with_tags(tmp_path / "bomb.tiff", {278: (322, 3, 16384), 284: (323, 3, 32768)})
+    for read in (read_image, image_size):
+        with pytest.raises(UnreadableImage, match=r"bomb\.tiff: has tiles of 16384 x 32768 pixels, more than"):
+            read(tmp_path / "bomb.tiff")
+
+
 def test_the_limit_does_not_depend_on_pillows(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))

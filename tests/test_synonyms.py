@@ -28,6 +28,12 @@ def test_every_option_of_the_other_commands_exists(command, capsys):
     assert {f"--{name}" for name in synonyms.OPTIONS[command]} <= set(words)
 
 
+@pytest.mark.parametrize("command", [verb for verb in VERBS if verb not in synonyms.OPTIONS])
+def test_commands_without_a_table_name_options_that_they_lack(command, capsys):
+    assert main([command, "x", "--bogus=1"]) == 2
+    assert "bogus" in capsys.readouterr().err
+
+
 def test_commands_and_tasks_exist():
     assert set(synonyms.VERBS) == set(VERBS)
     assert set(synonyms.TASKS) == set(tasks.names())

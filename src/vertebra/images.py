@@ -40,6 +40,18 @@ ADAM7 = ((8, 8, 0, 0), (8, 8, 4, 0), (4, 8, 0, 4), (4, 4, 2, 0), (2, 4, 0, 2), (
 """The seven images in an interlaced PNG: steps across and down, and the first pixel."""
 MAX_STORED = 1 << 30
 """Bytes of an encoded image inside of a larger file."""
+TILE_TAGS = (322, 323)
+"""Of a TIFF: width and length of its tiles."""
+MAX_TILE = 4096
+"""Pixels that the side of a tile may have where the image is smaller: tiles are unpacked whole."""
+SCAN = b"\xff\xda"
+MAX_SCANS = 100
+"""Of a progressive JPEG; usual ones have ten."""
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(TypeError, ArithmeticError, LookupError, AttributeError),
+)
+"""What Pillow raises for damaged files; the second row for tags of another type than theirs."""
 STRIP = 1 << 20
 """Pixels that are converted at a time, so that a large image is not copied as a whole."""
 
@@ -180,7 +192,7 @@ def open_image(path: str | Path | StoredImage) -> Iterator[Image.Image]:
         raise
     except MemoryError:
         raise UnreadableImage(f"{path}: cannot be decoded (there is not enough memory).") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except DAMAGED as error:
         raise UnreadableImage(f"{path}: cannot be decoded ({first_line(error)}).") from error
 
 
@@ -397,6 +409,18 @@ def _check_size(image: Image.Image) -> None:
         raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels, the most that is decoded.")
     if max(width, height) > MAX_SIDE:
         raise UnreadableImage(f"{width} x {height} pixels: sides of more than {MAX_SIDE:,} pixels are not decoded.")
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        stream = image.fp  # type: ignore[attr-defined]
+        place = stream.tell()
+        stream.seek(0)
+        scans = stream.read().count(SCAN)  # which no coded data holds
+        stream.seek(place)
+        if scans > MAX_SCANS:
+            raise UnreadableImage(f"has {scans:,} scans, more than {MAX_SCANS}, and each takes as long as an image.")
+    if image.format == "TIFF":
+        tile = [image.tag_v2.get(tag, 0) for tag in TILE_TAGS]  # type: ignore[attr-defined]
+        if any(side > max(whole, MAX_TILE) for side, whole in zip(tile, image.size, strict=True)):
+            raise UnreadableImage(f"has tiles of {tile[0]} x {tile[1]} pixels, more than its {width} x {height}.")
 
 
 def _from_pil(image: Image.Image, channels: int) -> Tensor:

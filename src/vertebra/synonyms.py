@@ -265,7 +265,8 @@ def option_hint(command: str, name: str, known: Collection[str]) -> str:
     group, _, last = _word(name).rpartition(".")
     foreign = not any(option.startswith(f"{group.partition('.')[0]}.") for option in known)  # as in SOLVER.BASE_LR
     for candidate in (_word(name), last) if foreign else (_word(name),):
-        here = candidate if candidate in {*known, *OPTIONS[command]} else find(OPTIONS[command], candidate)
+        table = OPTIONS.get(command, {})
+        here = candidate if candidate in {*known, *table} else find(table, candidate)
         if here in known:
             return f" Here it is {dashes}{here}."
         if here:

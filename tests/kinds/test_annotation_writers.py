@@ -233,6 +233,9 @@ def test_label_maps_are_read(scenes, tmp_path, form):
     with kinds.find("semantic").writer(out, options_of(scenes, classes), format=form) as writer:
         writer.add(prediction, 1, "1.png")
     if form == "voc":
+        for name in ("a:b", "#hash"):
+            with pytest.raises(VertebraError, match=f"class '{name}' cannot stand in labelmap.txt"):
+                kinds.find("semantic").writer(out, options_of(scenes, (name, "x", "y")), format=form)
         with Image.open(tmp_path / "out" / "SegmentationClass" / "1.png") as image:
             assert np.array_equal(np.asarray(image), labels.numpy())
         assert (tmp_path / "out" / "labelmap.txt").read_text().splitlines()[1].startswith("background:")

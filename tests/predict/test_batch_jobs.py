@@ -153,6 +153,20 @@ def test_damaged_shards_are_listed(source):
     assert all(path in error for path, error in failed.items())
 
 
+def test_names_with_signs_of_patterns_and_numbers(tmp_path):
+    folder = tmp_path / "a [1]"
+    folder.mkdir()
+    (folder / "x.png").write_bytes(png(10))
+    with tarfile.open(folder / "b#1.tar", "w") as archive:
+        for name in ("c#1.png", "d.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(content := png(20))
+            archive.addfile(info, io.BytesIO(content))
+    found = shards.find(str(folder), done=[f"{folder}/b#1.tar#c#1.png"])
+    rows = [row for shard in found for row in shards.images(shard)]
+    assert [row["path"] for row in rows] == [f"{folder}/x.png", f"{folder}/b#1.tar#d.png"]
+
+
 def test_refused_jobs(model, source, tmp_path, monkeypatch, capsys):
     parquet.write_table(pa.table({"id": [1]}), source / "c.parquet")
     with pytest.raises(VertebraError, match="one column with the bytes of images; it has none in id"):

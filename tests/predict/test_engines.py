@@ -106,6 +106,8 @@ def test_engines_that_are_missing_are_named(checkpoint, monkeypatch, capsys):
 
 
 def test_refused_engines(checkpoint):
+    with pytest.raises(VertebraError, match=r"a\.onnx is exported, which fixed its engine"):
+        engines.measure("a.onnx")
     with pytest.raises(VertebraError, match="engine is 'tensorrt'"):
         Predictor(checkpoint, engine="tensorrt")
     with pytest.raises(VertebraError, match="precision with engine onnx"):

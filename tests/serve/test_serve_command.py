@@ -51,6 +51,13 @@ def test_libraries_that_are_missing(monkeypatch, capsys):
     )
 
 
+def test_an_empty_token_is_no_token(models, monkeypatch, capsys):
+    monkeypatch.setattr("vertebra.predict.Predictor", lambda *_, **__: models["boxes"])
+    monkeypatch.setenv("VERTEBRA_TOKEN", "")
+    assert main(["serve", "x"]) == 2
+    assert "VERTEBRA_TOKEN is set but empty" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken(models, monkeypatch, capsys):
     monkeypatch.setattr("vertebra.predict.Predictor", lambda *_, **__: models["boxes"])
     with socket.create_server(("127.0.0.1", 0)) as taken:

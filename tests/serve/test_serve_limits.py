@@ -17,6 +17,7 @@ from PIL import Image
 from tests.serve.conftest import png
 
 from vertebra.errors import VertebraError
+from vertebra.predict.sources import EncodedImage
 from vertebra.serve.app import create_app
 from vertebra.serve.limits import Limits
 
@@ -183,6 +184,28 @@ def test_images_in_flight_have_a_limit_of_pixels(models, photo, monkeypatch):
         assert "too many pixels" in detail(refused, 503)
         client.app.state.service.pixels = 9_000
         assert client.post(URL, content=photo).status_code == 200
+
+
+def test_an_image_that_is_read_too_long_keeps_its_pixels(models, photo, monkeypatch):
+    """The thread that reads it goes on after the answer, and its memory is taken until it ends."""
+    entered, released, read = threading.Event(), threading.Event(), EncodedImage.read
+
+    def slow(self, channels):
+        entered.set()
+        released.wait(60)
+        return read(self, channels)
+
+    with TestClient(create_app({"boxes": models["boxes"]}, Limits(timeout=0.3, latency_ms=0))) as client:
+        monkeypatch.setattr(EncodedImage, "read", slow)
+        assert detail(client.post(URL, content=photo), 504)
+        assert entered.is_set()
+        service = client.app.state.service
+        assert service.pixels > 0
+        released.set()
+        deadline = time.monotonic() + 20
+        while service.pixels and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert service.pixels == 0
 
 
 def test_a_request_takes_no_longer_than_it_may(models, photo, monkeypatch):

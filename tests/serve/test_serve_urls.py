@@ -1,6 +1,8 @@
 """Images from URLs: allowed hosts alone, public addresses alone, no redirections."""
 
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -21,6 +23,12 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path == "/missing.png":
             self.send_error(404)
+        elif self.path == "/dripping.png":
+            with suppress(OSError):
+                self.wfile.write(b"HTTP/1.0 200 OK\r\n")
+                for i in range(40):
+                    self.wfile.write(f"X-{i}: 0\r\n".encode())
+                    time.sleep(0.05)
         else:
             self.send_response(200)
             self.end_headers()
@@ -48,8 +56,8 @@ def local_is_public(monkeypatch):
     monkeypatch.setattr(urls, "is_public", lambda address: True)
 
 
-def download(url, *allowed, max_bytes=50_000):
-    return urls.download(url, allowed, max_bytes=max_bytes, timeout=10)
+def download(url, *allowed, max_bytes=50_000, timeout=10):
+    return urls.download(url, allowed, max_bytes=max_bytes, timeout=timeout)
 
 
 def test_an_image_of_an_allowed_host(models, photo, host, local_is_public):
@@ -75,6 +83,11 @@ def test_an_image_of_an_allowed_host(models, photo, host, local_is_public):
 def test_what_cannot_be_downloaded(host, local_is_public, path, sentence):
     with pytest.raises(urls.RefusedURL, match=sentence):
         download(f"http://{host}{path}", host)
+
+
+def test_headers_that_drip_are_not_waited_for(host, local_is_public):
+    with pytest.raises(urls.RefusedURL, match=r"takes more than 0\.2 seconds to download"):
+        download(f"http://{host}/dripping.png", host, timeout=0.2)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +121,12 @@ def test_hosts_that_are_not_allowed(url):
         download(url, "example.org")
 
 
+def test_the_usual_port_may_be_named():
+    for url in ("https://example.org/a.png", "https://example.org:443/a.png"):
+        for allowed in ("example.org", "example.org:443"):
+            assert urls._checked(url, [allowed])[1:] == ("example.org", 443)
+
+
 def test_private_addresses_are_refused_whatever_their_name(host):
     with pytest.raises(urls.RefusedURL, match="private network"):
         download(f"http://{host}/photo.png", host)
@@ -137,6 +156,10 @@ def test_no_address_of_several_may_be_private(monkeypatch):
         ("::ffff:127.0.0.1", False),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("fec0::1", False),
     ],
 )
 def test_public_addresses(address, public):

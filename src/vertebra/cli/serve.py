@@ -76,7 +76,10 @@ def run(argv: Sequence[str]) -> None:
         )
         for name, path in names.items()
     }
-    app = create_app(models, limits, token=options.token or os.environ.get(TOKEN))
+    token = options.token or os.environ.get(TOKEN)
+    if token == "":
+        raise VertebraError(f"{TOKEN} is set but empty: give the token that requests must bear, or unset it.")
+    app = create_app(models, limits, token=token)
     with _listening(options.host, options.port) as listening:
         host, port = listening.getsockname()[:2]
         place = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vertebra.engine import checkpoint
-from vertebra.errors import VertebraError, first_line, is_out_of_memory
+from vertebra.errors import VertebraError, first_line, is_out_of_memory, shown
 from vertebra.export import formats
 from vertebra.export.formats import Run
 from vertebra.files import expanded
@@ -67,6 +67,8 @@ def opened(name: str, path: Path) -> tuple[Task, dict[str, Any]]:
     stored = sum(part.stat().st_size for part in path.parent.glob(f"{escape(path.stem)}.*"))
     task = checkpoint.described(about, path, stored)
     size = exported.get("size")
+    if size is not None and not (isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)):
+        raise VertebraError(f"{path} has the image size {shown(size)}, not a height and a width: export it again.")
     try:
         run = file.compile(exported["precision"])
     except Exception as error:

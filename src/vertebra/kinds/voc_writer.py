@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vertebra.data.formats import voc
+from vertebra.errors import VertebraError, shown
 from vertebra.files import replacing
 from vertebra.kinds.writers import WriterOptions, check_text, save_original
 from vertebra.structures import Prediction, Target
@@ -46,6 +47,11 @@ class VocMapsWriter:
 
     def __init__(self, folder: Path, options: WriterOptions) -> None:
         check_text(options.classes)
+        if wrong := next((name for name in options.classes if ":" in name or name.startswith("#")), None):
+            raise VertebraError(
+                f"class {shown(wrong)} cannot stand in labelmap.txt, where a colon ends a name and # begins a remark: "
+                "choose another --format."
+            )
         self.folder, self.options = folder, options
 
     def __enter__(self) -> VocMapsWriter:

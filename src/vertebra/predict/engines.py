@@ -19,7 +19,7 @@ from torch import Tensor
 
 import vertebra
 from vertebra.errors import VertebraError, one_of
-from vertebra.export import formats
+from vertebra.export import formats, is_exported
 from vertebra.files import read_json, replacing
 from vertebra.weights.locate import locate
 
@@ -111,6 +111,8 @@ def measure(checkpoint: Any, precision: str = "32-true", data: str | None = None
     from vertebra.export.certificate import AGREEMENT  # with what evaluation needs, which prediction does not
     from vertebra.predict.predictor import Predictor  # which imports this module
 
+    if is_exported(checkpoint):
+        raise VertebraError(f"{checkpoint} is exported, which fixed its engine: give the checkpoint that it came from.")
     path = locate(checkpoint)
     ready: dict[tuple[str, str], Predictor] = {}
     first: dict[tuple[str, str], Prediction] = {}
@@ -135,7 +137,7 @@ def measure(checkpoint: Any, precision: str = "32-true", data: str | None = None
         export = (predictor.about.get("export") or {}).get("certificate") or {}
         same, total = predictor.kind.agreement(first["folded", "32-true"], first[key])
         rows[key] = replace(rows[key], agreement=export.get("agreement", same / total if total else 1.0))
-    for key in [key for key in ready if key[0] in COMPILED]:
+    for key in [key for key in ready if key[0] not in EXPORTED and key != ("folded", "32-true")]:  # those have theirs
         share, least = rows[key].agreement or 0.0, AGREEMENT[EXPORTED_PRECISIONS[key[1]]]
         if share < least:
             del ready[key]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import tarfile
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ def find(source: str, done: Collection[str] = (), below: str = "") -> list[Shard
 
     try:
         files, root = fsspec.core.url_to_fs(source)
-        pattern = any(sign in root for sign in "*?[")
+        pattern = any(sign in root for sign in "*?[") and not files.exists(root)
         names = files.glob(root) if pattern else files.find(root)
         missing = not pattern and not names and not files.exists(root)
     except Exception as error:  # each file system raises its own
@@ -63,13 +63,15 @@ def find(source: str, done: Collection[str] = (), below: str = "") -> list[Shard
     names = sorted(name for name in names if not (below and name.startswith(f"{below}/")))
     urls = names if "file" in _protocols(files) else list(map(files.unstrip_protocol, names))
     images = [url for url in urls if url.lower().endswith(tuple(SUFFIXES))]
-    members = defaultdict(list)
-    for key in done:
-        members[key.rpartition("#")[0]].append(key)
     finished = set(done)
     left = [url for url in images if url not in finished]
     shards = [Shard(left[i : i + FILES_PER_SHARD], []) for i in range(0, len(left), FILES_PER_SHARD)]
     archives = [url for url in urls if url.lower().endswith(ARCHIVES)]
+    members: dict[str, list[str]] = {url: [] for url in archives}
+    for key in done:
+        for place in (match.start() for match in re.finditer("#", key)):  # names of archives and members may have it
+            if key[:place] in members:
+                members[key[:place]].append(key)
     if not images and not archives:
         raise VertebraError(f"{source} holds no images ({', '.join(SUFFIXES)}), .tar or .parquet files.")
     return shards + [Shard([url], members[url]) for url in archives if url not in finished]

@@ -7,7 +7,7 @@ import base64
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,8 +163,9 @@ class Service:
                 encoded = await image_file(request, self.limits, self.downloads)
                 late = HTTPException(504, f"there was no answer within {seconds:g} seconds.", RETRY)
                 height, width = await asyncio.to_thread(encoded.size)
-                with self._decoding(height * width):
-                    image = await asyncio.to_thread(encoded.read, predictor.task.preprocess.channels)
+                loop, channels = asyncio.get_running_loop(), predictor.task.preprocess.channels
+                with self._decoding(height * width) as read:
+                    image = await asyncio.shield(read(loop.run_in_executor(None, encoded.read, channels)))
                     if isinstance(query, Question):
                         return await self._explanation(name, image, query)
                     source = ImageSource(encoded.name, image)
@@ -223,8 +224,9 @@ class Service:
             self.metrics.in_flight.set(self.in_flight)
 
     @contextmanager
-    def _decoding(self, pixels: int) -> Iterator[None]:
-        """Counts the pixels of an image while it is in memory, if there is room for it."""
+    def _decoding(self, pixels: int) -> Iterator[Callable[[asyncio.Future[Tensor]], asyncio.Future[Tensor]]]:
+        """Counts the pixels of an image while it is in memory, if there is room for it: also while it is read though
+        nobody waits for it any more. The value takes the future of the reading, and returns it."""
         if pixels > self.limits.max_pixels:
             raise HTTPException(
                 413, f"the image has {pixels:,} pixels; {self.limits.max_pixels:,} are the most that is decoded."
@@ -232,10 +234,24 @@ class Service:
         if self.pixels + pixels > self.limits.pixels_in_flight:
             raise HTTPException(503, "the images in flight have too many pixels; try again later.", headers=RETRY)
         self.pixels += pixels
-        try:
-            yield
-        finally:
+        reading: list[asyncio.Future[Tensor]] = []
+
+        def release(future: asyncio.Future[Tensor] | None = None) -> None:
             self.pixels -= pixels
+            if future is not None and not future.cancelled():
+                future.exception()  # which nobody else asks for
+
+        def read(future: asyncio.Future[Tensor]) -> asyncio.Future[Tensor]:
+            reading.append(future)
+            return future
+
+        try:
+            yield read
+        finally:
+            if reading and not reading[0].done():
+                reading[0].add_done_callback(release)
+            else:
+                release()
 
 
 def _usual_streams(predictor: Predictor) -> int:

@@ -10,9 +10,10 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Collection
-from contextlib import closing
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import SplitResult, urlsplit
 
 import vertebra
@@ -20,8 +21,12 @@ from vertebra.errors import VertebraError, first_line, shown
 
 PORTS = {"http": 80, "https": 443}
 CHUNK = 1 << 16
-EMBEDDING = tuple(map(ipaddress.IPv6Network, ("::ffff:0:0/96", "64:ff9b::/96", "2002::/16")))
-"""IPv6 addresses that lead to the IPv4 address in them, which may be a private one: mapped, NAT64 and 6to4."""
+EMBEDDING = tuple(
+    ipaddress.IPv6Network(network)
+    for network in ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")
+)
+"""IPv6 addresses that lead to the IPv4 address in them, which may be a private one: compatible, mapped, translated,
+NAT64 and 6to4."""
 
 
 class RefusedURL(VertebraError):
@@ -43,7 +48,7 @@ def download(url: str, allowed: Collection[str], *, max_bytes: int, timeout: flo
     parts, host, port = _checked(url, allowed)
     end = time.monotonic() + timeout
     try:
-        with closing(_connected(parts.scheme, host, port, timeout)) as connected:
+        with closing(_connected(parts.scheme, host, port, timeout)) as connected, _until(end, connected):
             connection = http.client.HTTPConnection(host, port)
             connection.sock = connected
             target = parts._replace(scheme="", netloc="", fragment="", path=parts.path or "/").geturl()
@@ -57,15 +62,34 @@ def download(url: str, allowed: Collection[str], *, max_bytes: int, timeout: flo
                 content += chunk
                 if len(content) > max_bytes:
                     raise RefusedURL(f"the file of this URL has more than {max_bytes:,} bytes, the most that is read.")
-                if time.monotonic() > end:
-                    raise RefusedURL(f"the file of this URL takes more than {timeout:g} seconds to download.")
+            if time.monotonic() > end:  # the connection was shut
+                raise TimeoutError
             return bytes(content)
     except RefusedURL:
         raise
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if time.monotonic() > end:
+            raise RefusedURL(f"the file of this URL takes more than {timeout:g} seconds to download.") from error
         raise RefusedURL(
             f"{host} cannot be reached ({getattr(error, 'strerror', None) or first_line(error)})."
         ) from error
+
+
+@contextmanager
+def _until(end: float, connected: socket.socket) -> Iterator[None]:
+    """Shuts a connection at the time `end`: its own timeout begins anew with every byte that arrives."""
+
+    def shut() -> None:
+        with suppress(OSError):
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, end - time.monotonic()), shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _checked(url: str, allowed: Collection[str]) -> tuple[SplitResult, str, int]:
@@ -79,7 +103,7 @@ def _checked(url: str, allowed: Collection[str]) -> tuple[SplitResult, str, int]
         raise RefusedURL(f"{shown(url)} is no http:// or https:// URL without a password.")
     standard = PORTS[parts.scheme]
     name = host if port in (None, standard) else f"{host}:{port}"
-    if name not in {entry.lower() for entry in allowed}:
+    if not {name, f"{host}:{port or standard}"} & {entry.lower() for entry in allowed}:
         raise RefusedURL(f"images of the host {shown(name)} are not downloaded: the operator has not allowed it.")
     return parts, host, port or standard
 
@@ -102,4 +126,8 @@ def _connected(scheme: str, host: str, port: int, timeout: float) -> socket.sock
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, and of one machine."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in EMBEDDING)
+    if isinstance(parsed, ipaddress.IPv6Address) and (
+        parsed.is_site_local or any(parsed in network for network in EMBEDDING)
+    ):
+        return False
+    return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved
