@@ -189,7 +189,8 @@ def test_metrics_without_what_the_sections_need(tmp_path, kind):
     )
     report.write(tmp_path / "r.html", title="", kind=kinds.find(kind), evaluation=evaluation, samples=[])
     text = (tmp_path / "r.html").read_text()
-    count = f"1 {kinds.find(kind).items.removesuffix('s')}{', 1 class' * kinds.find(kind).has_classes}."
+    noun = kinds.find(kind).noun([])
+    count = f"1 {'patch' if noun == 'patches' else noun.removesuffix('s')}{', 1 class' * kinds.find(kind).has_classes}."
     assert count in text
     assert "<b>0.2500</b>mean IoU" in text
     assert "<h2>" not in text

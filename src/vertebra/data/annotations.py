@@ -151,14 +151,15 @@ class Gatherer:
                 "they are ignored in training and evaluation"
             )
         schema = self.keypoints if self._requires("keypoints") else None
-        own = () if schema is None else schema.flip_indices or tuple(range(len(schema.names)))
-        alone = [n for i, n in enumerate(schema.names if schema else ()) if own[i] == i and _mirrored(n) != n.lower()]
+        names = schema.names if schema else ()
+        flipped = (schema.flip_indices if schema else ()) or tuple(range(len(names)))
+        alone = [name for i, name in enumerate(names) if flipped[i] == i and _mirrored(name) != name.lower()]
         if alone:
             notes.append(
                 f"keypoints that name a side and have no counterpart: {', '.join(map(shown, alone[:4]))}"
                 f"{', ...' * (len(alone) > 4)}; in horizontally flipped images they keep their index"
             )
-        elif schema and own == tuple(range(len(own))):
+        elif schema and flipped == tuple(range(len(names))):
             notes.append(
                 "no keypoint name says left or right: in horizontally flipped images each keypoint keeps its index; "
                 "where that is wrong, train with --augment.flip=0"

@@ -97,7 +97,7 @@ class TopDownConfig(TrunkConfig):
         in_range("margin", self.margin, 0.1, 10)
         in_range("sigma", self.sigma, 0.1, 100)
         in_range("ohkm", self.ohkm, 0, len(self.keypoints.names))
-        in_range("cell_offset", self.cell_offset, -1, 1)
+        in_range("cell_offset", self.cell_offset, 0, 1)
         in_range("dark_kernel", self.dark_kernel, 3, 99)
         if self.dark_kernel % 2 == 0:
             raise VertebraError(f"dark_kernel is {self.dark_kernel}; it must be odd, such as {self.dark_kernel + 1}.")

@@ -104,7 +104,10 @@ def test_metadata_without_labels_leaves_folders_of_classes(hugging_face):
         ({"file_name": "b.png", "objects": objects([(1, 2, "x", 4)])}, "its bbox is 'x', a number is expected"),
         ({"file_name": "b.png", "objects": objects([(1, 2, 0, 4)])}, "its box is 0 x 4 pixels (width x height)"),
         ({"file_name": "b.png", "objects": objects(keypoints=[[1, 2]])}, "its keypoints are not three numbers each"),
-        ({"file_name": "b.png", "objects": objects(keypoints=[[1, 2, 5]])}, "the visibility of one of its keypoints"),
+        (
+            {"file_name": "b.png", "objects": objects(keypoints=[[1, 2, 5]])},
+            "the visibility of its keypoint '0' is 5.0, not",
+        ),
         ({"file_name": "b.png", "objects": 5}, "its objects is 5, a JSON object is expected"),
         ({"file_name": "b.png", "label": ["x"], "objects": {}}, "its label is ['x'], text is expected"),
         ({"file_name": 5, "objects": {}}, "its file_name is 5, text is expected"),
