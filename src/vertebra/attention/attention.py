@@ -37,7 +37,7 @@ class Attention(nn.Module):
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         if isinstance(self.score, Product):
             return fused(self.score.factors(query, key), value, mask, self.causal)
-        return self.weights(query, key, mask) @ value
+        return Attention.weights(self, query, key, mask) @ value  # those of a subclass may take more than the mask
 
     def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights of the values, rows summing to 1: [..., Q, K]."""

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.attention.attention import Attention
-from vertebra.attention.scores.product import Product
 from vertebra.errors import in_range
 
 
@@ -40,9 +39,7 @@ class LocalMonotonicAttention(Attention):
         `mask` is bool, broadcastable to [..., Q, K], True = may attend; a row without any True is zero. `start` is the
         position of the first query: t, when a decoder calls step by step.
         """
-        if isinstance(self.score, Product):
-            return super().forward(query, key, value, self._window(query, key, mask, start))
-        return self.weights(query, key, mask, start) @ value
+        return super().forward(query, key, value, self._window(query, key, mask, start))
 
     def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None, start: int = 0) -> Tensor:
         """Attention weights [..., Q, K], rows summing to 1; rows whose window lies behind the source are zero."""

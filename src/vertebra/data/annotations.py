@@ -153,7 +153,7 @@ class Gatherer:
         schema = self.keypoints if self._requires("keypoints") else None
         names = schema.names if schema else ()
         flipped = (schema.flip_indices if schema else ()) or tuple(range(len(names)))
-        alone = [name for i, name in enumerate(names) if flipped[i] == i and _mirrored(name) != name.lower()]
+        alone = [name for i, name in enumerate(names) if flipped[i] == i and _flipped_name(name) != name.lower()]
         if alone:
             notes.append(
                 f"keypoints that name a side and have no counterpart: {', '.join(map(shown, alone[:4]))}"
@@ -319,10 +319,10 @@ def mirror_indices(names: Sequence[str]) -> tuple[int, ...]:
     """Index that each keypoint takes in the mirror image: `left_eye` that of `right_eye`; its own without a
     counterpart."""
     places = {name.lower(): i for i, name in enumerate(names)}
-    return tuple(places.get(_mirrored(name), i) for i, name in enumerate(names))
+    return tuple(places.get(_flipped_name(name), i) for i, name in enumerate(names))
 
 
-def _mirrored(name: str) -> str:
+def _flipped_name(name: str) -> str:
     """The name of the other side: `right_eye` of `left_eye`, also of l_eye and eye.R; its own if it names none."""
     other = {"left": "right", "right": "left", "l": "r", "r": "l"}
     return re.sub(r"left|right|(?<![a-z])[lr](?![a-z])", lambda match: other[match[0]], name.lower())

@@ -111,15 +111,13 @@ class Pose(KeypointObjects):
                     continue
                 regions = [replace(regions[0], box=_whole(image))]
             samples += [image.showing(region) for region in regions]
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         if not samples:
+            reasons = _listed(left_out)
             raise VertebraError(
                 f"the {split} split of {catalogue.path} has no object with keypoints"
                 + (f": of its objects, {reasons} are left out." if reasons else ".")
             )
-        catalogue.notes.append(
-            f"{split}: {len(samples)} objects with keypoints" + (f"; left out: {reasons}" if reasons else "")
-        )
+        catalogue.notes.append(f"{split}: {len(samples)} objects with keypoints{_left_out(left_out)}")
         return samples
 
     def noun(self, samples: Sequence[Sample]) -> str:
@@ -144,8 +142,7 @@ class Pose(KeypointObjects):
                 regions = [Region(_whole(image), score=0.0)]  # so that the objects of the image count as missed
             samples += [image.showing(region) for region in regions]
         count = sum(sample.region is not None and sample.region.score > 0 for sample in samples)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        catalogue.notes.append(f"{split}: {count} boxes of {path.name}" + (f"; left out: {reasons}" if reasons else ""))
+        catalogue.notes.append(f"{split}: {count} boxes of {path.name}{_left_out(left_out)}")
         return samples
 
     # -- evaluation
@@ -195,6 +192,15 @@ def _reason_of_detection(region: Region, image: Sample) -> str:
         return "without a positive score"
     (x1, y1, x2, y2), (_, _, width, height) = region.box, _whole(image)
     return "" if x1 < width and y1 < height and x2 > 0 and y2 > 0 else "outside their image"
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items())
+
+
+def _left_out(counts: Counter[str]) -> str:
+    """The end of a note; empty if nothing is left out."""
+    return f"; left out: {_listed(counts)}" if counts else ""
 
 
 def _sides(region: Region) -> tuple[float, float]:

@@ -137,7 +137,7 @@ def measure(checkpoint: Any, precision: str = "32-true", data: str | None = None
         export = (predictor.about.get("export") or {}).get("certificate") or {}
         same, total = predictor.kind.agreement(first["folded", "32-true"], first[key])
         rows[key] = replace(rows[key], agreement=export.get("agreement", same / total if total else 1.0))
-    for key in [key for key in ready if key[0] not in EXPORTED and key != ("folded", "32-true")]:  # those have theirs
+    for key in [key for key in ready if key[0] not in EXPORTED and key != ("folded", "32-true")]:
         share, least = rows[key].agreement or 0.0, AGREEMENT[EXPORTED_PRECISIONS[key[1]]]
         if share < least:
             del ready[key]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -163,9 +164,9 @@ class Service:
                 encoded = await image_file(request, self.limits, self.downloads)
                 late = HTTPException(504, f"there was no answer within {seconds:g} seconds.", RETRY)
                 height, width = await asyncio.to_thread(encoded.size)
-                loop, channels = asyncio.get_running_loop(), predictor.task.preprocess.channels
-                with self._decoding(height * width) as read:
-                    image = await asyncio.shield(read(loop.run_in_executor(None, encoded.read, channels)))
+                channels = predictor.task.preprocess.channels
+                with self._decoding(height * width, partial(encoded.read, channels)) as reading:
+                    image = await asyncio.shield(reading)
                     if isinstance(query, Question):
                         return await self._explanation(name, image, query)
                     source = ImageSource(encoded.name, image)
@@ -224,34 +225,30 @@ class Service:
             self.metrics.in_flight.set(self.in_flight)
 
     @contextmanager
-    def _decoding(self, pixels: int) -> Iterator[Callable[[asyncio.Future[Tensor]], asyncio.Future[Tensor]]]:
-        """Counts the pixels of an image while it is in memory, if there is room for it: also while it is read though
-        nobody waits for it any more. The value takes the future of the reading, and returns it."""
+    def _decoding(self, pixels: int, read: Callable[[], Tensor]) -> Iterator[asyncio.Future[Tensor]]:
+        """Reads an image in a thread, if there is room for its pixels, which count while it is in memory: until
+        the thread ends, though nobody may wait for it any more."""
         if pixels > self.limits.max_pixels:
             raise HTTPException(
                 413, f"the image has {pixels:,} pixels; {self.limits.max_pixels:,} are the most that is decoded."
             )
         if self.pixels + pixels > self.limits.pixels_in_flight:
             raise HTTPException(503, "the images in flight have too many pixels; try again later.", headers=RETRY)
+        reading = asyncio.get_running_loop().run_in_executor(None, read)
         self.pixels += pixels
-        reading: list[asyncio.Future[Tensor]] = []
 
-        def release(future: asyncio.Future[Tensor] | None = None) -> None:
+        def release(future: asyncio.Future[Tensor]) -> None:
             self.pixels -= pixels
-            if future is not None and not future.cancelled():
-                future.exception()  # which nobody else asks for
-
-        def read(future: asyncio.Future[Tensor]) -> asyncio.Future[Tensor]:
-            reading.append(future)
-            return future
+            if not future.cancelled():
+                future.exception()  # which nobody else may ask for
 
         try:
-            yield read
+            yield reading
         finally:
-            if reading and not reading[0].done():
-                reading[0].add_done_callback(release)
+            if reading.done():
+                release(reading)
             else:
-                release()
+                reading.add_done_callback(release)
 
 
 def _usual_streams(predictor: Predictor) -> int:
