@@ -310,6 +310,7 @@ def load(
     refine: str | Path | Refiner | None = None,
     detector: str | Path | Predictor | None = None,
     head: str | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> Any:
     """A trained model from the one file that `vertebra train` wrote, made fast for prediction.
 
@@ -330,6 +331,8 @@ def load(
         detector: of models for pose: a checkpoint or Predictor of a model that predicts boxes, which finds the objects
             whose keypoints are predicted. Without one, every image is taken for one object.
         head: of a checkpoint of several heads, the one whose model it is.
+        model: options of the model that decide how predictions are made of its outputs, in place of those that it was
+            trained with: `{"nms_threshold": 0.6, "max_detections": 300}` of a detector, `{"beam": 1}` of a translator.
 
     Returns:
         A Predictor; of a checkpoint of several heads, if `head` is None, a MultiPredictor, whose predictions for an
@@ -348,9 +351,18 @@ def load(
         for name, part in (("refine", refine), ("detector", detector)):
             if part is not None:
                 raise VertebraError(f"{name} is for one head of {path}: name it, as head=NAME.")
+        if model:
+            raise VertebraError(f"{', '.join(model)}: options are of one head of {path}: name it, as head=NAME.")
         return MultiPredictor(path, device=device, precision=precision, engine=engine)
     return Predictor(
-        path, device=device, precision=precision, engine=engine, refine=refine, detector=detector, head=head
+        path,
+        device=device,
+        precision=precision,
+        engine=engine,
+        refine=refine,
+        detector=detector,
+        head=head,
+        model=model,
     )
 
 

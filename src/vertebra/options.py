@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _TRAINING = "training"
+_ADJUSTABLE = "adjustable"
 
 
 def training_only(default: Any) -> Any:
     """A dataclass field that belongs to one training run: it is not taken over from a checkpoint."""
     return dataclasses.field(default=default, metadata={_TRAINING: True})
+
+
+def adjustable(default: Any) -> Any:
+    """A dataclass field of how predictions are made of a model's outputs: it can be changed after training."""
+    return dataclasses.field(default=default, metadata={_ADJUSTABLE: True})
 
 
 @cache
@@ -49,6 +55,17 @@ def names(config: type, *, training: bool = True) -> list[str]:
             [f"{field.name}.{name}" for name in names(nested[field.name])] if field.name in nested else [field.name]
         )
     return result
+
+
+def check_adjustable(config: type, options: Mapping[str, Any]) -> None:
+    """Raises VertebraError if an option is not `adjustable`."""
+    known = [field.name for field in dataclasses.fields(config) if field.metadata.get(_ADJUSTABLE)]
+    for name in options:
+        if name not in known:
+            there = f"those that can are {', '.join(known)}" if known else "this model has none that can"
+            raise VertebraError(
+                f"option {shown(name)} cannot be changed after training; {there}.{nearest(name, known)}"
+            )
 
 
 def flatten(config: type, options: Mapping[str, Any], owner: str = "") -> dict[str, Any]:

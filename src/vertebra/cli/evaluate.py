@@ -28,6 +28,7 @@ from vertebra.tasks import Task
 MODEL_OPTIONS = (
     "device",
     "head",
+    "model",
     "tta",
     "tile",
     "overlap",
@@ -66,6 +67,9 @@ class Options:
     """Data to evaluate on"""
     head: str | None = None
     """Of a checkpoint of several heads, the one to evaluate; each on its own data without it."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Options of the model by which predictions are made of its outputs, in place of those that it was trained with,
+    such as --model.nms_threshold=0.6 of a detector or --model.beam=1 of a translator."""
     strict: bool = False
     """Stop at the first unreadable image or wrong annotation, instead of skipping it."""
     save: str | None = None
@@ -154,7 +158,7 @@ def _has_heads(where: str) -> bool:
 def _evaluate_heads(options: SimpleNamespace, folder: Path | None) -> None:
     """Evaluates all heads of a checkpoint, each on the data that it was trained on."""
     for name in ("data.path", *MODEL_OPTIONS[2:-2]):
-        if attrgetter(name)(options) not in (None, False, ""):
+        if attrgetter(name)(options) not in (None, False, "", {}):
             raise VertebraError(f"--{name} is for one head: name it with --head.")
     task, about = checkpoint.load_heads(options.checkpoint, device=options.device)
     for name in task.heads:
@@ -164,7 +168,7 @@ def _evaluate_heads(options: SimpleNamespace, folder: Path | None) -> None:
 
 def _evaluate_model(options: SimpleNamespace) -> Result:
     if options.max_detections is not None:
-        raise VertebraError("--max_detections is for files of COCO results; a model has its own limit.")
+        raise VertebraError("--max_detections is for files of COCO results; of a model, give --model.max_detections.")
     if options.overlap is not None and not options.tile:
         raise VertebraError("--overlap is for tiles: it needs --tile=PIXELS.")
     one_by_one = options.tta or options.tile or options.refine or options.detector
@@ -185,12 +189,15 @@ def _evaluate_model(options: SimpleNamespace) -> Result:
             refine=options.refine,
             detector=options.detector,
             head=options.head,
+            model=options.model,
         )
         overlap = 0.2 if options.overlap is None else options.overlap
         task, about = predictor.task, predictor.about
         predict = predictor.merged(tile=options.tile or 0, overlap=overlap, tta=options.tta)
     else:
-        task, about = export.open_model(options.checkpoint, device=options.device, head=options.head)
+        task, about = export.open_model(
+            options.checkpoint, device=options.device, head=options.head, model=options.model
+        )
     return _evaluated(options, task, about, predict)
 
 
@@ -235,7 +242,8 @@ def _evaluated(options: SimpleNamespace, task: Task, about: Mapping[str, Any], p
 def _evaluate_results(options: SimpleNamespace) -> Result:
     """Evaluates another tool's results on the data; where that has one split only, on that one."""
     values = {name: attrgetter(name)(options) for name in MODEL_OPTIONS}
-    if flags := ", ".join(f"--{name}" for name, value in values.items() if value is not None and value is not False):
+    given = [f"--{name}" for name, value in values.items() if value is not None and value is not False and value != {}]
+    if flags := ", ".join(given):
         raise VertebraError(f"{flags}: no model runs on COCO results, and no data is set apart; leave it out.")
     results = read_results(options.checkpoint)
     if not options.data.path:

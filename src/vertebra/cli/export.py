@@ -36,6 +36,9 @@ class Options:
     head: str | None = None
     """Of a checkpoint of several heads, the one that is taken out: as a program, or with --format=safetensors as a
     checkpoint of its own."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Options of the model by which predictions are made of its outputs, in place of those that it was trained with,
+    such as --model.nms_threshold=0.6 of a detector."""
     format: Literal["onnx", "openvino", "pt2", "safetensors"] | None = None
     """`onnx`, `openvino`, `pt2` (torch.export), or with --head `safetensors`; default: by the ending of --save."""
     precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32"
@@ -71,7 +74,7 @@ def run(argv: Sequence[str]) -> None:
     from vertebra.predict import Predictor
 
     path = expanded(options.save) if options.save else _beside(options.checkpoint, formats.find(options.format).SUFFIX)
-    predictor = Predictor(options.checkpoint, device="cpu", head=options.head)
+    predictor = Predictor(options.checkpoint, device="cpu", head=options.head, model=options.model)
     certificate = predictor.export(
         path,
         format=options.format,
@@ -93,9 +96,8 @@ def _take_out(options: Any) -> None:
             f"a checkpoint is {CHECKPOINT} already: --format={CHECKPOINT} is for one head, with --head=NAME."
         )
     usual = Options()
-    if given := [
-        name for name in ("precision", "min_agreement", "max_drop") if getattr(options, name) != vars(usual)[name]
-    ]:
+    names = ("precision", "min_agreement", "max_drop", "model")
+    if given := [name for name in names if getattr(options, name) != vars(usual)[name]]:
         raise VertebraError(f"--{given[0]} is for programs; a head is saved as it was trained: leave it out.")
 
     from vertebra.engine import checkpoint

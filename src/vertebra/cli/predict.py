@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,6 +50,9 @@ class Options:
     taken for one object."""
     head: str | None = None
     """Of a checkpoint of several heads, the one whose model predicts; all of them without it."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Options of the model by which predictions are made of its outputs, in place of those that it was trained with,
+    such as --model.nms_threshold=0.6 of a detector or --model.beam=1 of a translator."""
     every: int | None = None
     """Of videos, predict on every N-th frame; default: 1."""
     top: int | None = None
@@ -117,6 +120,7 @@ def run(argv: Sequence[str]) -> None:
         refine=options.refine,
         detector=options.detector,
         head=options.head,
+        model=options.model,
     )
     several = isinstance(predictor, MultiPredictor)
     if several:
@@ -193,7 +197,8 @@ def _run_job(options: Any) -> None:
     """Predicts on a cluster."""
     from vertebra.predict import jobs
 
-    load, stream = ("device", "precision", "engine", "refine", "detector"), ("threshold", "tile", "overlap", "tta")
+    load = ("device", "precision", "engine", "refine", "detector", "head", "model")
+    stream = ("threshold", "tile", "overlap", "tta")
     kept = (*load, *stream, "runner", "output", "workers", "batch_size", "top")
     _only(options, kept, "has no effect on big jobs, which write Parquet tables: leave it out")
     if not options.output:
@@ -219,7 +224,7 @@ def _predict_texts(options: Any, predictor: Predictor) -> None:
     """Predicts on texts."""
     from vertebra.predict import sentences
 
-    kept = {"save", "batch_size", "strict", "device", "precision", "refine", "detector"}
+    kept = {"save", "batch_size", "strict", "device", "precision", "refine", "detector", "model"}
     kept |= {"top"} & predictor.kind.options
     _only(options, kept, f"is for models that read images; {options.checkpoint} reads texts")
     for flag in ("batch_size", "top"):

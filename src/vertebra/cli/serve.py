@@ -7,9 +7,9 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vertebra.cli.parsing import parse, parser
 from vertebra.errors import VertebraError, escaped, in_range, shown
@@ -37,6 +37,9 @@ class Options:
     """Checkpoint of a detector, which finds the objects whose keypoints are predicted; for models of poses."""
     refine: str | None = None
     """Checkpoint of `vertebra train refinement`, by which the masks are refined; for models of masks."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Options of the model by which predictions are made of its outputs, in place of those that it was trained with,
+    such as --model.nms_threshold=0.6 of a detector."""
     device: str | None = None
     """`cpu`, `cuda`, `mps`, one GPU such as cuda:1, or `auto`: a GPU if there is one, else the CPU; default: auto."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed", "int8"] = "32-true"
@@ -73,6 +76,7 @@ def run(argv: Sequence[str]) -> None:
             engine=options.engine,
             refine=options.refine,
             detector=options.detector,
+            model=options.model,
         )
         for name, path in names.items()
     }

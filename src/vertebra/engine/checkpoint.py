@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vertebra
-from vertebra import tasks, weights
+from vertebra import options, tasks, weights
 from vertebra.engine.devices import find_one
 from vertebra.errors import VertebraError
 from vertebra.files import replacing
@@ -37,21 +37,27 @@ def save(task: tasks.Task, path: str | Path, state: Mapping[str, Tensor] | None 
 
 
 def load(
-    where: str | Path | weights.Checkpoint, *, device: torch.device | str | None = None, head: str | None = None
+    where: str | Path | weights.Checkpoint,
+    *,
+    device: torch.device | str | None = None,
+    head: str | None = None,
+    model: Mapping[str, Any] | None = None,
 ) -> tuple[tasks.Task, dict[str, Any]]:
     """The task in a file that `save` wrote (or in the folder that holds it), in eval mode, and its description.
 
     Args:
         device: where it runs, as `vertebra.load` takes it.
         head: of a file of several heads, the one that is taken out.
+        model: adjustable options in place of those that it was saved with.
 
     Raises:
-        VertebraError: if the file is damaged, is not one of ours, or has no such head.
+        VertebraError: if the file is damaged, is not one of ours, or has no such head, or an option is refused.
     """
     if head is not None:
-        heads, about = load_heads(where, device=device)
+        heads, about = load_heads(where, device=device, models={head: model or {}})
         return heads.take_out(head), about["heads"][head]
     file, about = _opened(where)
+    about = _with_options(about, model)
     if "heads" in about:
         raise VertebraError(
             f"{file.path} has the heads {', '.join(about['heads'])}: take one out first, with "
@@ -79,9 +85,14 @@ def has_heads(where: str | Path) -> bool:
 
 
 def load_heads(
-    where: str | Path | weights.Checkpoint, *, device: torch.device | str | None = None
+    where: str | Path | weights.Checkpoint,
+    *,
+    device: torch.device | str | None = None,
+    models: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[MultiTask, dict[str, Any]]:
     """As `load`, of a checkpoint of several heads; the entry `heads` of its description has that of each head.
+
+    `models` has adjustable options by head.
 
     Raises:
         VertebraError: if the file is damaged, or is of a model without heads.
@@ -89,6 +100,8 @@ def load_heads(
     file, about = _opened(where)
     if not about.get("heads"):
         raise VertebraError(f"{file.path} has no heads: it is of one model for {about['task']}.")
+    heads = {name: _with_options(head, (models or {}).get(name)) for name, head in about["heads"].items()}
+    about = {**about, "heads": heads}
     plans = {name: _plan(head, file.path) for name, head in about["heads"].items()}
     preprocess = {name: Preprocess.from_dict(head["preprocess"]) for name, head in about["heads"].items()}
     empty = build_on_meta(lambda: multi.build(plans, preprocess), file.state, file.path)
@@ -108,6 +121,14 @@ def _opened(where: str | Path | weights.Checkpoint) -> tuple[weights.Checkpoint,
             "make one with vertebra.create(...) and fill it with .load(path)."
         )
     return file, file.about
+
+
+def _with_options(about: dict[str, Any], model: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A description with adjustable options in place of its own."""
+    if not model:
+        return about
+    options.check_adjustable(tasks.find(about["task"], about["method"]).Config, model)
+    return {**about, "model": {**about["model"], **model}}
 
 
 def described(about: Mapping[str, Any], path: Path, size: int) -> tasks.Task:

@@ -25,19 +25,24 @@ if TYPE_CHECKING:
 __all__ = ["export", "is_exported", "load", "open_model"]
 
 
-def open_model(where: Any, *, device: Any = None, head: str | None = None) -> tuple[Task, dict[str, Any]]:
+def open_model(
+    where: Any, *, device: Any = None, head: str | None = None, model: Mapping[str, Any] | None = None
+) -> tuple[Task, dict[str, Any]]:
     """The task in a checkpoint or an exported file, in eval mode, and its description.
 
     Args:
         where: a checkpoint as `checkpoint.load` takes it, or an exported file.
         device: where it runs, as `vertebra.load` takes it.
         head: of a checkpoint of several heads, the one whose model it is.
+        model: options of the model, as `vertebra.load` takes them.
 
     Raises:
-        VertebraError: if it cannot be read.
+        VertebraError: if it cannot be read, or an option is refused.
     """
     if not is_exported(where):
-        return checkpoint.load(where, device=device, head=head)
+        return checkpoint.load(where, device=device, head=head, model=model)
+    if model:
+        raise VertebraError(f"{where} is exported with the options of its model: export it again with others.")
     if head is not None:
         raise VertebraError(f"head is {head!r}; {where} is exported, as the model of one head: leave it out.")
     return load(where, device=device)

@@ -16,6 +16,7 @@ from vertebra.ops.boxes import split_crowd
 from vertebra.ops.match import match, sample
 from vertebra.ops.nms import nms_top_k
 from vertebra.ops.roi import multiscale_roi_align
+from vertebra.options import adjustable
 from vertebra.structures import Level, Target
 
 Size = tuple[int, int]
@@ -86,11 +87,11 @@ class RoIAlign:
 class DetectionsConfig:
     """Which detections are returned, of predictions that are no duplicates."""
 
-    score_threshold: float = 0.05
+    score_threshold: float = adjustable(0.05)
     """Detections with a lower score are removed."""
-    max_detections: int = 100
+    max_detections: int = adjustable(100)
     """Maximum number of detections per image."""
-    min_box_size: float = 0.01
+    min_box_size: float = adjustable(0.01)
     """Boxes with a side below this, in input pixels, are removed. The sources of most checkpoints keep empty boxes."""
 
     def __post_init__(self) -> None:
@@ -103,7 +104,7 @@ class DetectionsConfig:
 class PostprocessConfig(DetectionsConfig):
     """Which detections are returned."""
 
-    nms_threshold: float = 0.5
+    nms_threshold: float = adjustable(0.5)
     """IoU threshold of non-maximum suppression within each class."""
 
     def __post_init__(self) -> None:

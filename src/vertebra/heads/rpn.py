@@ -18,6 +18,7 @@ from vertebra.nn.conv import ConvNorm
 from vertebra.ops.boxes import clip, decode, encode, inside_image, split_crowd
 from vertebra.ops.match import IGNORED, match, sample
 from vertebra.ops.nms import nms_top_k
+from vertebra.options import adjustable
 from vertebra.structures import Level, Target
 from vertebra.weights import Fix, Rename
 
@@ -33,11 +34,11 @@ class RPNConfig:
     """Anchors over the pyramid."""
     rpn_pre_nms_top_n_train: int = 2000
     """Top-scoring anchors kept per level before NMS in training."""
-    rpn_pre_nms_top_n_test: int = 1000
+    rpn_pre_nms_top_n_test: int = adjustable(1000)
     """Top-scoring anchors kept per level before NMS at test."""
     rpn_post_nms_top_n_train: int = 2000
     """Proposals kept per image after NMS in training."""
-    rpn_post_nms_top_n_test: int = 1000
+    rpn_post_nms_top_n_test: int = adjustable(1000)
     """Proposals kept per image after NMS at test."""
     rpn_nms_threshold: float = 0.7
     """IoU threshold of non-maximum suppression of proposals."""

@@ -96,6 +96,7 @@ class Predictor:
         refine: str | Path | Refiner | None = None,
         detector: str | Path | Predictor | None = None,
         head: str | None = None,
+        model: Mapping[str, Any] | None = None,
     ) -> None:
         """See `vertebra.load`."""
         one_of("precision", precision, PRECISIONS)
@@ -110,11 +111,16 @@ class Predictor:
                 raise VertebraError(f"{name} is {value}; {path} is exported, which fixed it: leave it out.")
         if head is not None and engine not in (None, "folded", "eager"):
             raise VertebraError(f"engine is {engine}, which a head has once `vertebra export --head={head}` saved it.")
+        if model and engine not in (None, "folded", "eager", *engines.COMPILED):
+            raise VertebraError(
+                f"engine is {engine}, whose programs have the options that the model was trained with: leave out the "
+                f"engine, or {', '.join(model)}."
+            )
         self.engine, self.precision = self._chosen_engine(path, engine, device)
         """What computes the outputs: a name of `engines.ENGINES`, or the format of an exported file."""
         if self.engine in formats.names() and not self.exported:
             path, self.exported = engines.exported(path, self.engine, self.precision), True
-        self.task, self.about = export.open_model(path, device=device, head=head)
+        self.task, self.about = export.open_model(path, device=device, head=head, model=model)
         if self.engine in ("folded", *engines.COMPILED):
             fold(self.task)
         if self.engine in engines.COMPILED:

@@ -16,7 +16,7 @@ from vertebra.attention.hard import Glimpse
 from vertebra.backbones import Backbone
 from vertebra.errors import in_range
 from vertebra.ops.beam_search import State, beam_search, repeated
-from vertebra.options import training_only
+from vertebra.options import adjustable, training_only
 from vertebra.structures import Frame, Prediction, Preprocess
 from vertebra.tasks.base import Size
 from vertebra.tasks.text_task import shifted, vocabulary_of
@@ -37,11 +37,11 @@ class CaptionerConfig(TrunkConfig):
     """Channels of the embeddings, of the decoder's state and of the attention."""
     dropout: float = training_only(0.1)
     """Dropout rate before the logits."""
-    beam: int = 3
+    beam: int = adjustable(3)
     """Hypotheses of the beam search; 1 takes the most probable token at each step (greedy)."""
-    length_penalty: float = 0.6
+    length_penalty: float = adjustable(0.6)
     """Exponent of the length by which log probabilities are divided in the beam search; 0 prefers short captions."""
-    max_tokens: int = 40
+    max_tokens: int = adjustable(40)
     """Tokens of the longest caption."""
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from vertebra.errors import check_choices, in_range
 from vertebra.heads.anchors import flatten_anchors
 from vertebra.heads.dense import DenseLevel, detect_dense
 from vertebra.necks import ExtraLevels
+from vertebra.options import adjustable
 from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
 from vertebra.tasks.detector import Detector, PyramidConfig, input_size, to_prediction
 
@@ -38,7 +39,7 @@ class ExtraLevelOptions:
 class DenseConfig(PyramidConfig):
     """Options of every detector without proposals."""
 
-    pre_nms_top_n: int = 1000
+    pre_nms_top_n: int = adjustable(1000)
     """Top-scoring predictions kept per level before NMS."""
     extra_levels: ExtraLevelOptions = ExtraLevelOptions()
     """The two coarsest levels."""

@@ -20,7 +20,7 @@ from vertebra.images import input_matrix, shown_box
 from vertebra.ops.crops import inverse, moved, surroundings
 from vertebra.ops.heatmaps import dark_refined, gaussians, maxima, quarter_refined
 from vertebra.ops.keypoints import oks_nms
-from vertebra.options import training_only
+from vertebra.options import adjustable, training_only
 from vertebra.structures import (
     COCO_PERSON,
     Answer,
@@ -73,17 +73,17 @@ class TopDownConfig(TrunkConfig):
     ohkm: int = training_only(0)
     """Online hard keypoint mining: number of keypoints of each object with the highest losses that are learned; 0
     learns all."""
-    decoding: Literal["none", "quarter", "dark"] = "quarter"
+    decoding: Literal["none", "quarter", "dark"] = adjustable("quarter")
     """How the highest cell is refined: `none`, by a `quarter` of a cell towards the higher neighbour, or to the maximum
     of a Gaussian with the heatmap's derivatives (`dark`)."""
     cell_offset: float = 0.0
     """Cells added to the decoded coordinates: 0.5 where a target's cell is the floor of the keypoint's coordinates, not
     the nearest one, as in the landmarks of HRNet's authors."""
-    dark_kernel: int = 11
+    dark_kernel: int = adjustable(11)
     """Cells over which `dark` smoothes the heatmap: 11 for a sigma of 2, 17 for one of 3; odd."""
-    min_keypoint_score: float = 0.2
+    min_keypoint_score: float = adjustable(0.2)
     """An object's score is that of its box times the mean score of the keypoints with a higher score than this."""
-    oks_threshold: float = 0.9
+    oks_threshold: float = adjustable(0.9)
     """OKS above which the object with the lower score is removed."""
     error_pair: tuple[str, ...] = ()
     """Names of the two keypoints whose distance normalises errors, such as the outer corners of the eyes. Without, that

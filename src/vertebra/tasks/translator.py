@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vertebra.errors import VertebraError, in_range
 from vertebra.ops.beam_search import State, beam_search, repeated
-from vertebra.options import training_only
+from vertebra.options import adjustable, training_only
 from vertebra.structures import Alignment, Frame, Prediction, Preprocess, Target
 from vertebra.tasks import inputs
 from vertebra.tasks.base import Size
@@ -40,13 +40,13 @@ class TranslatorConfig:
     """Dropout rate of embeddings and layers."""
     label_smoothing: float = training_only(0.0)
     """Label smoothing, in 0..1."""
-    beam: int = 4
+    beam: int = adjustable(4)
     """Hypotheses of the beam search; 1 takes the most probable token at each step (greedy)."""
-    length_penalty: float = 0.6
+    length_penalty: float = adjustable(0.6)
     """Exponent of the length by which log probabilities are divided in the beam search; 0 prefers short sentences."""
-    coverage_penalty: float = 0.0
+    coverage_penalty: float = adjustable(0.0)
     """Weight in the beam search of source tokens that no predicted token attends to."""
-    max_length_ratio: float = 2.0
+    max_length_ratio: float = adjustable(2.0)
     """Longest translation, in tokens per token of the source; 10 are always allowed besides."""
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from vertebra.heads.roi import (
 from vertebra.heads.rpn import RPN, RPNConfig
 from vertebra.necks import ExtraLevels, FusedMap
 from vertebra.nn.norm import replace_norm
+from vertebra.options import adjustable
 from vertebra.structures import Frame, Level, Prediction, Preprocess, Target
 from vertebra.tasks.base import Size
 from vertebra.tasks.detector import Detector, DetectorConfig, PyramidConfig, input_size, target_sizes, to_prediction
@@ -89,9 +90,9 @@ class C4Config(TwoStageConfig):
 
     rpn_pre_nms_top_n_train: int = 12000
     """Top-scoring anchors kept before NMS in training."""
-    rpn_pre_nms_top_n_test: int = 6000
+    rpn_pre_nms_top_n_test: int = adjustable(6000)
     """Top-scoring anchors kept before NMS at test."""
-    rpn_post_nms_top_n_test: int = 300
+    rpn_post_nms_top_n_test: int = adjustable(300)
     """Proposals kept per image after NMS at test."""
     roi_batch_size: int = 64
     """RoIs sampled per image for training."""

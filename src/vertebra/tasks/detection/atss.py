@@ -14,6 +14,7 @@ from vertebra.heads.anchors import Anchors
 from vertebra.heads.atss import ATSSHead
 from vertebra.heads.box import WEIGHTS as BOX_WEIGHTS
 from vertebra.heads.dense import DenseLevel, decoded
+from vertebra.options import adjustable
 from vertebra.structures import Level
 from vertebra.tasks import zoo
 from vertebra.tasks.base import Size
@@ -36,7 +37,7 @@ class Config(DenseConfig):
 
     head_norm: Literal["none", "batch", "sync", "group"] = "group"
     """Norm after the convolutions of the heads."""
-    nms_threshold: float = 0.6
+    nms_threshold: float = adjustable(0.6)
     """IoU threshold of non-maximum suppression within each class."""
     extra_levels: ExtraLevelOptions = ExtraLevelOptions(source="pyramid")
     """The two coarsest levels."""

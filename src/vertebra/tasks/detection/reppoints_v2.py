@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vertebra.heads.reppoints_v2 import RepPointsV2Head
 from vertebra.ops.boxes import limits
+from vertebra.options import adjustable
 from vertebra.tasks.base import Size
 from vertebra.tasks.detector import RECIPE, input_size
 from vertebra.tasks.detector_sources import BACKBONES, PREPROCESS, dense_options, detector_rules, number_levels
@@ -21,7 +22,7 @@ from vertebra.tasks.sources import Source, Tensors
 class Config(PointsConfig):
     """The detector and its training loss. Defaults are those of the paper."""
 
-    nms_threshold: float = 0.6
+    nms_threshold: float = adjustable(0.6)
     """IoU threshold of non-maximum suppression within each class."""
     conversion: Literal["moment", "partial_minmax", "minmax", "corners"] = "corners"
     """Box of a set of points: by their mean and standard deviation; around the first four; around all; or with the

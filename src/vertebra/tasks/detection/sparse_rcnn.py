@@ -16,6 +16,7 @@ from vertebra.errors import in_range
 from vertebra.heads.dynamic import ROI_SIZE, SCALE_CLAMP, DynamicHead, StagePrediction
 from vertebra.heads.roi import DetectionsConfig, RoIAlign
 from vertebra.ops.boxes import limits
+from vertebra.options import adjustable
 from vertebra.structures import Frame, Prediction, Preprocess, Target
 from vertebra.tasks import zoo
 from vertebra.tasks.base import Size
@@ -31,7 +32,7 @@ class Config(TrunkConfig, DetectionsConfig):
 
     neck: NeckOptions = NeckOptions()
     """The feature pyramid."""
-    score_threshold: float = 0.0
+    score_threshold: float = adjustable(0.0)
     """Detections with a lower score are removed."""
     num_proposals: int = 100
     """Learned proposals, at least as many as an image has objects; the paper also has 300."""
