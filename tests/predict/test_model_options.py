@@ -78,5 +78,5 @@ def test_what_is_refused(detector, model, message):
 
 
 def test_engines_that_run_programs_refuse_them(detector):
-    with pytest.raises(VertebraError, match="engine is onnx.* leave out the engine, or max_detections"):
+    with pytest.raises(VertebraError, match=r"engine is onnx.* leave out the engine, or max_detections"):
         vertebra.load(detector, engine="onnx", model={"max_detections": 3})
