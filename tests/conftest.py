@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -78,6 +79,30 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images are not here ({folder}); set VERTEBRA_SHARED to the folder that holds them")
     return folder
+
+
+BROWSER_FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update")
+BROWSER_FLAGS = (*BROWSER_FLAGS, "disable-sync", "disable-dev-shm-usage", "no-first-run", "window-size=1200,900")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium, driven by selenium, with its downloads in `folder`."""
+    browser, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not (browser and driver):
+        pytest.skip("chromium and chromedriver are not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    folder = tmp_path_factory.mktemp("browser")
+    options.binary_location = browser
+    for flag in (*BROWSER_FLAGS, f"user-data-dir={folder / 'profile'}"):
+        options.add_argument(f"--{flag}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    driver.folder = folder
+    yield driver
+    driver.quit()
 
 
 RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_")

@@ -1,7 +1,6 @@
 """The web page in a real browser."""
 
 import json
-import shutil
 import threading
 import time
 
@@ -12,13 +11,6 @@ from tests.serve.conftest import drawn, png
 from vertebra.serve.app import create_app
 from vertebra.serve.limits import Limits
 
-BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
-if not (BROWSER and DRIVER):
-    pytest.skip("chromium and chromedriver are not installed", allow_module_level=True)
-webdriver = pytest.importorskip("selenium.webdriver")
-
-FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update")
-FLAGS = (*FLAGS, "disable-sync", "disable-dev-shm-usage", "no-first-run", "window-size=1200,900")
 TOKEN = "a token"
 PIXEL = """
 const canvas = document.getElementById("canvas"), scale = canvas.width / arguments[2];
@@ -42,21 +34,6 @@ def address(models):
     yield f"http://{host}:{port}"
     server.should_exit = True
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    folder = tmp_path_factory.mktemp("browser")
-    options.binary_location = BROWSER
-    for flag in (*FLAGS, f"user-data-dir={folder / 'profile'}"):
-        options.add_argument(f"--{flag}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    driver.folder = folder
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture

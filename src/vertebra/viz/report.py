@@ -12,7 +12,7 @@ import vertebra
 from vertebra.data.catalogue import Sample
 from vertebra.files import replacing
 from vertebra.metrics.evaluation import Evaluation, written
-from vertebra.viz import plots
+from vertebra.viz import alignment, plots
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
@@ -119,7 +119,7 @@ def write_page(path: Path, title: str, parts: Sequence[str]) -> None:
     """Writes a page of HTML `parts`."""
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(parts)}"
+        f"<style>{STYLE}</style><script>{alignment.SCRIPT}</script></head><body>{''.join(parts)}"
         f"<p><small>vertebra {vertebra.__version__}</small></p></body></html>"
     )
     with replacing(path) as temporary:
