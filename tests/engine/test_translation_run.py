@@ -113,6 +113,10 @@ def test_predict_lines(trained, tmp_path, capsys):
     [
         (["nowhere.txt"], "nowhere.txt is not there."),
         ([" "], "there is no sentence."),
+        (["a", "--engine=compiled"], "engine is compiled; models that read texts have folded and eager."),
+        (["a", "--engine=onnx"], "a model for translation reads no images"),
+        (["pairs.tsv"], "pairs.tsv is not there."),
+        (["."], ". is a folder: give its files, such as *.txt."),
         (["a", "--threshold=0.5"], "--threshold is for models that read images; "),
         (["a", "--batch_size=0"], "--batch_size is 0; it must be 1 or more."),
         (["a " * 2000, "--strict"], "line 1 has 2,000 tokens, more than 1,024"),
@@ -121,6 +125,23 @@ def test_predict_lines(trained, tmp_path, capsys):
 def test_mistakes_in_prediction(trained, words, sentence, capsys):
     assert main(["predict", str(trained), *words]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_table_is_not_taken_for_sentences(trained, pairs, capsys):
+    assert main(["predict", str(trained), str(pairs)]) == 2
+    assert (
+        f"{pairs} is a table: give its texts alone, a line each, such as `cut -f1 pairs.tsv |"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(VertebraError, match="texts is None; give a sequence of texts"):
+        vertebra.load(trained).translate(None)
+
+
+def test_auto_and_options_of_the_search(trained, capsys):
+    assert main(["predict", str(trained), "two blue", "--engine=auto", "--model.beam=1"]) == 2
+    assert "engine is auto" in capsys.readouterr().err
+    assert main(["predict", str(trained), "two blue", "--model.beam=1"]) == 0
+    assert main(["predict", str(trained), "two blue", "--engine=auto"]) == 0
 
 
 def test_images_and_sentences_are_not_confused(trained, pairs, tmp_path, capsys):

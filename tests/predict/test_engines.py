@@ -118,3 +118,28 @@ def test_refused_engines(checkpoint):
         Predictor(checkpoint, device="cpu", engine="onnx", precision="bf16-mixed")
     with pytest.raises(VertebraError, match="precision int8 is for engines onnx, openvino"):
         Predictor(checkpoint, device="cpu", precision="int8")
+
+
+def test_a_folder_that_cannot_be_written_to(checkpoint, monkeypatch, tmp_path):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(engines.os, "access", lambda path, mode: not str(path).startswith(str(checkpoint.parent)))
+    monkeypatch.setattr(engines, "ENGINES", ("folded", "onnx", "auto"))
+    before = sorted(checkpoint.parent.rglob("*"))
+    engine = vertebra.load(checkpoint, device="cpu", engine="auto").engine
+    assert sorted(checkpoint.parent.rglob("*")) == before
+    (folder,) = (cache / "vertebra").iterdir()
+    assert sorted(file.suffix for file in folder.iterdir()) == [".json", ".onnx"]
+    monkeypatch.setattr(engines, "measure", None)  # which is not called again
+    assert vertebra.load(checkpoint, device="cpu", engine="auto").engine == engine
+    assert vertebra.load(checkpoint, device="cpu", engine="onnx").exported
+
+
+def test_auto_of_a_model_that_reads_texts(tmp_path):
+    from vertebra.engine import checkpoint
+
+    task = vertebra.create("translation", width=16, depth=1, heads=2, feedforward=16)
+    checkpoint.save(task, tmp_path / "best.safetensors")
+    assert vertebra.load(tmp_path, device="cpu", engine="auto").engine == "folded"
+    with pytest.raises(VertebraError, match="a model for translation reads"):
+        engines.measure(tmp_path)

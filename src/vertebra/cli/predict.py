@@ -172,6 +172,8 @@ def run(argv: Sequence[str]) -> None:
         if "threshold" in model.kind.options:
             hidden = model.below_threshold if several else session.below_threshold
             session.say(f"{name}{': ' * several}{_threshold_line(model, options.threshold, hidden)}")
+    if options.engine == "auto" and not several:
+        session.say(f"engine {predictor.engine} in {predictor.precision}, the fastest on this machine")
     if folder:
         if options.embeddings:
             folder.embed()
@@ -224,7 +226,7 @@ def _predict_texts(options: Any, predictor: Predictor) -> None:
     """Predicts on texts."""
     from vertebra.predict import sentences
 
-    kept = {"save", "batch_size", "strict", "device", "precision", "refine", "detector", "model"}
+    kept = {"save", "batch_size", "strict", "device", "precision", "refine", "detector", "model", "engine"}
     kept |= {"top"} & predictor.kind.options
     _only(options, kept, f"is for models that read images; {options.checkpoint} reads texts")
     for flag in ("batch_size", "top"):

@@ -6,8 +6,10 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +20,12 @@ import torch
 from torch import Tensor
 
 import vertebra
-from vertebra.errors import VertebraError, one_of
+from vertebra import kinds, tasks
+from vertebra.errors import VertebraError, escaped, one_of
 from vertebra.export import formats, is_exported
 from vertebra.files import read_json, replacing
+from vertebra.weights import description
+from vertebra.weights.fetch import metadata
 from vertebra.weights.locate import locate
 
 if TYPE_CHECKING:
@@ -59,7 +64,7 @@ class Measurement:
 
 
 def exported(checkpoint: Any, engine: str, precision: str, data: str | None = None) -> Path:
-    """The file that an engine runs, which is exported beside the checkpoint unless it is there.
+    """The file that an engine runs, which is exported into a folder of the checkpoint unless it is there.
 
     Args:
         data: to export with, as `Predictor.export` takes it.
@@ -71,20 +76,28 @@ def exported(checkpoint: Any, engine: str, precision: str, data: str | None = No
 
     one_of(f"precision with engine {engine}", precision, EXPORTED_PRECISIONS)
     module, path = formats.find(engine), locate(checkpoint)
-    file = _folder(path) / f"{_key(path, precision)}{module.SUFFIX}"
-    if not file.is_file():
-        Predictor(path, device="cpu").export(file, precision=EXPORTED_PRECISIONS[precision], data=data)
+    name = f"{_key(path, precision)}{module.SUFFIX}"
+    for folder in _folders(path):
+        if (folder / name).is_file():
+            return folder / name
+    file = _writable(path) / name
+    Predictor(path, device="cpu").export(file, precision=EXPORTED_PRECISIONS[precision], data=data)
     return file
 
 
 def fastest(checkpoint: Any, precision: str) -> tuple[str, str]:
     """The engine that was the fastest when they were measured, which is done at the first call for a checkpoint, and
-    its precision."""
+    its precision. Models that read texts are not exported, nor measured."""
     path = locate(checkpoint)
+    if not _reads_images(path):
+        return "folded", "32-true" if precision == "int8" else precision
     known = _remembered(path).get(_key(path, precision))
     if isinstance(known, dict) and known.get("engine") in ENGINES[:-1] and known.get("precision") in allowed(precision):
         return known["engine"], known["precision"]
+    print(escaped(f"measuring the engines for {path}, once on this machine"), file=sys.stderr, flush=True)
     row = best(measure(path, precision))
+    place = _writable(path) / "engines.json"
+    print(escaped(f"the fastest is {row.engine} in {row.precision}; remembered in {place}"), file=sys.stderr)
     return row.engine, row.precision
 
 
@@ -99,7 +112,8 @@ def best(measurements: list[Measurement]) -> Measurement:
 
 
 def measure(checkpoint: Any, precision: str = "32-true", data: str | None = None) -> list[Measurement]:
-    """Measures every engine on this machine's CPU, and remembers the fastest beside the checkpoint.
+    """Measures every engine on this machine's CPU, and remembers the fastest: beside the checkpoint, or in the user's
+    cache where nothing can be written there.
 
     An engine takes part if its predictions agree with the model's, as `vertebra export` has it.
 
@@ -151,7 +165,7 @@ def measure(checkpoint: Any, precision: str = "32-true", data: str | None = None
         "measurements": [asdict(row) for row in rows.values()],
     }
     remembered = {**_remembered(path), _key(path, precision): entry}
-    with replacing(_folder(path) / "engines.json") as temporary:
+    with replacing(_writable(path) / "engines.json") as temporary:
         temporary.write_text(json.dumps(remembered, indent=1))
     return list(rows.values())
 
@@ -177,15 +191,33 @@ def _times(predictors: dict[tuple[str, str], Predictor]) -> dict[tuple[str, str]
     return {key: statistics.median(values) for key, values in times.items()}
 
 
-def _folder(checkpoint: Path) -> Path:
-    return checkpoint.with_name(f"{checkpoint.stem}.engines")
+def _reads_images(checkpoint: Path) -> bool:
+    text = metadata(checkpoint).get("vertebra") if checkpoint.suffix == ".safetensors" else None
+    about = description.parse(text, checkpoint) if text else {}
+    return "task" not in about or kinds.find(tasks.find(about["task"], about["method"]).MODEL.kind).reads_images
+
+
+def _folders(checkpoint: Path) -> tuple[Path, Path]:
+    """Where exported files and measurements are: beside the checkpoint, and in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "vertebra")
+    name = hashlib.sha256(str(checkpoint.resolve()).encode()).hexdigest()[:16]
+    return checkpoint.with_name(f"{checkpoint.stem}.engines"), cache / f"{name}.engines"
+
+
+def _writable(checkpoint: Path) -> Path:
+    """The folder for new files."""
+    beside, cache = _folders(checkpoint)
+    return beside if os.access(beside if beside.exists() else beside.parent, os.W_OK) else cache
 
 
 def _remembered(checkpoint: Path) -> dict[str, Any]:
     """What earlier measurements have found, by `_key`."""
-    file = _folder(checkpoint) / "engines.json"
-    content = read_json(file, MAX_JSON_BYTES) if file.is_file() else {}
-    return content if isinstance(content, dict) else {}
+    known: dict[str, Any] = {}
+    for folder in _folders(checkpoint):
+        file = folder / "engines.json"
+        content = read_json(file, MAX_JSON_BYTES) if file.is_file() else {}
+        known |= content if isinstance(content, dict) else {}
+    return known
 
 
 def _key(checkpoint: Path, precision: str) -> str:

@@ -124,6 +124,8 @@ class Predictor:
         if self.engine in ("folded", *engines.COMPILED):
             fold(self.task)
         if self.engine in engines.COMPILED:
+            if isinstance(self.task, TextTask):
+                raise VertebraError(f"engine is {self.engine}; models that read texts have folded and eager.")
             compiled.install(self.task, frozen=self.engine == "frozen")
         if not self.exported:
             self.task.to(memory_format=torch.channels_last)
@@ -359,12 +361,14 @@ class Predictor:
             batch_size: texts per forward pass.
 
         Raises:
-            VertebraError: if the model reads no texts, or one is empty or too long.
+            VertebraError: if the model reads no texts, or one is no text, empty or too long.
         """
         task = self._text_task()
         in_range("batch_size", batch_size, 1)
         if isinstance(texts, str):
             raise VertebraError("texts is one text; give a sequence of them, such as [text].")
+        if not isinstance(texts, Iterable):
+            raise VertebraError(f"texts is {shown(texts)}; give a sequence of texts, such as [text].")
         return iter(task.predict_texts(texts, batch_size=batch_size))
 
     def translate(self, sentences: Iterable[str], *, batch_size: int = 32) -> Iterator[Prediction]:

@@ -22,7 +22,9 @@ MAX_BYTES = 1 << 30
 """Of a file of texts."""
 MAX_DRAWN = 200
 """Texts that are drawn."""
-SUFFIXES = (".txt", ".tsv", ".csv", ".json")
+TABLES = (".tsv", ".csv", ".json", ".jsonl")
+"""Endings of files whose lines hold more than a text."""
+SUFFIXES = (".txt", *TABLES)
 """Endings of words that are meant as files."""
 
 
@@ -31,11 +33,18 @@ def lines(sources: Sequence[str]) -> Iterator[str]:
     `-`, or else the word itself. Empty lines stay, so that line N of the output belongs to line N of the input.
 
     Raises:
-        VertebraError: if a file cannot be read.
+        VertebraError: if a file cannot be read, or is a table or a folder.
     """
     for word in sources:
         if word == "-":
             yield from (line.rstrip("\n") for line in sys.stdin)
+        elif _is_file(word) and Path(word).suffix.lower() in TABLES:
+            raise VertebraError(
+                f"{word} is a table: give its texts alone, a line each, such as `cut -f1 pairs.tsv | vertebra predict "
+                "MODEL -`."
+            )
+        elif os.path.isdir(expanded(word)):
+            raise VertebraError(f"{word} is a folder: give its files, such as {Path(word) / '*.txt'}.")
         elif _is_file(word):
             text = read_text(expanded(word), MAX_BYTES)
             yield from text.removesuffix("\n").split("\n")

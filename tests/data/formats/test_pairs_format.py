@@ -40,6 +40,13 @@ def test_utf16_is_named(tmp_path):
         read(tmp_path / "pairs.tsv")
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_csv_of_a_spreadsheet(tmp_path, separator):
+    (tmp_path / "a.csv").write_text("\ufeff" + separator.join(["Target", '"source"']) + f'\nb, c{separator}"a;\td"\n')
+    (sample,) = read(tmp_path / "a.csv").split("train")
+    assert (sample.source, sample.target.text) == ("a;\td", "b, c")
+
+
 def test_csv_with_a_header(tmp_path):
     text = 'target,source,split\neins,one,train\n"zwei, ja","two, yes",validation\n'
     (tmp_path / "a.csv").write_text(text)

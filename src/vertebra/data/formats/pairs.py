@@ -1,9 +1,10 @@
 """Pairs of sentences: tab-separated lines, CSV with a header, or two parallel files.
 
 A file of pairs is `NAME.tsv` (source, tab, target; further columns are ignored) or a CSV file with the columns `source`
-and `target`, and maybe `split`. A folder holds such files, or parallel text files with a line per sentence, named after
-their split and language as `train.de` and `train.en`; of the two languages the first by alphabet is the source. Two
-such files alone may have any name (`europarl.de`, `europarl.en`), or be `source.txt` and `target.txt`.
+and `target`, and maybe `split`, separated by commas, semicolons or tabs. A folder holds such files, or parallel text
+files with a line per sentence, named after their split and language as `train.de` and `train.en`; of the two languages
+the first by alphabet is the source. Two such files alone may have any name (`europarl.de`, `europarl.en`), or be
+`source.txt` and `target.txt`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ CODE = re.compile(r"\.[a-z]{2}([_-][a-z]{2,4})?", re.IGNORECASE)
 """The ending of a file that is called after a language, such as `.de`, `.pt_BR`."""
 LANGUAGE = re.compile(r"\.[a-z]{1,3}([_-][a-z]{2,4})?", re.IGNORECASE)
 """Likewise where the file is also called after a split: anything short."""
+SEPARATORS = ",;\t"
+"""Of the columns of a CSV; spreadsheets write semicolons where a comma is the decimal mark."""
 SIDES = {("source", "target"), ("src", "tgt"), ("src", "trg")}
 
 
@@ -78,12 +81,17 @@ def _add(splits: dict[str, list[Sample]], problems: list[str], where: str, sourc
 
 
 def _is_table(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    if suffix != ".csv":
-        return suffix == ".tsv"
+    return path.suffix.lower() == ".tsv" or bool(path.suffix.lower() == ".csv" and _separator(path))
+
+
+def _separator(path: Path) -> str:
+    """What separates the columns `source` and `target` in the header of a CSV; empty if it has none such."""
     with path.open("rb") as file:
-        header = file.readline(1000).decode("utf-8", "replace").lstrip("﻿").lower()
-    return {"source", "target"} <= {column.strip(' "\r\n') for column in header.split(",")}
+        header = file.readline(1000).decode("utf-8", "replace").lstrip("\ufeff").lower()
+    for separator in SEPARATORS:
+        if {"source", "target"} <= {column.strip(' "\r\n') for column in header.split(separator)}:
+            return separator
+    return ""
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -155,7 +163,7 @@ def _rows(path: Path, usual: str, problems: list[str]) -> Iterator[tuple[str, st
             elif line.strip():
                 problems.append(f"{where}: there is no tab between source and target.")
         return
-    rows = csv.reader(io.StringIO("\n".join(_lines(path))), strict=True)
+    rows = csv.reader(io.StringIO("\n".join(_lines(path))), delimiter=_separator(path), strict=True)
     try:
         header = [column.strip().lower() for column in next(rows)]
         for row in rows:
