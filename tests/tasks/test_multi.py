@@ -27,8 +27,8 @@ def plans(**changes):
     return {name: tasks.plan(t, method=m, classes=("a", "b"), **options) for name, (t, m, options) in chosen.items()}
 
 
-def build(planned, **preprocess):
-    return multi.build(planned, {name: preprocess.get(name, SQUASH) for name in planned})
+def build(planned, share_necks=True, **preprocess):
+    return multi.build(planned, {name: preprocess.get(name, SQUASH) for name in planned}, share_necks=share_necks)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,74 @@ def test_a_head_is_taken_out_as_a_model_of_its_own(model, tmp_path):
         checkpoint.load(tmp_path / "all.safetensors", head="box")
     with pytest.raises(VertebraError, match="has no heads: it is of one model for detection"):
         checkpoint.load_heads(tmp_path / "boxes.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alike():
+    """Two detectors and a segmenter whose pyramids are built alike, and a detector with another one."""
+    torch.manual_seed(0)
+    masks = {**LIGHT, "mask_head.channels": 8}
+    changes = {
+        "maps": ("semantic", "semantic_fpn", {"channels": 8, "neck_channels": 8}),
+        "masks": ("instance", "mask_rcnn", masks),
+        "wide": ("detection", "faster_rcnn", {**LIGHT, "neck": {"channels": 16}}),
+    }
+    return plans(**changes)
+
+
+def test_heads_whose_necks_are_alike_read_one(alike, tmp_path):
+    model = build(alike).eval()
+    assert model.shared_necks == [model.heads["maps"].fpn]
+    assert model.heads["boxes"].neck is model.heads["masks"].neck is model.heads["maps"].fpn
+    assert model.heads["wide"].neck is not model.heads["boxes"].neck
+    names = model.state_dict().keys()
+    assert {n.split(".")[1] for n in names if ".neck." in n or ".fpn." in n} == {"maps", "wide"}
+    apart = build(alike, share_necks=False)
+    assert not apart.shared_necks
+    saved = sum(p.numel() for p in apart.parameters()) - sum(p.numel() for p in model.parameters())
+    assert saved == 2 * sum(p.numel() for p in model.heads["maps"].fpn.parameters())
+
+    passes = []
+    hook = model.heads["maps"].fpn.output[0].register_forward_hook(lambda *_: passes.append(1))
+    with torch.inference_mode():
+        together = model.infer_heads(IMAGES, FRAMES)
+        assert len(passes) == 1
+        model.infer_heads(IMAGES, FRAMES)
+        assert len(passes) == 2
+    hook.remove()
+    checkpoint.save(model, tmp_path / "all.safetensors")
+    loaded, _ = checkpoint.load_heads(tmp_path / "all.safetensors")
+    assert len(loaded.shared_necks) == 1
+    for name in ("boxes", "masks", "wide"):
+        alone, _ = checkpoint.load(tmp_path / "all.safetensors", head=name)
+        checkpoint.save(alone, tmp_path / f"{name}.safetensors")
+        for single in (alone, checkpoint.load(tmp_path / f"{name}.safetensors")[0]):
+            with torch.inference_mode():
+                predictions = single.infer(IMAGES, FRAMES)
+            for one, other in zip(predictions, together[name], strict=True):
+                assert torch.equal(one.boxes, other.boxes), name
+
+
+def test_a_checkpoint_with_necks_apart_is_read(alike, tmp_path):
+    checkpoint.save(build(alike, share_necks=False), tmp_path / "all.safetensors")
+    assert not checkpoint.load_heads(tmp_path / "all.safetensors")[0].shared_necks
+
+
+def test_a_shared_neck_has_the_weights_of_a_checkpoint(alike, tmp_path):
+    boxes = tasks.create("detection", classes=("a", "b"), **TRUNK, **LIGHT)
+    checkpoint.save(boxes, tmp_path / "boxes.safetensors")
+    filled = {**TRUNK, **LIGHT, "weights": tmp_path / "boxes.safetensors"}
+    model = build({**alike, "boxes": tasks.plan("detection", method="faster_rcnn", classes=("a", "b"), **filled)})
+    assert torch.equal(model.heads["maps"].fpn.lateral[0].conv.weight, boxes.neck.lateral[0].conv.weight)
+    assert model.state_dict().keys() == build(alike).state_dict().keys()
+
+
+def test_gradients_of_all_heads_reach_a_shared_neck(alike):
+    model = build(alike).eval()
+    weight = model.heads["maps"].fpn.lateral[0].conv.weight
+    target = Target(boxes=torch.tensor([[4.0, 4, 28, 28]]), labels=torch.tensor([1]))
+    sum(model.heads["boxes"].loss(IMAGES[:1], [target]).values()).backward()
+    assert weight.grad.abs().sum() > 0
 
 
 def test_a_copy_shares_its_backbone_with_its_heads(model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,11 @@ def load_heads(
     about = {**about, "heads": heads}
     plans = {name: _plan(head, file.path) for name, head in about["heads"].items()}
     preprocess = {name: Preprocess.from_dict(head["preprocess"]) for name, head in about["heads"].items()}
-    empty = build_on_meta(lambda: multi.build(plans, preprocess), file.state, file.path)
+    share_necks = about["model"].get("share_necks", False)  # earlier versions did not
+    build = partial(multi.build, plans, preprocess, share_necks=share_necks)
+    empty = build_on_meta(build, file.state, file.path)
     new = weights.load(empty, file.state, weights.Report(str(file.path), "vertebra")).new
-    task = build_to_fill(lambda: multi.build(plans, preprocess), empty, new)
+    task = build_to_fill(build, empty, new)
     weights.load(task, file.state, weights.Report(str(file.path), "vertebra"))
     task.origins = {name: {"data": head["data"]} for name, head in about["heads"].items() if "data" in head}
     return task.to(find_one(device)).eval(), about

@@ -47,6 +47,8 @@ class Trunk:
     norm: Literal["batch", "frozen", "sync", "group"] = "batch"
     """Norm that replaces the backbone's batch norm; another than batch is for heads all of whose methods have the
     option."""
+    share_necks: bool = True
+    """Whether heads whose necks are alike (name, channels, norm and levels) read one neck."""
 
 
 @dataclass

@@ -133,7 +133,11 @@ def train(settings: MultiSettings, *, callbacks: Sequence[Callback] = (), logger
     if stopped:
         stopped.check_data(Kind(), data)
     L.seed_everything(settings.seed, verbose=False)
-    task = multi.build({name: p.plan for name, p in parts.items()}, {name: p.preprocess for name, p in parts.items()})
+    task = multi.build(
+        {name: part.plan for name, part in parts.items()},
+        {name: part.preprocess for name, part in parts.items()},
+        share_necks=settings.trunk()["share_necks"],
+    )
     if settings.monitor != MEAN:
         task.monitor = f"{settings.monitor}/{task.head(settings.monitor).monitor}"  # type: ignore[misc]
     settings = replace(settings, model=settings.trunk())
@@ -208,7 +212,7 @@ def _validation(
 
 
 def _announce(settings: MultiSettings, parts: Mapping[str, Part], task: MultiTask, folder: Path, echo: Echo) -> None:
-    shared = sum(p.numel() for p in task.backbone.parameters())
+    shared = sum(p.numel() for part in (task.backbone, *task.shared_necks) for p in part.parameters())
     trained = sum(p.numel() for p in task.parameters() if p.requires_grad)
     total = sum(p.numel() for p in task.parameters())
     echo(f"{task.config.backbone}: {total:,} parameters, {shared:,} of them shared, {trained:,} trained")

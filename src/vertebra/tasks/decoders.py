@@ -62,17 +62,16 @@ class SemanticFPNForm(Segmenter):
     """A feature pyramid, whose levels are upsampled and summed."""
 
     def make_levels(self, levels: Sequence[Level]) -> tuple[Level, ...]:
-        levels = super().make_levels(levels)
+        used = super().make_levels(levels)
         if hasattr(self, "neck"):
             if not self.config.neck_output:
                 raise VertebraError(f"{self.config.backbone} has maps of one scale, and no FPN: leave neck_output out.")
-            return tuple(levels)
+            return used
         self.fpn = FPN(levels, self.config.neck_channels, self.strides, output=self.config.neck_output)
         return self.fpn.levels
 
     def features(self, images: Tensor) -> list[Tensor]:
-        maps = super().features(images)
-        return self.fpn(maps) if hasattr(self, "fpn") else maps
+        return self.fpn(self.backbone(images)) if hasattr(self, "fpn") else super().features(images)
 
     def make_head(self, levels: Sequence[Level], num_classes: int) -> nn.Module:
         config = self.config

@@ -1,11 +1,13 @@
-"""Several tasks over one backbone: images pass the backbone once, and every head reads its maps."""
+"""Several tasks over one backbone: images pass the backbone once, and every head reads its maps, those with the same
+neck through one."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ from vertebra import options
 from vertebra.backbones import Backbone
 from vertebra.errors import VertebraError, one_of, shown
 from vertebra.metrics.heads import MEAN, HeadMetrics
+from vertebra.necks import FPN, HRFPN, SimplePyramid
 from vertebra.nn.meta import on_meta
 from vertebra.structures import Frame, Prediction, Preprocess
 from vertebra.tasks import Plan
@@ -24,6 +27,8 @@ NAME = "multi"
 """What stands in place of a task's name."""
 TRUNK_OPTIONS = {"embedding": True, "level_norms": True}
 """Options of a backbone that all heads can share: it has the parts that any of them needs."""
+NECKS = (FPN, HRFPN, SimplePyramid)
+"""What heads can share besides the backbone."""
 _HEAD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 
 
@@ -33,6 +38,7 @@ class Config:
 
     backbone: str
     backbone_options: dict[str, Any] = field(default_factory=dict)
+    share_necks: bool = True
     heads: dict[str, Any] = field(default_factory=dict)
     """Task, method and options of each head, plain."""
 
@@ -46,6 +52,8 @@ class MultiTask(BackboneTask):
     Args:
         heads: models by name, built over one backbone, see `build`; they are used up: a head is no longer a model by
             itself, `take_out` makes one of it.
+        share_necks: whether heads whose necks are built alike, with the same channels and norms over the same levels,
+            have one; its tensors are those of the first of them that a checkpoint has filled.
 
     Raises:
         VertebraError: if there is none, a name cannot be used, or two of the heads want other inputs.
@@ -53,7 +61,7 @@ class MultiTask(BackboneTask):
 
     unused_parameters = True  # of heads that take no part in a step, and norms that no head reads
 
-    def __init__(self, heads: Mapping[str, BackboneTask]) -> None:
+    def __init__(self, heads: Mapping[str, BackboneTask], *, share_necks: bool = True) -> None:
         check_names(heads)
         first, *_ = heads.values()
         for name, head in heads.items():
@@ -63,7 +71,7 @@ class MultiTask(BackboneTask):
             name: {"task": head.task_name, "method": head.method, "model": options.plain(head.config)}
             for name, head in heads.items()
         }
-        config = Config(first.config.backbone, first.config.backbone_options, described)
+        config = Config(first.config.backbone, first.config.backbone_options, share_necks, described)
         classes = [f"{name}: {label}" for name, head in heads.items() for label in head.classes]
         super().__init__(config, classes, first.preprocess)
         self.backbone = first.backbone
@@ -74,6 +82,8 @@ class MultiTask(BackboneTask):
         for head in heads.values():
             del head._modules["backbone"]
             head.__dict__["backbone"] = self.backbone  # not registered, so that its tensors stand once
+        if share_necks:
+            _share_necks(list(heads.values()))
 
     @property
     def task_name(self) -> str:
@@ -89,11 +99,19 @@ class MultiTask(BackboneTask):
         head: BackboneTask = self.heads[name]  # type: ignore[assignment]
         return head
 
+    @property
+    def shared_necks(self) -> list[nn.Module]:
+        """The necks that several heads read."""
+        shared = [part for head in self.heads.values() for part in _unregistered(head).values()]
+        return list({id(part): part for part in shared if part is not self.backbone}.values())
+
     def infer_heads(
         self, images: Tensor, frames: Sequence[Frame], *, merging: bool = False
     ) -> dict[str, list[Prediction]]:
         """The predictions of every head, from one pass through the backbone; arguments as for `Task.infer`."""
-        with self.backbone.sharing([images]):
+        with self.backbone.sharing([images]), contextlib.ExitStack() as stack:
+            for neck in self.shared_necks:
+                stack.enter_context(_once(neck))
             return {name: self.head(name).infer(images, frames, merging=merging) for name in self.heads}
 
     def metrics(self, **options: Any) -> HeadMetrics:  # type: ignore[override]
@@ -110,14 +128,71 @@ class MultiTask(BackboneTask):
             VertebraError: if there is none of that name.
         """
         head = copy.copy(self.head(name))
-        del head.__dict__["backbone"]
-        head._modules = {"backbone": self.backbone, **head._modules}
+        shared = _unregistered(head)
+        for part in shared:
+            del head.__dict__[part]
+        head._modules = {**shared, **head._modules}
         return head
 
     def describe(self) -> Mapping[str, Any]:
         heads = {name: {**self.head(name).describe(), **self.origins.get(name, {})} for name in self.heads}
-        trunk = {"backbone": self.config.backbone, "backbone_options": self.config.backbone_options}
+        trunk = {name: getattr(self.config, name) for name in ("backbone", "backbone_options", "share_necks")}
         return {"task": NAME, "model": trunk, "preprocess": options.plain(self.preprocess), "heads": heads}
+
+
+def _unregistered(head: nn.Module) -> dict[str, nn.Module]:
+    """The parts that a head reads and that are not its own, by name."""
+    return {name: part for name, part in vars(head).items() if isinstance(part, nn.Module)}
+
+
+def _share_necks(heads: Sequence[BackboneTask]) -> None:
+    """Has heads whose necks are alike read one of them."""
+    places = [(head, name) for head in heads for name, part in head.named_children() if isinstance(part, NECKS)]
+    groups: list[list[tuple[BackboneTask, str]]] = []
+    for head, name in places:
+        form = _form(getattr(head, name))
+        alike = [group for group in groups if _form(getattr(*group[0])) == form]
+        if alike:
+            alike[0].append((head, name))
+        else:
+            groups.append([(head, name)])
+    for (first, place), *others in groups:
+        filled = [getattr(head, name) for head, name in ((first, place), *others) if _is_filled(head, name)]
+        neck = (filled or [getattr(first, place)])[0]
+        first._modules[place] = neck  # where its tensors stand must not depend on the checkpoint that filled it
+        for head, name in others:
+            del head._modules[name]
+            head.__dict__[name] = neck
+
+
+def _form(neck: nn.Module) -> tuple[Any, ...]:
+    """Equal for necks that compute the same, but for their weights."""
+    settings = {name: value for name, value in vars(neck).items() if not name.startswith("_") and name != "training"}
+    return type(neck), repr(neck), sorted(settings.items())
+
+
+def _is_filled(head: BackboneTask, name: str) -> bool:
+    """Whether a part of a head has the weights of a checkpoint."""
+    return head.report is not None and not any(new.startswith(f"{name}.") for new in head.report.new)
+
+
+@contextlib.contextmanager
+def _once(neck: nn.Module) -> Iterator[None]:
+    """A context in which maps pass a neck once, however often it is given them. They are known by identity."""
+    inner = neck.forward
+    passed: dict[tuple[int, ...], tuple[Sequence[Tensor], Any]] = {}
+
+    def forward(maps: Sequence[Tensor]) -> Any:
+        key = tuple(map(id, maps))
+        if key not in passed:
+            passed[key] = maps, inner(maps)  # the maps too, so that no other tensors have their identity
+        return passed[key][1]
+
+    neck.forward = forward
+    try:
+        yield
+    finally:
+        del neck.forward
 
 
 def check_names(heads: Mapping[str, Any]) -> None:
@@ -134,12 +209,13 @@ def check_names(heads: Mapping[str, Any]) -> None:
             raise VertebraError(f"a head is named {name!r}, which has another meaning here: choose another name.")
 
 
-def build(plans: Mapping[str, Plan], preprocess: Mapping[str, Preprocess]) -> MultiTask:
+def build(plans: Mapping[str, Plan], preprocess: Mapping[str, Preprocess], *, share_necks: bool = True) -> MultiTask:
     """Builds the heads over one backbone, and fills it from the checkpoint of the plans, if there is one.
 
     Args:
         plans: by head; their backbone and its options, TRUNK_OPTIONS among them, are the same.
         preprocess: by head.
+        share_necks: as for MultiTask.
 
     Raises:
         VertebraError: if a method has no backbone, two build it in different ways, or want other inputs.
@@ -160,7 +236,7 @@ def build(plans: Mapping[str, Plan], preprocess: Mapping[str, Preprocess]) -> Mu
         heads[name], backbone = head, head.backbone
     assert backbone is not None
     _check_same(backbone, alone)  # a method may have changed it
-    return MultiTask(heads)
+    return MultiTask(heads, share_necks=share_necks)
 
 
 def _check_same(shared: Backbone, alone: Mapping[str, Backbone]) -> None:
