@@ -97,10 +97,36 @@ def test_losses_of_cells_are_means():
         assert float(loss(student, teacher)) == pytest.approx(float(torch.stack(cells).mean()), rel=1e-5)
 
 
+def test_the_losses_of_independent_classes():
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[math.log(3), 0.0]])  # 1/2 and 3/4; both 1/2
+    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert float(distill.soft(student, teacher, independent=True)) == pytest.approx(divergence)
+    warm = distill.soft(student, 2 * teacher, temperature=2.0, independent=True)
+    assert float(warm) == pytest.approx(4 * divergence)
+    assert float(distill.hard(student, teacher, independent=True)) == pytest.approx(2 * math.log(2))
+    parts = [(0.5, 0.625), (0.5, 0.375), (0.75, 0.625), (0.25, 0.375)]
+    expected = sum(p * math.log(p / middle) for p, middle in parts) / 2
+    assert float(distill.jensen_shannon(student, teacher, independent=True)) == pytest.approx(expected)
+
+
+def test_cells_weigh_in_the_mean():
+    student, teacher, weights = torch.randn(2, 5, 3), torch.randn(2, 5, 3), torch.rand(2, 3)
+    for loss in (distill.soft, distill.hard, distill.jensen_shannon):
+        for independent in (False, True):
+            cells = torch.tensor(
+                [
+                    [loss(student[b, None, :, i], teacher[b, None, :, i], independent=independent) for i in range(3)]
+                    for b in range(2)
+                ]
+            )
+            value = loss(student, teacher, independent=independent, weights=weights)
+            assert float(value) == pytest.approx(float((cells * weights).sum() / weights.sum()), rel=1e-5)
+
+
 def test_the_distillation_token_learns_the_teacher_and_the_class_token_the_labels():
     student = classifier(STUDENT)
     images = torch.randn(3, 3, 32, 32)
-    terms, logits = student.loss_and_class_logits(images, [Target(label=torch.tensor(0))] * 2)  # the third has none
+    terms, logits, _ = student.loss_and_class_logits(images, [Target(label=torch.tensor(0))] * 2)  # the third has none
     assert logits.shape == (3, 2, 2)
     student.eval()
     assert torch.allclose(logits.mean(1), student.class_logits(images), atol=1e-6)
@@ -290,6 +316,97 @@ def test_detectors_learn_the_maps_of_the_pyramid():
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+SQUARE = {"classes": CLASSES, **TEACHER, "neck.channels": 64, "preprocess": Preprocess((64, 64), resize="fit")}
+BOXES = Target(boxes=torch.tensor([[8.0, 8.0, 40.0, 24.0]]), labels=torch.tensor([0]), size=(64, 64))
+DENSE = ("retinanet", "atss", "reppoints", "reppoints_v2")
+
+
+@pytest.mark.parametrize("method", [*DENSE, "faster_rcnn", "faster_rcnn_c4"])
+def test_detectors_learn_the_class_logits(method):
+    """Of anchors, or of the RoIs that the student samples: a teacher that is the student teaches nothing new."""
+    torch.manual_seed(0)
+    size = {"preprocess": Preprocess((96, 96), resize="fit")} if method == "faster_rcnn" else {}
+    more = {"neck.channels": 64} if method == "faster_rcnn_c4" else {}
+    options = {key: value for key, value in SQUARE.items() if not more or key != "neck.channels"}
+    light = {} if method in DENSE else {"rpn_post_nms_top_n_train": 50, "roi_batch_size": 16}
+    light |= {"box_width": 8} if method == "faster_rcnn" else {}
+    student, other = (vertebra.create("detection", method=method, **options | light | s).eval() for s in ({}, size))
+    batch = Batch(torch.randn(1, 3, 64, 64), [BOXES], [], [], [0])
+    same = distill.LogitDistiller(Distill("soft"), distill.Teacher(student, student, "x"), student)
+    assert float(same(student, batch)["distillation"]) == pytest.approx(0, abs=1e-6)
+    student.requires_grad_(True)
+    made = distill.LogitDistiller(Distill("soft", weight=0.25), distill.Teacher(other, student, "x"), student)
+    terms = made(student, batch)
+    assert float(terms["distillation"]) > 0
+    assert len(terms) > 2
+    terms["distillation"].backward()
+    assert next(student.backbone.parameters()).grad.any()
+    assert all(parameter.grad is None for parameter in other.parameters())
+
+
+def test_the_logits_of_rois_are_those_of_the_teachers_image():
+    """Whose boxes are as much larger as its input."""
+    torch.manual_seed(0)
+    options = {**SQUARE, "box_width": 8}
+    student = vertebra.create("detection", method="faster_rcnn", **options)
+    larger = {**options, "preprocess": Preprocess((128, 96), resize="squash")}
+    teacher = distill.Teacher(vertebra.create("detection", method="faster_rcnn", **larger), student, "x")
+    seen = []
+    teacher.task.region_logits = lambda images, regions: seen.append((images.shape, regions)) or torch.zeros(1, 3)
+    teacher.class_logits(torch.zeros(1, 3, 64, 64), [BOXES], [torch.tensor([[8.0, 8.0, 40.0, 24.0]])])
+    ((shape, (boxes,)),) = seen
+    assert shape == (1, 3, 128, 96)
+    assert boxes.tolist() == [[12.0, 16.0, 60.0, 48.0]]
+
+
+def test_anchors_that_differ_are_refused():
+    student = vertebra.create("detection", method="retinanet", **SQUARE)
+    other = vertebra.create("detection", method="atss", **SQUARE)
+    made = distill.LogitDistiller(Distill("soft"), distill.Teacher(other, student, "x"), student)
+    with pytest.raises(
+        VertebraError, match="teacher x has logits of 86 anchors, the student of 774: both need the same"
+    ):
+        made(student, Batch(torch.randn(1, 3, 64, 64), [BOXES], [], [], [0]))
+
+
+@pytest.mark.parametrize(
+    ("task", "student", "teacher", "loss", "sentence"),
+    [
+        ("detection", {"method": "faster_rcnn"}, {"method": "atss"}, "soft", "has probabilities of every class by its"),
+        ("detection", {"method": "cascade_rcnn"}, {"method": "cascade_rcnn"}, "soft", "has no logits of classes"),
+        ("detection", {"method": "atss"}, {"method": "atss"}, "ssld", "takes no labels, from which boxes are learned"),
+        ("multilabel", {}, {"loss": "softmax"}, "soft", r"the student \(linear\) of every class by itself"),
+        ("multilabel", {"label_smoothing": 0.1}, {}, "ssld", "model.label_smoothing has no effect"),
+    ],
+)
+def test_teachers_that_teach_no_logits(tmp_path, task, student, teacher, loss, sentence):
+    path = tmp_path / "teacher.safetensors"
+    checkpoint.save(vertebra.create(task, classes=CLASSES, **TEACHER, **teacher), path)
+    model = vertebra.create(task, classes=CLASSES, **TEACHER, **student)
+    settings = resolve(task, student.get("method"), {"teacher": str(path), "distill": {"loss": loss}})
+    with pytest.raises(VertebraError, match=sentence):
+        distill.create(settings, model, [], written=None, mixing=False)
+
+
+@pytest.mark.parametrize("loss", ["soft", "hard", "ssld"])
+def test_tags_are_learned_of_a_teacher(tmp_path, further, loss):
+    lines = "".join(f"{i}.png,{'cat dog'[: 3 + 4 * (i % 2)]}\n" for i in range(5))
+    (further / "tags.csv").write_text("image,tags\n" + lines)
+    checkpoint.save(vertebra.create("multilabel", classes=CLASSES, **TEACHER), tmp_path / "teacher.safetensors")
+    unlabelled = tmp_path / "unlabelled"
+    unlabelled.mkdir()
+    pixels = np.random.default_rng(9).integers(0, 256, (24, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(unlabelled / "a.png")
+    distilled = {"teacher": str(tmp_path / "teacher.safetensors"), "distill": {"loss": loss, "unlabelled": unlabelled}}
+    options = {"epochs": 1, "image_size": 32, "batch_size": 2, "workers": 0, "device": "cpu", "logger": []}
+    run = vertebra.train(
+        "multilabel", data=further / "tags.csv", **options, **distilled, output=tmp_path / "run", model=STUDENT
+    )
+    losses = run.history[0]
+    assert losses["train/loss"] > 0
+    assert ("train/tags" in losses) == (loss != "ssld")
+
+
 # -- bad input
 
 
@@ -332,7 +449,7 @@ def test_mistakes_take_one_sentence(tmp_path, few, teacher, capsys, words, sente
 
 
 def test_tasks_without_logits_learn_features_alone(teacher):
-    detector = vertebra.create("detection", method="retinanet", classes=CLASSES, neck={"channels": 8}, **TEACHER)
+    detector = vertebra.create("detection", method="cascade_rcnn", classes=CLASSES, neck={"channels": 8}, **TEACHER)
     with pytest.raises(
         VertebraError, match=r"detection by \w+ has no logits of classes .* choose distill.loss=features"
     ):

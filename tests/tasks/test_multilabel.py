@@ -47,6 +47,15 @@ def test_the_other_losses_by_hand():
     assert float(focused.loss(IMAGES, TARGETS)["tags"]) == pytest.approx(expected)
 
 
+def test_label_smoothing_by_hand():
+    task = with_logits(make(label_smoothing=0.2), LOGITS)  # targets 0.1 and 0.9, then 0.1 twice
+    second = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
+    assert float(task.loss(IMAGES, TARGETS)["tags"]) == pytest.approx((3 * math.log(2) + second) / 2)
+    softmax = with_logits(make(loss="softmax", label_smoothing=0.2), LOGITS)
+    expected = -0.9 * math.log(0.75) - 0.1 * math.log(0.25)
+    assert float(softmax.loss(IMAGES, TARGETS)["tags"]) == pytest.approx(expected)
+
+
 def test_soft_tags():
     task = with_logits(make(), LOGITS)
     soft = [Target(tags=torch.tensor([0.0, 1.0])), Target(tags=torch.tensor([0.0, 0.0]))]
@@ -97,6 +106,8 @@ def test_wrong_options_are_explained():
         make(loss="focal")
     with pytest.raises(VertebraError, match=r"margin is 2; it must lie between 0 and 1"):
         make(margin=2.0)
+    with pytest.raises(VertebraError, match="gamma_negative is for loss asymmetric, and loss is bce: leave it out"):
+        make(gamma_negative=2.0)
 
 
 @pytest.mark.parametrize(("first", "second"), [("classification", "multilabel"), ("multilabel", "classification")])

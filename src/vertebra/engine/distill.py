@@ -18,9 +18,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, interpolate
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cosine_similarity,
+    cross_entropy,
+    interpolate,
+    logsigmoid,
+)
 
-from vertebra import tasks
+from vertebra import kinds, tasks
 from vertebra.data import soft_labels
 from vertebra.data.catalogue import Sample
 from vertebra.data.loader import Batch
@@ -41,33 +47,67 @@ ONE_SIZE = ("crop", "squash", "fit", "box")
 # -- losses
 
 
-def soft(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def soft(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    *,
+    independent: bool = False,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Kullback-Leibler divergence of the student's probabilities from the teacher's, both at a temperature, times its
     square: logits [B, num_classes, ...] -> [], the mean over images and cells.
 
+    Args:
+        independent: whether each class has a distribution of its own, by the sigmoid; their divergences are summed.
+        weights: [B, ...] of the cells in the mean; all alike if None.
+
     Source: arXiv:1503.02531, section 2.
     """
-    mine, theirs = (logits / temperature for logits in (student, teacher))
-    divergence = theirs.softmax(1) * (theirs.log_softmax(1) - mine.log_softmax(1))
-    return temperature**2 * divergence.sum(1).mean()
+    divergence: Tensor | float = 0.0
+    for mine, theirs in _log_probabilities(student / temperature, teacher / temperature, independent):
+        divergence = divergence + (theirs.exp() * (theirs - mine)).sum(1)
+    assert isinstance(divergence, Tensor)
+    return temperature**2 * _mean(divergence, weights)
 
 
-def hard(student: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy with the teacher's top class: logits [B, num_classes, ...] -> [].
+def hard(student: Tensor, teacher: Tensor, *, independent: bool = False, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy with the teacher's top class, or of independent classes with those that it finds more probable than
+    not; arguments as for `soft`.
 
     Source: arXiv:2012.12877, equation 3.
     """
-    return cross_entropy(student, teacher.argmax(1))
+    if independent:
+        losses = binary_cross_entropy_with_logits(student, (teacher > 0).float(), reduction="none").sum(1)
+    else:
+        losses = cross_entropy(student, teacher.argmax(1), reduction="none")
+    return _mean(losses, weights)
 
 
-def jensen_shannon(student: Tensor, teacher: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the two distributions, in nats: logits [B, num_classes, ...] -> [].
+def jensen_shannon(
+    student: Tensor, teacher: Tensor, *, independent: bool = False, weights: Tensor | None = None
+) -> Tensor:
+    """Jensen-Shannon divergence of the two distributions, in nats; arguments as for `soft`.
 
     Source: arXiv:2103.05959, section 3.
     """
-    mine, theirs = student.log_softmax(1), teacher.log_softmax(1)
-    middle = torch.logaddexp(mine, theirs) - math.log(2)
-    return (mine.exp() * (mine - middle) + theirs.exp() * (theirs - middle)).sum(1).mean() / 2
+    divergence: Tensor | float = 0.0
+    for mine, theirs in _log_probabilities(student, teacher, independent):
+        middle = torch.logaddexp(mine, theirs) - math.log(2)
+        divergence = divergence + (mine.exp() * (mine - middle) + theirs.exp() * (theirs - middle)).sum(1) / 2
+    assert isinstance(divergence, Tensor)
+    return _mean(divergence, weights)
+
+
+def _log_probabilities(student: Tensor, teacher: Tensor, independent: bool) -> list[tuple[Tensor, Tensor]]:
+    """The logarithms of both models' probabilities of the classes, and of independent ones those of their absence."""
+    if independent:
+        return [(logsigmoid(sign * student), logsigmoid(sign * teacher)) for sign in (1, -1)]
+    return [(student.log_softmax(1), teacher.log_softmax(1))]
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:
@@ -116,9 +156,18 @@ class Teacher:
         """Whether all images of the student are resized to the one size of the teacher."""
         return self.preprocess.resize in ONE_SIZE and self.given.resize in ONE_SIZE
 
-    def class_logits(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
-        """Logits [B, num_classes, ...] for the student's images [B, C, H, W]."""
-        logits: Tensor = self._computed(self.task.class_logits, images)
+    def class_logits(
+        self, images: Tensor, targets: Sequence[Target], regions: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Logits [B, num_classes, ...] for the student's images [B, C, H, W], or of boxes [N_i, 4] in them."""
+        logits: Tensor
+        if regions is None:
+            logits = self._computed(self.task.class_logits, images)
+        else:
+            height, width = self.size((images.shape[2], images.shape[3]))
+            factor = images.new_tensor([width / images.shape[3], height / images.shape[2]] * 2)
+            scaled = [boxes * factor for boxes in regions]
+            logits = self._computed(partial(self.task.region_logits, regions=scaled), images)
         return logits
 
     def maps(self, images: Tensor) -> list[Tensor]:
@@ -188,7 +237,9 @@ class StoredTeacher:
                 f"{missing[0] or 'no file'}: run `vertebra label` on all of them."
             )
 
-    def class_logits(self, images: Tensor, targets: Sequence[Target]) -> Tensor:
+    def class_logits(
+        self, images: Tensor, targets: Sequence[Target], regions: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Logits [B, num_classes] for the images that the targets are of."""
         return self.logits[[self.rows[_absolute(target.path)] for target in targets]].to(images.device)
 
@@ -215,12 +266,13 @@ class LogitDistiller(nn.Module):
         self.labels = options.loss != "ssld"  # whether the labels are learned too
         self.weight = 0.5 if options.weight is None else options.weight
         temperature = 1.0 if options.temperature is None else options.temperature
-        losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        losses: dict[str, Callable[..., Tensor]] = {
             "soft": partial(soft, temperature=temperature),
             "hard": hard,
             "ssld": jensen_shannon,
         }
-        self.compare = losses[options.loss]
+        self.independent = student.independent_classes
+        self.compare = partial(losses[options.loss], independent=self.independent)
         order = class_order(teacher.classes, student.classes, teacher.name)
         self.register_buffer("order", order, persistent=False)
 
@@ -229,13 +281,23 @@ class LogitDistiller(nn.Module):
         targets = batch.targets[: len(batch.targets) - batch.unlabelled]
         if __debug__:
             inputs.check(task, batch.images[: len(targets)], targets)
-        terms, logits = task.loss_and_class_logits(batch.images, targets)
+        terms, logits, regions = task.loss_and_class_logits(batch.images, targets)
         # Without labels all classifiers learn of the teacher, with labels the one that is meant for it.
         mine = logits[:, -1] if self.labels else logits.mean(1)
-        theirs = self.teacher.class_logits(batch.images, batch.targets)[:, self.order]
+        theirs = self.teacher.class_logits(batch.images, batch.targets, regions)
+        background = range(len(self.order), theirs.shape[1])
+        theirs = theirs[:, torch.cat((self.order, self.order.new_tensor(background)))].float()
+        weights = None
         if mine.shape[2:] != theirs.shape[2:]:
+            if mine.ndim == 3:
+                raise VertebraError(
+                    f"teacher {self.teacher.name} has logits of {theirs.shape[2]} anchors, the student of "
+                    f"{mine.shape[2]}: both need the same anchors, strides and image size, or distill.loss=features."
+                )
             theirs = interpolate(theirs, mine.shape[2:], mode="bilinear")
-        value = self.compare(mine.float(), theirs.float())
+        if mine.ndim == 3:  # anchors, nearly all of which are background
+            weights = theirs.sigmoid().amax(1)
+        value = self.compare(mine.float(), theirs, weights=weights)
         if not self.labels:
             return {"distillation": value}
         return {name: (1 - self.weight) * term for name, term in terms.items()} | {"distillation": self.weight * value}
@@ -341,6 +403,10 @@ def create(
     if settings.teacher is None:
         return None
     options = settings.distill
+    if options.loss == "ssld":
+        unused = {"balance": settings.balance, "model.label_smoothing": getattr(student.config, "label_smoothing", 0)}
+        if given := [name for name, value in unused.items() if value]:
+            raise VertebraError(f"distill.loss=ssld learns no labels, so {given[0]} has no effect: leave it out.")
     folder = expanded(settings.teacher)
     if soft_labels.is_folder(folder):
         if options.loss == "features":
@@ -352,13 +418,19 @@ def create(
             )
         stored = StoredTeacher(folder)
         stored.check(samples)
-        _check_logits(student, student, str(folder))
+        if student.kind != "category":
+            raise VertebraError(
+                f"{folder} holds probabilities of the classes of whole images; for {student.task_name} give the model "
+                "as the teacher."
+            )
         return LogitDistiller(options, stored, student)
     task, path = _load(settings.teacher, student)
     _check_file(path, settings, written)
     teacher = Teacher(task, student, settings.teacher)
     if options.loss != "features":
         _check_logits(task, student, settings.teacher)
+        if options.loss == "ssld" and kinds.find(student.kind).objects:
+            raise VertebraError("distill.loss=ssld takes no labels, from which boxes are learned: choose another one.")
         return LogitDistiller(options, teacher, student)
     for model, owner in ((task, f"teacher {settings.teacher}"), (student, "the student")):
         if not isinstance(model, BackboneTask):
@@ -419,6 +491,13 @@ def _check_logits(teacher: Task, student: Task, name: str) -> None:
         raise VertebraError(
             f"teacher {name} is a model for {teacher.task_name}, not for {student.task_name}: choose "
             "distill.loss=features, or a teacher of the same task."
+        )
+    if teacher.independent_classes != student.independent_classes:
+        forms = {True: "of every class by itself", False: "of all classes together"}
+        theirs, mine = (forms[task.independent_classes] for task in (teacher, student))
+        raise VertebraError(
+            f"teacher {name} ({teacher.method}) has probabilities {theirs}, the student ({student.method}) {mine}: "
+            "choose distill.loss=features, or another teacher."
         )
 
 

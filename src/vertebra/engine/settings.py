@@ -111,8 +111,8 @@ class Distill:
     temperature: float | None = None
     """Of soft: the logits of both are divided by it; default: 1."""
     unlabelled: str | None = None
-    """Of soft, hard and ssld in classification: folder of further images, without labels, which learn of the teacher
-    alone."""
+    """Of soft, hard and ssld, for classes of whole images: folder of further images, without labels, which learn of the
+    teacher alone."""
     unlabelled_batch_size: int | None = None
     """Unlabelled images per step, over all processes together; default: as many as in data.batch_size."""
 

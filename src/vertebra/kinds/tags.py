@@ -57,6 +57,7 @@ class Tags(Kind):
     target_field = "tags"
     description = "tags"
     contents = "tags"
+    unlabelled = True
     augment = CategoryAugment
     no_augment = CategoryAugment(crop=1.0, flip=0.0, colour=0.0)
     resize_modes = ("squash", "crop")

@@ -57,7 +57,9 @@ def asymmetric_loss(
     return -(targets * positive + (1 - targets) * negative)
 
 
-def tag_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+def tag_cross_entropy(
+    logits: Tensor, targets: Tensor, weight: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of the softmax with a target that is shared equally by an image's k classes, 1 / k each: the mean
     over the images that have a class; 0 if none has.
 
@@ -65,11 +67,12 @@ def tag_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor | None = N
         logits: [B, C].
         targets: [B, C] in 0..1.
         weight: [C], of each class.
+        label_smoothing: share of the target, 0..1, that all classes have equally.
 
     Source: Exploring the Limits of Weakly Supervised Pretraining, arXiv:1805.00932, section 2.3.
     """
     totals = targets.sum(1)
     tagged = totals > 0
     shares = targets / totals.clamp(min=TINY)[:, None]
-    losses = cross_entropy(logits.float(), shares, weight=weight, reduction="none")
+    losses = cross_entropy(logits.float(), shares, weight=weight, reduction="none", label_smoothing=label_smoothing)
     return (losses * tagged).sum() / tagged.sum().clamp(min=1)

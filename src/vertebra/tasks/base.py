@@ -64,6 +64,8 @@ class Task(nn.Module):
     """Whether a training step may leave parameters without a gradient; training on several processes must know."""
     has_class_logits: ClassVar[bool] = False
     """Whether `class_logits` and `loss_and_class_logits` are there, for distillation."""
+    independent_classes: ClassVar[bool] = False
+    """Whether probabilities are the sigmoid of each of the class logits, not the softmax of all."""
     no_weight_decay: tuple[str, ...] = ()
     """Last parts of the names of parameters without weight decay, besides biases and norms."""
     keeps_initial_values: ClassVar[bool] = False
@@ -224,10 +226,17 @@ class Task(nn.Module):
 
     def class_logits(self, images: Tensor) -> Tensor:
         """What a student learns of a teacher, if `has_class_logits`: [B, C, H, W] -> [B, num_classes, ...], a softmax
-        of which gives probabilities."""
+        of which gives probabilities, or with `independent_classes` a sigmoid."""
         raise NotImplementedError
 
-    def loss_and_class_logits(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor]:
+    def region_logits(self, images: Tensor, regions: Sequence[Tensor]) -> Tensor:
+        """As `class_logits`, of boxes [N_i, 4] of each image in input pixels: -> [sum of N_i, num_classes + 1], the
+        last one that of the background."""
+        raise NotImplementedError
+
+    def loss_and_class_logits(
+        self, images: Tensor, targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], Tensor, Sequence[Tensor] | None]:
         """What `loss` returns, and the logits that learn those of a teacher, from one pass; if `has_class_logits`.
 
         Args:
@@ -236,7 +245,8 @@ class Task(nn.Module):
 
         Returns:
             The terms, and logits [B + U, P, num_classes, ...] of P classifiers, whose mean is the model's. The first
-            has learned the targets; the last is meant for a teacher's labels.
+            has learned the targets; the last is meant for a teacher's labels. Then the boxes of each image that the
+            logits are of, as those of `region_logits`; None where they are of the images.
         """
         raise NotImplementedError
 

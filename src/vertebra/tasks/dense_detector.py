@@ -54,8 +54,11 @@ class DenseConfig(PyramidConfig):
 class DenseDetector(Detector):
     """A detector over a pyramid of strides 8 to 128: [B, C, H, W] -> boxes of each image.
 
-    A method writes `make_head`, `forward` and `dense_levels`.
+    A method writes `make_head`, `forward` and `dense_levels`; its head returns of each level the class logits first.
     """
+
+    has_class_logits = True
+    independent_classes = True
 
     def __init__(
         self, config: DenseConfig, classes: Sequence[str], preprocess: Preprocess, backbone: Backbone | None = None
@@ -89,6 +92,19 @@ class DenseDetector(Detector):
         """The terms of the head's loss."""
         terms: dict[str, Tensor] = self.dense.loss(self.dense(self.features(images)), targets, input_size(images))
         return terms
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        """[B, num_classes, N] of the anchors, or points, of all levels."""
+        return self._class_logits(self.dense(self.features(images)))
+
+    def loss_and_class_logits(
+        self, images: Tensor, targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], Tensor, None]:
+        raw = self.dense(self.features(images))
+        return self.dense.loss(raw, targets, input_size(images)), self._class_logits(raw)[:, None], None
+
+    def _class_logits(self, raw: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        return torch.cat([flatten_anchors(logits, len(self.classes)) for logits, *_ in raw], 1).transpose(1, 2)
 
     def dense_levels(self, raw: tuple[Tensor, ...], index: int) -> list[DenseLevel]:
         """The predictions for one image of the batch, from what `forward` returns."""

@@ -171,9 +171,11 @@ class Segmenter(TrunkTask):
     def class_logits(self, images: Tensor) -> Tensor:
         return self.of_classes(self.logits(images))
 
-    def loss_and_class_logits(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor]:
+    def loss_and_class_logits(
+        self, images: Tensor, targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], Tensor, None]:
         terms, logits = self.loss_and_logits(images, targets)
-        return terms, self.of_classes(logits)[:, None]
+        return terms, self.of_classes(logits)[:, None], None
 
     def of_classes(self, logits: Tensor) -> Tensor:
         """What `logits` returns, with a channel per class: -> [B, num_classes, h, w]."""

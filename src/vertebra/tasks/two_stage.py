@@ -140,11 +140,37 @@ class TwoStage(Detector):
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """L = L_objectness + L_rpn_box + L_classification + L_box (+ L_mask or L_keypoint); a cascade has the last ones
         of every stage."""
+        return self._losses(images, targets)[0]
+
+    def _losses(
+        self, images: Tensor, targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], list[list[Samples]], Tensor | None]:
+        """The terms, the samples of each stage, and the class logits of those of the only one."""
         sizes = target_sizes(images, targets)
         maps = self.features(images)
         proposals, terms = self.rpn.loss(maps, targets, input_size(images))
-        stages, box_terms = self.box_loss(maps, proposals, targets, sizes)
-        return terms | box_terms | self.extra_loss(maps, stages, targets)
+        stages, box_terms, logits = self.box_loss(maps, proposals, targets, sizes)
+        return terms | box_terms | self.extra_loss(maps, stages, targets), stages, logits
+
+    @property
+    def has_class_logits(self) -> bool:  # type: ignore[override]
+        """Not of a cascade, whose stages have RoIs of their own."""
+        return not isinstance(self.box, Cascade)
+
+    def region_logits(self, images: Tensor, regions: Sequence[Tensor]) -> Tensor:
+        logits: Tensor = self.box(self.roi_features(self.features(images), regions, 7))[0]
+        return logits
+
+    def loss_and_class_logits(
+        self, images: Tensor, targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
+        """The logits are those of the RoIs that are sampled for training.
+
+        Source: Learning Efficient Object Detection Models with Knowledge Distillation, NeurIPS 2017, section 3.2.
+        """
+        terms, (samples,), logits = self._losses(images, targets)
+        assert logits is not None
+        return terms, logits[:, None], [sampled.boxes for sampled in samples]
 
     def candidates(self, raw: tuple[Tensor, ...], index: int, label: int) -> tuple[Tensor, Tensor]:
         boxes, scores, labels = (x[index] for x in raw[:3])
@@ -170,17 +196,21 @@ class TwoStage(Detector):
 
     def box_loss(
         self, maps: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], sizes: Sequence[Size]
-    ) -> tuple[list[list[Samples]], dict[str, Tensor]]:
-        """The samples of each stage (one, except in a cascade), and the terms of the box heads."""
+    ) -> tuple[list[list[Samples]], dict[str, Tensor], Tensor | None]:
+        """The samples of each stage (one, except in a cascade), the terms of the box heads, and the class logits of the
+        only stage."""
         sampling = {
             "batch_size": self.config.roi_batch_size,
             "positive_fraction": self.config.roi_positive_fraction,
         }
         if isinstance(self.box, Cascade):
-            return self.box.loss(lambda boxes: self.roi_features(maps, boxes, 7), proposals, targets, sizes, **sampling)
+            cascade = self.box.loss(
+                lambda boxes: self.roi_features(maps, boxes, 7), proposals, targets, sizes, **sampling
+            )
+            return *cascade, None
         samples = sample_rois(proposals, targets, len(self.classes), iou=0.5, **sampling)
         logits, deltas = self.box(self.roi_features(maps, [s.boxes for s in samples], 7))
-        return [samples], self.box.loss(logits, deltas, samples)
+        return [samples], self.box.loss(logits, deltas, samples), logits
 
     def extra_raw(self, maps: Sequence[Tensor], detections: Sequence[Detections]) -> list[Tensor]:
         """Raw predictions of further heads for the detections: [B, K, ...] each."""

@@ -123,12 +123,14 @@ class LinearClassifier(BackboneTask):
         (logits,) = self(images)
         return logits
 
-    def loss_and_class_logits(self, images: Tensor, targets: Sequence[Target]) -> tuple[dict[str, Tensor], Tensor]:
+    def loss_and_class_logits(
+        self, images: Tensor, targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], Tensor, None]:
         """Of a backbone with a distillation token, the class token's classifier learns the labels and the other one the
         teacher's (DeiT, arXiv:2012.12877, section 4)."""
         features = self.dropout(self.backbone.embed(images))
         logits = self.head.logits(features) if isinstance(self.head, MeanHead) else self.head(features)[:, None]
-        return {"classification": self.label_loss(logits[: len(targets), 0], targets)}, logits
+        return {"classification": self.label_loss(logits[: len(targets), 0], targets)}, logits, None
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         # After binary cross-entropy too: if exactly one of independent classes is there, these are its probabilities.

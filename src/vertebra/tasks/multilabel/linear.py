@@ -44,6 +44,8 @@ class Config:
     """With `asymmetric`: focusing parameter of the classes that it has."""
     margin: float = training_only(0.05)
     """With `asymmetric`: absent classes of a lower probability have no loss, 0..1."""
+    label_smoothing: float = training_only(0.0)
+    """Label smoothing, in 0..1: the targets of a class are this far moved to 0.5, with `softmax` to equal shares."""
     drop_path: float = training_only(0.0)
     """Stochastic depth rate of the last block; it rises linearly from 0 at the first."""
     dropout: float = training_only(0.0)
@@ -52,10 +54,13 @@ class Config:
     """Weight of each class in the loss, in the order of the classes."""
 
     def __post_init__(self) -> None:
-        for name in ("margin", "drop_path", "dropout"):
+        for name in ("margin", "drop_path", "dropout", "label_smoothing"):
             in_range(name, getattr(self, name), 0, 1)
         for name in ("gamma_negative", "gamma_positive"):
             in_range(name, getattr(self, name), 0, 100)
+        for name in ("gamma_negative", "gamma_positive", "margin"):
+            if self.loss != "asymmetric" and getattr(self, name) != getattr(Config, name):
+                raise VertebraError(f"{name} is for loss asymmetric, and loss is {self.loss}: leave it out.")
         for weight in self.class_weights or ():
             in_range("class_weights", weight, 0, 1_000_000)
 
@@ -84,6 +89,7 @@ class LinearTagger(BackboneTask):
     kind = "tags"
     monitor = "map"
     target_fields = ("tags",)
+    has_class_logits = True
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None
@@ -104,6 +110,10 @@ class LinearTagger(BackboneTask):
         self.head = TagHead(self.backbone.width, len(self.classes), None if softmax else PRIOR)
         self.register_class_weights(config.class_weights)
 
+    @property
+    def independent_classes(self) -> bool:  # type: ignore[override]
+        return bool(self.config.loss != "softmax")
+
     @classmethod
     def default_preprocess(cls, known: Preprocess | None, config: Any) -> Preprocess:
         """The whole image: a centre crop could cut off what a tag is about."""
@@ -119,18 +129,33 @@ class LinearTagger(BackboneTask):
     def loss(self, images: Tensor, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The loss of the config: `bce` and `asymmetric` summed over the classes, as one loss per class; the mean over
         the images. With `softmax`, images without a tag do not count."""
+        (logits,) = self(images)
+        return {"tags": self.tag_loss(logits, targets)}
+
+    def tag_loss(self, logits: Tensor, targets: Sequence[Target]) -> Tensor:
+        """As `loss`, of logits [B, num_classes]."""
         config = self.config
         expected = multi_hot([target.tags for target in targets if target.tags is not None], len(self.classes))
-        (logits,) = self(images)
         if config.loss == "softmax":
-            return {"tags": tag_cross_entropy(logits, expected, self.class_weights)}
+            return tag_cross_entropy(logits, expected, self.class_weights, config.label_smoothing)
+        expected = expected * (1 - config.label_smoothing) + config.label_smoothing / 2
         if config.loss == "asymmetric":
             losses = asymmetric_loss(logits, expected, config.gamma_negative, config.gamma_positive, config.margin)
         else:
             losses = binary_cross_entropy_with_logits(logits.float(), expected, reduction="none")
         if self.class_weights is not None:
             losses = losses * self.class_weights
-        return {"tags": losses.sum(1).mean()}
+        return losses.sum(1).mean()
+
+    def class_logits(self, images: Tensor) -> Tensor:
+        (logits,) = self(images)
+        return logits
+
+    def loss_and_class_logits(
+        self, images: Tensor, targets: Sequence[Target]
+    ) -> tuple[dict[str, Tensor], Tensor, None]:
+        (logits,) = self(images)
+        return {"tags": self.tag_loss(logits[: len(targets)], targets)}, logits[:, None], None
 
     def decode(self, raw: tuple[Tensor, ...], frames: Sequence[Frame]) -> list[Prediction]:
         logits = raw[0].float()
