@@ -206,10 +206,11 @@ class Export:
         entries = [entry for members in splits.values() for entry in members]
         labelled = sum(entry.label is not None for entry in entries)
         fields = self.options.fields
-        if any(entry.tags is not None for entry in entries):
-            return self._of_tags(splits)
         captioned = any(entry.captions for entry in entries)
         objects = any(entry.shapes for entry in entries)
+        tagged = any(entry.tags is not None for entry in entries)
+        if tagged and (fields is None or "tags" in fields or not (objects or labelled or captioned)):
+            return self._of_tags(splits, labels)
         if (fields is not None and "text" in fields) or (captioned and not objects and not labelled):
             return self._of_captions(splits)
         if labelled and (not objects or (fields is not None and "label" in fields)):
@@ -261,11 +262,11 @@ class Export:
                 samples[split].append(Sample(entry.image if entry.pixels is None else entry.pixels, target))
         return Catalogue(str(self.path), self.format, classes, samples, self.notes, self.problems)
 
-    def _of_tags(self, splits: dict[str, list[ExportedImage]]) -> Catalogue:
+    def _of_tags(self, splits: dict[str, list[ExportedImage]], order: Sequence[str]) -> Catalogue:
         names = {name for members in splits.values() for entry in members for name in entry.tags or ()}
         if not names:
             raise VertebraError(f"{self.path} has no image with a tag.{first_problem(self.problems)}")
-        classes = check_class_names(sorted(names), self.path)
+        classes = check_class_names(order if names <= set(order) else sorted(names), self.path)
         index = {name: i for i, name in enumerate(classes)}
         samples: dict[str, list[Sample]] = {}
         for split, members in splits.items():

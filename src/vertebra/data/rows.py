@@ -1,7 +1,8 @@
-"""The class, the objects and the captions of an image as a row of a table has them, as in Hugging Face's data sets.
+"""The class, tags, objects and captions of an image as a row of a table has them, as in Hugging Face's data sets.
 
-A row has `label`, or `objects` with `bbox` (x, y, width, height in pixels, as COCO has them) and `category`;
-`segmentation`, `keypoints`, `area` and `iscrowd` are as in COCO. Captions are `caption`, `captions` or `text`.
+A row has `label`, a list of `tags` or `labels` where an image may have several, or `objects` with `bbox` (x, y, width,
+height in pixels, as COCO has them) and `category`; `segmentation`, `keypoints`, `area` and `iscrowd` are as in COCO.
+Captions are `caption`, `captions` or `text`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vertebra.data.exports import Export, ExportedImage, Invalid, Shape, mapping, number, text
+from vertebra.data.exports import Export, ExportedImage, Invalid, Shape, mapping, number, tag_names, text
 from vertebra.data.sentences import MAX_LENGTH
 from vertebra.errors import shown
 from vertebra.files import parse_json
 
 LABELS = ("label", "labels", "class", "cls")
 """Names of the class of a whole image."""
+TAGS = ("tags", *LABELS)
+"""Names of the list of the classes of an image that may have several or none."""
 CATEGORIES = ("category", "categories", "label", "labels", "class", "classes")
 """Names of the list of the objects' classes."""
 
@@ -30,7 +33,7 @@ def fill(
     labels: Sequence[str] = (),
     categories: Sequence[str] = (),
 ) -> None:
-    """Gives an image the class, the objects and the captions of its row; a wrong object is listed in `export`.
+    """Gives an image the class or tags, the objects and the captions of its row; a wrong object is listed in `export`.
 
     Args:
         labels: names of the classes of whole images, which numbers stand for; without them, classes that are numbers
@@ -44,6 +47,12 @@ def fill(
         entry.captions = captions_of(row)
         return
     columns = LABELS if "bbox" not in row else ()  # else they are those of the objects
+    tags = _tags(row, export)
+    if tags is not None:
+        if isinstance(tags, list):
+            tags = [class_name(tag, "tag", labels) if type(tag) is int else tag for tag in tags]
+        entry.tags = tag_names(tags)
+        columns = ()
     label = next((row[key] for key in columns if row.get(key) not in (None, "")), None)
     if label is not None and not (labels and label == -1):  # which Hugging Face's sets have where there is none
         entry.label = class_name(label, "label", labels)
@@ -52,6 +61,16 @@ def fill(
     for i, item in enumerate(_objects(entry.where, row), 1):
         with export.skipping(f"{entry.where}, object {i}") as where:
             entry.shapes.append(_shape(where, item, i, categories))
+
+
+def _tags(row: Mapping[str, Any], export: Export) -> Any:
+    """The list of the tags of a row; None if it has none."""
+    value = row.get("tags")
+    if isinstance(value, list) or (value is not None and export.options.fields == frozenset({"tags"})):
+        return value
+    if row.keys() & {"objects", "bbox"}:
+        return None
+    return next((row[key] for key in LABELS if isinstance(row.get(key), list)), None)
 
 
 def captions_of(row: Mapping[str, Any]) -> list[str]:

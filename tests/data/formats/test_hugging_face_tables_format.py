@@ -105,3 +105,21 @@ def test_what_cannot_be_read_is_refused_in_words(tmp_path: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(VertebraError, match=r"pip install vertebra\[arrow\]"):
         read(tmp_path / "text.parquet")
+
+
+def test_several_labels_per_row(tmp_path: Path) -> None:
+    features = {"labels": {"feature": {"names": NAMES, "_type": "ClassLabel"}, "_type": "Sequence"}}
+    built = table(0, 3, labels=[[2, 0], [], [1]])
+    built = built.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pyarrow.parquet.write_table(built, tmp_path / "train.parquet")
+    catalogue = read(tmp_path, fields=frozenset({"tags"}))
+    assert catalogue.classes == tuple(NAMES)
+    assert [sample.target.tags.tolist() for sample in catalogue.splits["train"]] == [[0, 2], [], [1]]
+
+
+def test_objects_are_read_beside_tags(tmp_path: Path) -> None:
+    objects = [{"bbox": [[1.0, 1.0, 4.0, 4.0]], "category": [1]}]
+    pyarrow.parquet.write_table(table(0, 1, objects=objects, tags=[["wide"]]), tmp_path / "train.parquet")
+    boxes = read(tmp_path, fields=frozenset({"boxes", "labels"}))
+    assert boxes.splits["train"][0].target.boxes.tolist() == [[1, 1, 5, 5]]
+    assert read(tmp_path, fields=frozenset({"tags"})).classes == ("wide",)

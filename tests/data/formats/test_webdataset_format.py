@@ -159,3 +159,25 @@ def test_what_is_no_shard_is_refused_in_words(tmp_path: Path) -> None:
     packed.with_name("packed0.tar").write_bytes(gzip.compress((tmp_path / "0.tar").read_bytes()))
     with pytest.raises(VertebraError, match="no tar that can be read in any order"):
         read(packed)
+
+
+def test_tags_come_from_json(tmp_path: Path) -> None:
+    tags: dict[str, list[str | int]] = {"a": ["sea", "sun"], "b": [], "c": ["sky", "sea", "sea"]}
+    members = {f"{key}.png": encoded(1) for key in tags}
+    members |= {f"{key}.json": json.dumps({"tags": names}) for key, names in tags.items()}
+    members |= {"d.png": encoded(1), "d.json": '{"tags": "sea"}', "e.png": encoded(1), "e.json": '{"tags": [0.5]}'}
+    shard(tmp_path / "train.tar", members)
+    catalogue = read(tmp_path / "train.tar", fields=frozenset({"tags"}))
+    assert catalogue.classes == ("sea", "sky", "sun")
+    train = catalogue.splits["train"]
+    assert [sample.target.tags.tolist() for sample in train[:3]] == [[0, 2], [], [0, 1]]
+    assert "images without a tag: 1 of 3, kept as images that have none" in catalogue.notes
+    assert len(catalogue.problems) == 2
+
+
+def test_numbers_of_tags_are_those_of_the_classes(tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('["sea", "sky", "sun"]')
+    shard(tmp_path / "train.tar", {"a.png": encoded(1), "a.json": '{"labels": [2, 0]}'})
+    catalogue = read(tmp_path, fields=frozenset({"tags"}))
+    assert catalogue.classes == ("sea", "sky", "sun")
+    assert catalogue.splits["train"][0].target.tags.tolist() == [0, 2]

@@ -1,7 +1,7 @@
 """Hugging Face's ImageFolder with metadata: `metadata.jsonl` or `metadata.csv` beside the images or their folders.
 
-A row has `file_name` and `label`, or `objects` with `bbox` (x, y, width, height in pixels, as COCO has them) and
-`categories`; `segmentation`, `keypoints`, `area` and `iscrowd` are as in COCO.
+A row has `file_name` and `label`, a list of `tags` or `labels`, or `objects` with `bbox` (x, y, width, height in
+pixels, as COCO has them) and `categories`; `segmentation`, `keypoints`, `area` and `iscrowd` are as in COCO.
 
 Source: Hugging Face's documentation of Datasets, "Create an image dataset".
 """
@@ -28,7 +28,7 @@ from vertebra.data.rows import fill
 from vertebra.files import parse_json, read_text
 
 PRIORITY = 8
-FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "areas"})
+FIELDS = frozenset({"label", "tags", "boxes", "labels", "masks", "keypoints", "crowd", "areas"})
 TITLE = "Hugging Face metadata"
 NAMES = ("metadata.jsonl", "metadata.csv")
 IMAGE = ("file_name", "image_file_name")
@@ -81,7 +81,7 @@ def _in_folder(folder: Path) -> Path | None:
 def _is_metadata(file: Path) -> bool:
     content = beginning(file)
     return any(key.encode() in content for key in IMAGE) and any(
-        word in content for word in (b"label", b"objects", b"bbox")
+        word in content for word in (b"label", b"tags", b"objects", b"bbox")
     )
 
 

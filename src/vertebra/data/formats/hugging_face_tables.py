@@ -1,8 +1,8 @@
 """Hugging Face's data sets as tables: folders of Arrow files that `save_to_disk` has written, and Parquet files.
 
-A row has `image`, a structure of `bytes` and `path`, and `label`, `caption`, or `objects` with `bbox` and `category`,
-see `data/rows.py`. Of an Arrow file, images are read from their places in it; of a Parquet file, from the row group
-that they are compressed with.
+A row has `image`, a structure of `bytes` and `path`, and `label`, `tags`, `caption`, or `objects` with `bbox` and
+`category`, see `data/rows.py`. Of an Arrow file, images are read from their places in it; of a Parquet file, from the
+row group that they are compressed with.
 
 Source: Hugging Face's documentation of Datasets, "Load" and "Dataset features".
 """
@@ -23,14 +23,14 @@ from vertebra.data.annotations import split_folders, split_of
 from vertebra.data.catalogue import SPLIT_NAMES, Catalogue
 from vertebra.data.exports import Export, ExportedImage, text
 from vertebra.data.formats import ReadOptions
-from vertebra.data.rows import CAPTIONS, CATEGORIES, LABELS, fill, in_numeric_order
+from vertebra.data.rows import CAPTIONS, CATEGORIES, TAGS, fill, in_numeric_order
 from vertebra.errors import VertebraError, escaped, first_line, shown
 from vertebra.files import read_json
 from vertebra.images import ImageSlice, PackedImage, StoredImage, UnreadableImage
 from vertebra.progress import track
 
 PRIORITY = 94
-FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "areas", "text"})
+FIELDS = frozenset({"label", "tags", "boxes", "labels", "masks", "keypoints", "crowd", "areas", "text"})
 TITLE = "Hugging Face tables (Arrow, Parquet)"
 ARROW, PARQUET = ".arrow", ".parquet"
 PLACES = ("", "data")
@@ -60,7 +60,7 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     for split, file in track(files, "reading the tables", len(files)):
         try:
             table = _Table.of(arrow, file)
-            names, object_names = table.names(LABELS), table.names(CATEGORIES, within="objects")
+            names, object_names = table.names(TAGS), table.names(CATEGORIES, within="objects")
             for i, (image, row) in enumerate(table.rows()):
                 where = f"{file}, row {i + 1}"
                 with export.skipping(where):
@@ -160,7 +160,7 @@ class _Table:
             columns = ", ".join(schema.names)
             raise VertebraError(f"{file} has no column of images ({IMAGES[0]}: bytes and path), but {shown(columns)}.")
         self.column = names[0]
-        self.others = [name for name in schema.names if name in (*LABELS, *CATEGORIES, *CAPTIONS, "objects", "bbox")]
+        self.others = [name for name in schema.names if name in (*TAGS, *CATEGORIES, *CAPTIONS, "objects", "bbox")]
 
     @staticmethod
     def of(arrow: ModuleType, file: Path) -> _Table:

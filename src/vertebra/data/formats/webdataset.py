@@ -1,9 +1,9 @@
 """Tar shards of images and their annotations, as WebDataset lays them out: `000017.jpg` beside `000017.cls`.
 
 Members of one key, the name up to its first dot, are of one sample: an image, and `.cls` (a class by its number or
-name), `.json` (a class, objects or captions, see `data/rows.py`) or `.txt` (a class by its name, or a caption). The
-headers of a shard are read once; images are then read from their places in it, in any order. What the pass has found is
-kept in a hidden file beside the shard.
+name), `.json` (a class, tags, objects or captions, see `data/rows.py`) or `.txt` (a class by its name, or a caption).
+The headers of a shard are read once; images are then read from their places in it, in any order. What the pass has
+found is kept in a hidden file beside the shard.
 
 Source: "The WebDataset Format", webdataset/webdataset on GitHub.
 """
@@ -24,14 +24,14 @@ from vertebra.data.annotations import class_list, split_folders, split_of
 from vertebra.data.catalogue import SPLIT_NAMES, Catalogue
 from vertebra.data.exports import Export, ExportedImage, Invalid, mapping
 from vertebra.data.formats import ReadOptions
-from vertebra.data.rows import LABELS, fill, in_numeric_order
+from vertebra.data.rows import TAGS, fill, in_numeric_order
 from vertebra.errors import VertebraError, escaped, first_line, shown
 from vertebra.files import parse_json, read_json, replacing
 from vertebra.images import SUFFIXES, ImageSlice
 from vertebra.progress import track
 
 PRIORITY = 95
-FIELDS = frozenset({"label", "boxes", "labels", "masks", "keypoints", "crowd", "areas", "text"})
+FIELDS = frozenset({"label", "tags", "boxes", "labels", "masks", "keypoints", "crowd", "areas", "text"})
 TITLE = "tar shards (WebDataset)"
 SUFFIX = ".tar"
 ANNOTATIONS = ("cls", "json", "txt")
@@ -117,7 +117,7 @@ def _row(annotations: dict[str, str], captions: bool) -> dict[str, Any]:
         row["label"] = _class(annotations["cls"])
     if "txt" in annotations and (captions or "caption" in row):
         row["caption"] = annotations["txt"]
-    elif "txt" in annotations and not row.keys() & {*LABELS, "objects", "bbox"}:
+    elif "txt" in annotations and not row.keys() & {*TAGS, "objects", "bbox"}:
         row["label"] = _class(annotations["txt"])
     return row
 
