@@ -1,12 +1,14 @@
 """Files that are exported and loaded again: predictions, pixels, metadata, refusals."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.predict.tasks.blobs.regions import regions
 
 import vertebra
 from vertebra import kinds, tasks
@@ -191,8 +193,27 @@ def test_the_least_agreement():
     assert certificate.least(judged, "int8", None) == 0
     assert certificate.least(judged, "int8", 0.8) == 0.8
     assert certificate.least(judged, "bf16", None) == 0.95
-    assert judged.problem(0, 0.01) == ""
-    assert "drops" in judged.problem(0, 0.001)
+    assert judged.problem(0, 0.01, 0.1) == ""
+    assert "drops" in judged.problem(0, 0.001, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("factor", "sentence"), [(1.0, ""), (1.005, ""), (1.2, "by up to 20.00% of their values"), (float("nan"), "nan%")]
+)
+def test_raw_outputs_are_judged_where_nothing_is_predicted(make_detector, monkeypatch, factor, sentence):
+    """Else a program that finds nothing would agree with a model that finds nothing, whatever it computes."""
+    task, other = (make_detector("boxes").task for _ in range(2))
+    for model in (task, other):
+        monkeypatch.setattr(model, "decode", lambda raw, frames: [regions(torch.zeros(8, 8), (8, 8), "boxes")])
+    outputs = other.outputs
+    monkeypatch.setattr(other, "outputs", lambda images, sizes: tuple(factor * x for x in outputs(images, sizes)))
+    grey = certificate.Examples("grey images", [], {}, [torch.full((3, 48, 48), 80, dtype=torch.uint8)])
+    compared = certificate.compare(task, other, grey)
+    assert (compared.predictions, compared.agreement) == (0, 1.0)
+    problem = compared.problem(0.99, 0.01, 0.01)
+    assert sentence in problem
+    assert bool(sentence) == bool(problem)
+    assert replace(compared, predictions=1).problem(0.99, 0.01, 0.01) == ""
 
 
 def test_no_file_is_left_where_predictions_differ(folder, tmp_path, monkeypatch, capsys):

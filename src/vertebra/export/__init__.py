@@ -130,7 +130,9 @@ def export(
             if precision == "int8":
                 unreadable = tuple(sorted(calibrating.unreadable))
                 compared = replace(compared, calibrated=calibrating.count - len(unreadable), unreadable=unreadable)
-            if problem := compared.problem(certificate.least(compared, precision, min_agreement), max_drop):
+            if problem := compared.problem(
+                certificate.least(compared, precision, min_agreement), max_drop, certificate.DIFFERENCE[precision]
+            ):
                 raise VertebraError(f"{path} is not written: {problem}.")
             entry["certificate"] = asdict(compared)
             module.save(model, json.dumps({**described, "export": entry}), draft)

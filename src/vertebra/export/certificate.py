@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +31,8 @@ DRAWN_SIDE = 256
 """Pixels."""
 AGREEMENT = {"fp32": 0.99, "bf16": 0.95, "fp16": 0.95, "int8": 0.9}
 """Least share of predictions that agree, by precision."""
+DIFFERENCE = {"fp32": 0.01, "bf16": 0.1, "fp16": 0.1, "int8": 0.5}
+"""Largest difference of a raw output, as a share of its largest value, where there are no predictions to compare."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,21 @@ class Certificate:
     """Images on which the ranges of values of an int8 program were measured."""
     unreadable: tuple[str, ...] = ()
     """What is wrong with those that were left out, because they cannot be read."""
+    predictions: int = 0
+    """Those of both that were compared: images, objects or pixels."""
+    relative: tuple[float, ...] = ()
+    """`differences` as shares of the largest absolute value of the model's output."""
 
-    def problem(self, min_agreement: float, max_drop: float) -> str:
-        """Why the exported file is no good, as a part of a sentence; empty if it is good."""
+    def problem(self, min_agreement: float, max_drop: float, max_difference: float) -> str:
+        """Why the exported file is no good, as a part of a sentence; empty if it is good.
+
+        Raw outputs are judged, by `max_difference`, only where there are no predictions.
+        """
+        if not self.predictions and not all(difference <= max_difference for difference in self.relative):
+            return (
+                f"neither finds anything in the images ({self.source}), and its raw outputs differ by up to "
+                f"{max(self.relative):.2%} of their values, by more than {max_difference:.2%}"
+            )
         if not self.agreement >= min_agreement:
             return (
                 f"{self.agreement:.2%} of its predictions agree with those of the model, and {min_agreement:.2%} must"
@@ -127,10 +143,13 @@ def compare(task: Task, exported: Task, images: Examples) -> Certificate:
     for image in images.drawn:
         both(image)
     total = sum(count for _, count in counts)
+    differences, relative = _differences(task, exported, images)
     return Certificate(
         images=len(counts),
         source=images.source,
-        differences=_differences(task, exported, images),
+        differences=differences,
+        relative=relative,
+        predictions=total,
         agreement=sum(same for same, _ in counts) / total if total else 1.0,
         metrics={name: (value, other_metrics[name]) for name, value in metrics.items() if name in other_metrics},
     )
@@ -155,10 +174,11 @@ def prepared(task: Task, image: Tensor, region: Region | None) -> tuple[Tensor, 
     return pad_batch([prepare(image, task.preprocess, frame.region)], task.preprocess), [frame]
 
 
-def _differences(task: Task, exported: Task, images: Examples) -> tuple[float, ...]:
-    """Of the raw outputs for an image and for a part of it, which may be another input size."""
+def _differences(task: Task, exported: Task, images: Examples) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of the raw outputs for an image and for a part of it, which may be another input size; then as shares of the
+    largest absolute values."""
     image, region = _first(task, images)
-    largest: list[float] = []
+    largest, relative = [0.0], [0.0]
     for pixels in (image, image[:, : max(1, image.shape[1] // 2)]):
         batch, frames = prepared(task, pixels, region)
         if task.takes_batches:  # of several, too
@@ -168,8 +188,16 @@ def _differences(task: Task, exported: Task, images: Examples) -> tuple[float, .
         if [x.shape for x in one] != [y.shape for y in other]:
             raise VertebraError("the exported program returns tensors of other shapes than the model.")
         apart = [float((x.float() - y.float()).abs().max()) if x.numel() else 0.0 for x, y in zip(one, other)]
-        largest = [max(pair) for pair in zip(largest or apart, apart, strict=True)]
-    return tuple(largest)
+        values = [float(x.float().abs().max()) if x.numel() else 0.0 for x in one]
+        shares = [0.0 if a == 0 else a / max(value, 1e-6) for a, value in zip(apart, values, strict=True)]
+        largest = [_larger(pair) for pair in itertools.zip_longest(largest, apart, fillvalue=0.0)]
+        relative = [_larger(pair) for pair in itertools.zip_longest(relative, shares, fillvalue=0.0)]
+    return tuple(largest), tuple(relative)
+
+
+def _larger(pair: tuple[float, float]) -> float:
+    """NaN if one is."""
+    return float(np.maximum(*pair))
 
 
 def _first(task: Task, images: Examples) -> tuple[Tensor, Region | None]:
