@@ -341,7 +341,7 @@ def test_label_files(make_detector, scenes, run_vertebra, tmp_path, kind, expect
     write_video(scenes / "c.mp4", count=2)
     words = ["predict", tmp_path / "detector", scenes, "--format=yolo"]
     printed = run_vertebra(*words, f"--save={tmp_path / 'out'}")
-    assert printed.splitlines()[-1] == f"3 images, 1 video, labels/ and data.yaml in {tmp_path / 'out'}"
+    assert printed.splitlines()[-1] == f"3 images, 1 video, images/, labels/ and data.yaml in {tmp_path / 'out'}"
     labels = tmp_path / "out" / "labels"
     assert sorted(path.stem for path in labels.iterdir()) == ["a", "a-2", "b", "c_0", "c_1"]
     (row,) = yolo_rows(labels / "a-2.txt")

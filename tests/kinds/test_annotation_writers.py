@@ -17,7 +17,7 @@ from vertebra.kinds.cvat_writer import run_lengths
 from vertebra.kinds.writers import WriterOptions, formats
 from vertebra.structures import KeypointSchema, Prediction
 
-FORMATS = ("cvat", "labelme", "voc")
+FORMATS = ("cvat", "labelme", "voc", "yolo")
 
 
 @pytest.fixture
@@ -56,6 +56,7 @@ def pairs(predictor, catalogue):
         *(("masks", form) for form in FORMATS),
         ("keypoints", "labelme"),
         ("keypoints", "voc"),
+        ("keypoints", "yolo"),
     ],
 )
 def test_what_was_predicted_is_read(make_detector, scenes, tmp_path, capsys, kind, form):
@@ -221,7 +222,7 @@ def test_tags_are_written(scenes, tmp_path, form):
         assert (content["flags"], content["shapes"]) == ({"a": True, "b": False, "c": True}, [])
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "yolo"])
 def test_label_maps_are_read(scenes, tmp_path, form):
     labels = torch.zeros(64, 96, dtype=torch.uint8)
     labels[10:30, 20:50] = 1

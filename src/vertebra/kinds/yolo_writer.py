@@ -1,4 +1,4 @@
-"""Detections as YOLO's label files: a text file per image or frame, a line per object."""
+"""Detections as a dataset of YOLO: a text file per image or frame, a line per object, and the images."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ import yaml
 from vertebra.data import segments
 from vertebra.errors import escaped
 from vertebra.files import replacing
-from vertebra.kinds.writers import LABELLED, WriterOptions, open_text, stem_of
+from vertebra.kinds.writers import LABELLED, WriterOptions, open_text, save_original
 from vertebra.structures import Prediction
 
 CONTENTS = frozenset({"objects"})
 
 
 class YoloWriter:
-    """labels/NAME.txt for each image, NAME being that of its drawing, and data.yaml with the classes.
+    """labels/NAME.txt and images/NAME.* for each image, NAME being that of its drawing, and data.yaml with the classes,
+    in which they are training images.
 
     A line holds the class, then x, y, width, height of the box, or the polygon of the mask, in shares of the image;
     behind a box its keypoints with their visibility, 2 or 0. The score ends the line if it is asked for.
     """
 
-    files: tuple[str, ...] = ("labels/", "data.yaml")
+    files: tuple[str, ...] = ("images/", "labels/", "data.yaml")
 
     def __init__(self, folder: Path, options: WriterOptions) -> None:
         self.folder, self.options = folder, options
@@ -36,7 +37,8 @@ class YoloWriter:
         with ExitStack() as stack:
             file = open_text(stack, self.folder / "data.yaml")
             self._close = stack.pop_all()
-        content: dict[str, Any] = {"names": {i: escaped(name) for i, name in enumerate(self.options.classes)}}
+        names = {i: escaped(name) for i, name in enumerate(self.options.classes)}
+        content: dict[str, Any] = {"train": "images", "names": names}
         if self.options.keypoints:
             content["kpt_shape"] = [len(self.options.keypoints.names), 3]
         yaml.safe_dump(content, file, sort_keys=False, allow_unicode=True)
@@ -44,7 +46,8 @@ class YoloWriter:
 
     def add(self, prediction: Prediction, number: int, drawn: str) -> None:
         """As of any Writer; the frames of a video have their number in the name."""
-        path = self.folder / "labels" / f"{stem_of(prediction, drawn)}.txt"
+        name = save_original(prediction, drawn, self.folder / "images", self.options)
+        path = self.folder / "labels" / f"{Path(name).stem}.txt"
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines(prediction, scores=self.options.scores)))
