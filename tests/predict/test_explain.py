@@ -525,3 +525,19 @@ def test_the_report_shows_the_worst_beside_their_explanations(dla, tmp_path, cap
     assert main(words) == 2
     assert "--explain is for the report" in capsys.readouterr().err
     assert main([words[0], str(tmp_path / "model.onnx"), *words[2:], f"--save={tmp_path / 'out'}"]) == 2
+
+
+def test_an_exported_file_has_no_gradients():
+    with pytest.raises(VertebraError, match=r"model\.onnx is exported, without gradients: give the checkpoint"):
+        Explainer("model.onnx")
+
+
+@pytest.mark.parametrize("name", techniques())
+def test_techniques_say_whether_they_apply(dla, vit, images, name):
+    for task in (dla, vit):
+        technique = techniques()[name]
+        if technique.applies(task):
+            assert technique.explain(task, images, logit(task)).shape == (2, 64, 64)
+        else:
+            with pytest.raises(VertebraError, match="no attention maps"):
+                technique.explain(task, images, logit(task))

@@ -172,7 +172,13 @@ def test_explanations(client, models, photo):
     assert np.array_equal(np.asarray(image), np.asarray(dog.plot()))
     assert client.post("/models/label_map/explain?x=3&y=4", content=photo).status_code == 200
     abouts = {about["name"]: about for about in client.get("/models").json()}
-    assert (abouts["category"]["explains"], abouts["boxes"]["explains"]) == (True, False)
+    assert list(abouts["category"]["techniques"]) == ["grad_cam", "grad_cam_plus_plus", "occlusion"]
+    assert abouts["boxes"]["techniques"] == {}
+    occluded = client.post("/models/category/explain?label=dog&technique=occlusion", content=photo)
+    (dog,) = vertebra.explain(
+        models["category"].checkpoint, Image.open(io.BytesIO(photo)), classes=["dog"], techniques=["occlusion"]
+    )
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(occluded.content))), np.asarray(dog.plot()))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +186,12 @@ def test_explanations(client, models, photo):
     [
         ("category/explain?label=dogs", 400, "has no class 'dogs'"),
         ("category/explain?x=3&y=4", 400, "point"),
+        (
+            "category/explain?technique=lime",
+            400,
+            "technique is 'lime'; there are grad_cam, grad_cam_plus_plus, occlusion",
+        ),
+        ("category/explain?technique=last_attention", 400, "technique is 'last_attention'; there are grad_cam"),
         ("label_map/explain?x=3", 422, "x and y belong together"),
         ("label_map/explain?x=300&y=3", 400, "the image has 60 x 50 pixels"),
         ("boxes/explain", 400, "cannot be explained"),

@@ -118,7 +118,11 @@ def test_an_image_is_shown_with_its_prediction(page, tmp_path, models):
     before = page.execute_script(PIXEL, 50, 10, 60)
     page.find_element("css selector", "#list button").click()
     until(lambda: element(page, "status").text.startswith(f"Grad-CAM of {best['class']}"))
-    assert page.execute_script(PIXEL, 50, 10, 60) != before
+    by_gradients = page.execute_script(PIXEL, 50, 10, 60)
+    assert by_gradients != before
+    page.find_element("xpath", "//option[text()='occlusion']").click()
+    until(lambda: element(page, "status").text.startswith(f"occlusion of {best['class']}"))
+    assert page.execute_script(PIXEL, 50, 10, 60) not in (before, by_gradients)
     page.find_element("css selector", "#list button").click()
     until(lambda: page.execute_script(PIXEL, 50, 10, 60) == before)
     assert not element(page, "slider").is_displayed()

@@ -41,6 +41,7 @@ Threshold = Annotated[float | None, fastapi.Query(ge=0, le=1, description=openap
 Top = Annotated[int | None, fastapi.Query(ge=1, le=MAX_TOP, description=openapi.TOP)]
 Label = Annotated[str | None, fastapi.Query(max_length=500, description=openapi.LABEL)]
 Coordinate = Annotated[int | None, fastapi.Query(ge=0, description=openapi.POINT)]
+Technique = Annotated[str | None, fastapi.Query(max_length=100, description=openapi.TECHNIQUE)]
 Form = Annotated[Literal["json", "image"], fastapi.Query(description=openapi.FORMAT)]
 
 
@@ -105,11 +106,17 @@ def create_app(models: Mapping[str, Predictor], limits: Limits | None = None, *,
 
     @api.post("/models/{name}/explain", summary="Explain an answer of a model.", **openapi.EXPLANATION)
     async def explain(
-        name: str, request: Request, label: Label = None, x: Coordinate = None, y: Coordinate = None
+        name: str,
+        request: Request,
+        label: Label = None,
+        x: Coordinate = None,
+        y: Coordinate = None,
+        technique: Technique = None,
     ) -> Response:
         if (x is None) != (y is None):
             raise HTTPException(422, "x and y belong together: give both of them, or none.")
-        return await service.answer(name, request, Question(label, None if x is None or y is None else (x, y)))
+        point = None if x is None or y is None else (x, y)
+        return await service.answer(name, request, Question(label, point, technique))
 
     @api.get("/models", summary="The models, their classes and thresholds.", tags=["about"])
     async def list_models() -> list[dict[str, Any]]:

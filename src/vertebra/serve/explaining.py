@@ -1,4 +1,4 @@
-"""Explanations of a served model: Grad-CAM of one answer, by the model as it was trained."""
+"""Explanations of a served model: of one answer by one technique, by the model as it was trained."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from vertebra.backbones import Backbone
-from vertebra.errors import VertebraError
+from vertebra.errors import VertebraError, one_of
 from vertebra.export import is_exported
 from vertebra.predict import Predictor
 
+DEFAULT = ("grad_cam",)
+"""Techniques that come first."""
 log = logging.getLogger("vertebra.serve")
 
 
@@ -23,38 +24,52 @@ class ModelExplainer:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
 
-    @property
-    def possible(self) -> bool:
-        """Whether the model has gradients, and feature maps for Grad-CAM."""
-        given = self.predictor
-        return not is_exported(given.checkpoint) and isinstance(getattr(given.task, "backbone", None), Backbone)
+    @cached_property
+    def titles(self) -> dict[str, str]:
+        """The techniques that can explain the model, by name the title; none of an exported file, which has no
+        gradients."""
+        from vertebra.predict.explain import techniques
+
+        if is_exported(self.predictor.checkpoint):
+            return {}
+        task = self.predictor.task
+        applying = {name: str(module.TITLE) for name, module in techniques().items() if module.applies(task)}
+        return {name: applying[name] for name in sorted(applying, key=lambda name: name not in DEFAULT)}
 
     @cached_property
-    def _explainer(self) -> Any:
+    def _task(self) -> Any:
         from vertebra.predict.explain import Explainer
 
         # The served model has no gradients: its weights are folded and laid out for prediction, or in another engine.
         try:
-            return Explainer(self.predictor.checkpoint, device=str(self.predictor.device))
+            return Explainer(self.predictor.checkpoint, device=str(self.predictor.device)).task
         except VertebraError as error:  # which has the path
             log.warning("a model cannot be loaded to be explained: %s", error)
             raise VertebraError("the model cannot be loaded to be explained.") from None
 
-    def explain(self, image: Tensor, label: str | None, point: tuple[int, int] | None) -> Image.Image:
+    def explain(
+        self, image: Tensor, label: str | None, point: tuple[int, int] | None, technique: str | None = None
+    ) -> Image.Image:
         """The image [C, H, W] uint8 under the colours of the map: RGB.
 
         Args:
             label: class of the answer; the top-scoring answer's if None.
             point: x, y of a pixel of the object or of the region; any if None.
+            technique: a name of `titles`; the first if None.
 
         Raises:
-            VertebraError: if the model has no gradients, no such class or no such answer.
+            VertebraError: if the model has no gradients, no such class or no such answer, or the technique does not
+                apply to it.
         """
-        if not self.possible:
+        from vertebra.predict.explain import Explainer
+
+        if not self.titles:
             raise VertebraError(
                 "this model cannot be explained: it was exported without gradients, or has no backbone."
             )
-        explained = self._explainer(image, classes=() if label is None else (label,), point=point)
+        technique = technique or next(iter(self.titles))
+        one_of("technique", technique, self.titles)
+        explained = Explainer(self._task, (technique,))(image, classes=() if label is None else (label,), point=point)
         if not explained:
             raise VertebraError("the model predicts nothing of that class at that place: there is nothing to explain.")
         return explained[0].plot()

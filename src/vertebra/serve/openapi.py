@@ -15,6 +15,7 @@ TOP = "Classes that are listed, the most likely first. Only for models that rank
 FORMAT = "`json` for the prediction, `image` for the image with the prediction drawn in."
 LABEL = "Class of the answer that is explained; default: that of the top-scoring answer."
 POINT = "A pixel of the object or the region that is explained, together with the other coordinate."
+TECHNIQUE = "How it is explained: a name in `techniques` of /models; default: the first of them."
 REASONS = {
     400: "The body is no image that can be read.",
     401: "The token is missing or wrong.",
@@ -135,7 +136,7 @@ EXPLANATION: dict[str, Any] = {
     "openapi_extra": {"requestBody": BODY},
     "responses": {
         200: {
-            "description": "The image under the colours of Grad-CAM: red pixels count most, dark blue ones do not.",
+            "description": "The image under the colours of its map: red pixels count most, dark blue ones do not.",
             "content": {"image/png": BINARY},
         },
         **errors(400, 404, 408, 413, 415, 422, 500, 503, 504),

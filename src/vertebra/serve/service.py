@@ -58,6 +58,8 @@ class Question:
     """Its class; the top-scoring answer's if None."""
     point: tuple[int, int] | None = None
     """x, y of a pixel of its object or region."""
+    technique: str | None = None
+    """How it is explained; as for ModelExplainer."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Service:
             "colours": [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours],
             "threshold": predictor.threshold if "threshold" in predictor.kind.options else None,
             "ranks_classes": "top" in predictor.kind.options,
-            "explains": self.explainers[name].possible,
+            "techniques": self.explainers[name].titles,
             "explains_points": "point" in predictor.kind.options,
             "keypoints": None if schema is None else {"names": schema.names, "skeleton": schema.skeleton},
         }
@@ -184,7 +186,7 @@ class Service:
         explain = self.explainers[name].explain
         self.explaining += 1
         future = asyncio.get_running_loop().run_in_executor(
-            self.explanations, explain, image, question.label, question.point
+            self.explanations, explain, image, question.label, question.point, question.technique
         )
         future.add_done_callback(self._explained)
         drawn = await asyncio.shield(future)

@@ -16,6 +16,7 @@ from torch import Tensor
 from vertebra import kinds
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError, in_range, nearest, one_of, shown
+from vertebra.export import is_exported
 from vertebra.files import replacing
 from vertebra.images import frame_of, pad_batch, placement, prepare, read_image
 from vertebra.kinds import Kind
@@ -72,6 +73,8 @@ class Explainer:
             raise VertebraError(
                 f"a {type(model).__name__} cannot be explained: give the path of its checkpoint, or a task's model."
             )
+        if is_exported(model):
+            raise VertebraError(f"{model} is exported, without gradients: give the checkpoint that it came from.")
         self.task = model if isinstance(model, Task) else checkpoint.load(model, device=device)[0]
         if self.kind.instead:
             raise VertebraError(f"a model for {self.task.task_name} {self.kind.instead}.")

@@ -18,6 +18,16 @@ Score = Callable[[Tensor], Tensor]
 """Normalised images [N, C, H, W] -> [N], with a gradient."""
 
 
+def has_maps(task: Task) -> bool:
+    """Whether a task has a backbone, whose feature maps Grad-CAM reads."""
+    return isinstance(getattr(task, "backbone", None), Backbone)
+
+
+def has_attention(task: Task) -> bool:
+    """Whether the attention of a task's backbone can be rolled out."""
+    return has_maps(task) and type(backbone_of(task)).rollout is not Backbone.rollout
+
+
 def backbone_of(task: Task) -> Backbone:
     """The task's backbone; VertebraError if it has none."""
     backbone = getattr(task, "backbone", None)

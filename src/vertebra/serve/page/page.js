@@ -1,7 +1,7 @@
 // Sends an image to the service, and draws what it answers.
 
 const ids = ["model", "about", "stage", "drop", "file", "canvas", "access", "token", "status", "slider", "threshold",
-  "value", "list", "download"];
+  "value", "list", "download", "techniques", "technique"];
 const at = Object.fromEntries(ids.map((id) => [id, document.getElementById(id)]));
 const LEAST = 0.05; // lowest threshold of the slider: the service is asked once, and the slider hides
 const KEYPOINT = 0.5; // least score of a keypoint that is drawn
@@ -41,7 +41,8 @@ async function start() {
 }
 
 function choose() {
-  const { predicts, classes, threshold } = model();
+  const { predicts, classes, threshold, techniques } = model();
+  at.technique.replaceChildren(...Object.entries(techniques).map(([name, title]) => new Option(title, name)));
   at.about.textContent = `predicts ${predicts}, ${classes.length} class${classes.length === 1 ? "" : "es"}`;
   at.slider.hidden = threshold === null;
   at.threshold.min = Math.min(LEAST, threshold ?? LEAST);
@@ -56,7 +57,7 @@ async function open(file) {
   await predict();
 }
 
-// The image under the colours of Grad-CAM; once more, the prediction again.
+// The image under the colours of an explanation; once more, the prediction again.
 async function explain(key, label, box) {
   if (explained?.key === key) {
     explained = null;
@@ -66,7 +67,7 @@ async function explain(key, label, box) {
   const current = ++latest;
   say(`Explaining ${label} …`);
   try {
-    const query = new URLSearchParams({ label });
+    const query = new URLSearchParams({ label, technique: at.technique.value });
     if (box && model().explains_points) {
       const [height, width] = answer.size, inside = (value, side) => Math.min(Math.max(0, Math.floor(value)), side - 1);
       query.set("x", inside((box[0] + box[2]) / 2, width));
@@ -74,8 +75,8 @@ async function explain(key, label, box) {
     }
     const drawn = await send("explain", query);
     if (current !== latest) return;
-    explained = { key, drawn };
-    say(`Grad-CAM of ${label}: red pixels count most.`);
+    explained = { key, label, box, drawn };
+    say(`${at.technique.selectedOptions[0].text} of ${label}: red pixels count most.`);
   } catch (error) {
     if (current !== latest) return;
     explained = null;
@@ -224,7 +225,7 @@ function row(name, text, colour, share, object) {
     parts[3].value = share;
     parts[3].setAttribute("aria-label", `${name} ${text}`);
   }
-  if (object && model().explains) {
+  if (object && at.technique.length) {
     const button = document.createElement("button"), key = `${object.index ?? name}`;
     button.className = "explain"; // its text is in the style sheet, so that the row says the prediction alone
     button.setAttribute("aria-label", `Explain ${name} ${text}`);
@@ -258,6 +259,7 @@ function show() {
   at.drop.classList.toggle("small", Boolean(image));
   at.canvas.hidden = !image;
   at.download.hidden = !answer;
+  at.techniques.hidden = at.technique.length < 2 || !answer;
   at.list.replaceChildren(...rows());
   if (!image) return;
   draw();
@@ -277,6 +279,12 @@ function save() {
 
 at.model.addEventListener("change", choose);
 at.threshold.addEventListener("input", show);
+at.technique.addEventListener("change", () => {
+  if (!explained) return;
+  const { key, label, box } = explained;
+  explained = null;
+  explain(key, label, box);
+});
 at.file.addEventListener("change", () => open(at.file.files[0]));
 at.download.addEventListener("click", save);
 at.access.addEventListener("submit", (event) => {

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vertebra.predict.explain.features import Score, backbone_of, feature_gradients, to_pixels
+from vertebra.predict.explain.features import Score, backbone_of, feature_gradients, has_maps, to_pixels
 from vertebra.tasks import Task
 
 TITLE = "Grad-CAM"
+applies = has_maps
 
 
 def explain(task: Task, images: Tensor, score: Score, *, level: int | None = None) -> Tensor:

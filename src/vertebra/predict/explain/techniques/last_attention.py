@@ -9,10 +9,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from vertebra import attention
-from vertebra.predict.explain.features import Score, backbone_of, to_pixels
+from vertebra.predict.explain.features import Score, backbone_of, has_attention, to_pixels
 from vertebra.tasks import Task
 
 TITLE = "last attention"
+applies = has_attention
 
 
 def explain(task: Task, images: Tensor, score: Score) -> Tensor:

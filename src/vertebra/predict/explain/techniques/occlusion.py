@@ -21,6 +21,11 @@ BATCH_SIZE = 16
 """Images per forward pass."""
 
 
+def applies(task: Task) -> bool:
+    """Whether the task says how sure it is of an answer."""
+    return type(task).answer_score is not Task.answer_score
+
+
 def explain(task: Task, images: Tensor, score: Score, *, window: int | None = None) -> Tensor:
     """As `techniques` says; `window` is the side of a square in input pixels.
 
