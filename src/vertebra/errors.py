@@ -46,7 +46,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     signs = ("out of memory", "allocate memory", "not enough memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in signs)
+    of_an_engine = type(error).__module__.startswith(("onnxruntime", "openvino"))  # whose errors have no base but this
+    return (isinstance(error, RuntimeError | OSError) or of_an_engine) and any(sign in str(error) for sign in signs)
 
 
 def nearest(name: str, choices: Iterable[str], cutoff: float = 0.55) -> str:

@@ -14,8 +14,9 @@ import vertebra
 from vertebra import kinds, tasks
 from vertebra.cli import main
 from vertebra.engine import checkpoint
-from vertebra.errors import VertebraError
-from vertebra.export import certificate
+from vertebra.errors import VertebraError, is_out_of_memory
+from vertebra.export import certificate, load
+from vertebra.export.loading import engine_outputs
 from vertebra.structures import KeypointSchema, Preprocess
 
 onnx = pytest.importorskip("onnx")
@@ -305,3 +306,27 @@ def test_objects(make_detector, tmp_path, few_images):
         assert len(one) >= 2
         assert torch.equal(one.boxes, other.boxes)
         assert kinds.find("masks").agreement(one, other) == (2 * len(one), 2 * len(one))
+
+
+def test_errors_of_engines(folder, monkeypatch):
+    """Out of memory is told from a wrong image; no error has the file's folder, because a service answers with it."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import RuntimeException
+
+    task, _ = load(folder / "best.onnx")
+    image = torch.zeros(1, 3, 64, 64)
+
+    def fails(sentence):
+        def run(inputs):
+            raise RuntimeException(sentence)
+
+        return engine_outputs(task, run, "best.onnx", None)
+
+    with pytest.raises(RuntimeException) as error:
+        fails("Failed to allocate memory for requested buffer of size 8")(image)
+    assert is_out_of_memory(error.value)
+    with pytest.raises(VertebraError, match=r"^best\.onnx fails on images of 1 x 3 x 64 x 64: Invalid rank"):
+        fails("Invalid rank")(image)
+    names = []
+    monkeypatch.setattr("vertebra.export.loading.install", lambda task, run, name, size: names.append(name))
+    load(folder / "best.onnx")
+    assert names == ["best.onnx"]

@@ -529,7 +529,7 @@ def test_the_report_shows_the_worst_beside_their_explanations(dla, tmp_path, cap
 
 def test_an_exported_file_has_no_gradients():
     with pytest.raises(VertebraError, match=r"model\.onnx is exported, without gradients: give the checkpoint"):
-        Explainer("model.onnx")
+        vertebra.explain("model.onnx", "photo.jpg")
 
 
 @pytest.mark.parametrize("name", techniques())

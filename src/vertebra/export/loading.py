@@ -73,7 +73,7 @@ def opened(name: str, path: Path) -> tuple[Task, dict[str, Any]]:
         run = file.compile(exported["precision"])
     except Exception as error:
         raise VertebraError(f"{path} cannot be run by {name}: {first_line(error)}") from error
-    install(task, run, str(path), tuple(size) if size else None)
+    install(task, run, path.name, tuple(size) if size else None)  # a service answers with it: without its folder
     return task, about
 
 
