@@ -81,3 +81,12 @@ def test_a_decoder_step_is_the_last_row(build):
     torch.manual_seed(0)
     attention, x = MultiHeadAttention(8, 2, Attention(build(), causal=True)), torch.randn(1, 6, 8)
     torch.testing.assert_close(attention(x[:, -1:], x, x), attention(x, x, x)[:, -1:])
+
+
+def test_what_biases_are_not_for():
+    bias = RelativeBias((6,), 2)
+    with pytest.raises(VertebraError, match="there are 5 queries and 4 keys; each query has the place of a key"):
+        bias(torch.zeros(2, 5, 3), torch.zeros(2, 4, 3))
+    for shape in ((5, 3), (3, 5, 3)):
+        with pytest.raises(VertebraError, match=r"the query is \[.*5, 3\], and biases are for \[..., 2 heads, Q, D\]"):
+            bias(torch.zeros(shape), torch.zeros(shape))

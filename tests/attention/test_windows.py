@@ -173,3 +173,24 @@ def test_masks_are_of_keys(mechanism):
 def test_the_radius_is_not_negative():
     with pytest.raises(VertebraError, match="radius is -1; it must be 0 or more"):
         SlidingAttention(-1)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("length", [12, 10])
+def test_biases_by_head_inside_heads_and_around_them(length, masked, shifted):
+    """Windows in heads are heads in windows, also where there are as many windows as heads."""
+    torch.manual_seed(0)
+    bias = RelativeBias((4,), 3)
+    around = Windowed((4,), MultiHeadAttention(12, 3, Attention(bias)), shifted)
+    inside = MultiHeadAttention(12, 3, Windowed((4,), Attention(bias), shifted))
+    for name in ("query", "key", "value", "project"):
+        getattr(inside, name).load_state_dict(getattr(around.attention, name).state_dict())
+    x = torch.randn(2, length, 12)
+    mask = torch.rand(2, 1, length) > 0.3 if masked else None
+    if masked:
+        mask[:, :, ::3] = True
+    torch.testing.assert_close(inside(x, x, x, mask), around(x, x, x, mask))
+    one, other = inside.weights(x, x, mask), around.weights(x, x, mask)  # [B, heads, windows, ...] and the reverse
+    if length % 4 == 0:  # else the rows of padding, which nobody reads, differ
+        torch.testing.assert_close(one, other.transpose(1, 2))

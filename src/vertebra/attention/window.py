@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vertebra.attention.attention import Attention
 from vertebra.attention.multi_head import check_heads, join_heads, split_qkv
-from vertebra.attention.positions.relative_bias import bias_table, relative_bias, relative_index
+from vertebra.attention.positions.relative_bias import RelativeBias, bias_table, relative_bias, relative_index
 from vertebra.errors import VertebraError
 
 
@@ -79,7 +79,8 @@ class Windowed(nn.Module):
 
     Query, key and value have one size, (N,) for windows of one side, or (H, W) for windows of two; any is allowed,
     padding is masked. `mask` is bool, broadcastable to [..., 1, *size], True = the key may be attended by every query
-    of its window; a query without any True has an output of 0, as far as the mechanism does so.
+    of its window; a query without any True has an output of 0, as far as the mechanism does so. With RelativeBias, the
+    last leading dimension is that of the heads.
 
     Source: arXiv:2103.14030, section 3.2.
     """
@@ -93,18 +94,30 @@ class Windowed(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
         size, shift = self._size(query)
-        windows = [to_windows(x, self.window, shift) for x in (query, key, value)]
+        windows = [self._split(x, shift) for x in (query, key, value)]
         y = self.attention(*windows, self._mask(size, shift, query, mask))
-        return from_windows(y, self.window, shift, size)
+        return from_windows(self._swapped(y), self.window, shift, size)
 
     def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
         """Those of the mechanism in each window, as it has them: [..., windows, area, area], cells row-major."""
         size, shift = self._size(query)
-        windows = [to_windows(x, self.window, shift) for x in (query, key)]
+        windows = [self._split(x, shift) for x in (query, key)]
         weights: Tensor = self.attention.weights(  # type: ignore[operator]
             *windows, self._mask(size, shift, query, mask)
         )
-        return weights
+        return self._swapped(weights)
+
+    def _split(self, x: Tensor, shift: Sequence[int]) -> Tensor:
+        """[..., *size, C] -> [..., windows, area, C], or [..., windows, heads, area, C] where biases are by head."""
+        return self._swapped(to_windows(x, self.window, shift))
+
+    def _swapped(self, x: Tensor) -> Tensor:
+        """Heads and windows in the other order, where biases are by head."""
+        return x.transpose(-4, -3) if self._biased and x.ndim > 3 else x
+
+    @property
+    def _biased(self) -> bool:
+        return isinstance(getattr(self.attention, "score", None), RelativeBias)
 
     def _size(self, x: Tensor) -> tuple[tuple[int, ...], list[int]]:
         """Size of the sequence or map, and the shift along each axis."""
@@ -122,7 +135,10 @@ class Windowed(nn.Module):
                 f"the mask has the shape {list(keys.shape)}; windows take one of keys, {['...', 1, *size]}."
             )
         keys = to_windows(keys.squeeze(-1 - len(size))[..., None], self.window, shift)  # [..., windows, area, 1]
-        return keys.transpose(-2, -1) & window_mask(size, self.window, shift, like.device)
+        allowed = keys.transpose(-2, -1) & window_mask(size, self.window, shift, like.device)
+        if self._biased and like.ndim > len(size) + 1:  # with heads, which it is the same for
+            return self._swapped(allowed) if allowed.ndim > 3 else allowed[:, None]
+        return allowed
 
 
 def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:

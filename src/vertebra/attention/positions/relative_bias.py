@@ -30,7 +30,7 @@ class RelativeBias(ScaledDot):
     """The scaled dot product with a bias: [..., heads, Q, D] and [..., heads, K, D] -> [..., heads, Q, K].
 
     Positions are row-major. Keys are at the first K of them, and the queries are the last Q of the keys. More keys than
-    positions raise VertebraError.
+    positions, more queries than keys, and another number of heads raise VertebraError.
 
     Source: arXiv:2103.14030, equation 4.
     """
@@ -45,11 +45,16 @@ class RelativeBias(ScaledDot):
         self.register_buffer("index", relative_index(size), persistent=False)
 
     def factors(self, query: Tensor, key: Tensor) -> Factors:
-        keys, positions = key.shape[-2], math.prod(self.size)
+        queries, keys, positions = query.shape[-2], key.shape[-2], math.prod(self.size)
         if keys > positions:
             raise VertebraError(f"there are {keys} keys, and biases for the first {positions} positions only.")
+        if queries > keys:
+            raise VertebraError(f"there are {queries} queries and {keys} keys; each query has the place of a key.")
+        heads = self.bias_table.shape[1]
+        if heads > 1 and (query.ndim < 3 or query.shape[-3] != heads):
+            raise VertebraError(f"the query is {list(query.shape)}, and biases are for [..., {heads} heads, Q, D].")
         bias = relative_bias(self.bias_table, self.index)
-        return Factors(query, key, None, bias[:, keys - query.shape[-2] : keys, :keys].to(query.dtype))
+        return Factors(query, key, None, bias[:, keys - queries : keys, :keys].to(query.dtype))
 
 
 def bias_table(size: Sequence[int], heads: int) -> nn.Parameter:
