@@ -300,7 +300,10 @@ class LogitDistiller(nn.Module):
         value = self.compare(mine.float(), theirs, weights=weights)
         if not self.labels:
             return {"distillation": value}
-        return {name: (1 - self.weight) * term for name, term in terms.items()} | {"distillation": self.weight * value}
+        # A detector's classes are learned of both, its boxes of the labels alone.
+        shared = {"classification"} if "classification" in terms else terms.keys()
+        labels = {name: (1 - self.weight) * term if name in shared else term for name, term in terms.items()}
+        return labels | {"distillation": self.weight * value}
 
 
 class FeatureDistiller(nn.Module):
