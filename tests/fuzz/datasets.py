@@ -296,6 +296,22 @@ def write_webdataset(folder: Path) -> None:
     (folder / "cls").unlink()
 
 
+def write_webdataset_maps(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "train-000.tar", "w") as archive:
+        for number, name in enumerate(NAMES):
+            write_image(folder / name, number)
+            with Image.open(folder / name) as image:
+                labels = np.zeros((image.height, image.width), np.uint8)
+            labels[:, : 1 + number] = 1
+            Image.fromarray(labels).save(folder / "map.png")
+            archive.add(folder / name, name)
+            archive.add(folder / "map.png", f"{Path(name).stem}.seg.png")
+            (folder / name).unlink()
+    (folder / "map.png").unlink()
+    write_json(folder / "classes.json", list(CLASSES))
+
+
 def write_hugging_face_tables(folder: Path) -> None:
     write_images(folder)
     images = [{"bytes": (folder / name).read_bytes(), "path": name} for name in NAMES]
@@ -451,6 +467,7 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "label_studio": write_label_studio,
     "hugging_face": write_hugging_face,
     "webdataset": write_webdataset,
+    "webdataset_maps": write_webdataset_maps,
     "hugging_face_tables": write_hugging_face_tables,
     "datumaro": write_datumaro,
     "deeplabcut": write_deeplabcut,

@@ -397,7 +397,8 @@ def class_list(folder: Path) -> tuple[str, ...]:
     if not path.is_file():
         return ()
     names = read_json(path)
-    names = names.get("classes", names) if isinstance(names, dict) else names
+    if isinstance(names, dict):  # "names" as the classes of label maps have it
+        names = next((names[key] for key in ("classes", "names") if key in names), names)
     if isinstance(names, dict):  # of numbers to names
         missing = [i for i in range(len(names)) if str(i) not in names]
         if missing:

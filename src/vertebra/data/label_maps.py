@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vertebra.errors import VertebraError
-from vertebra.images import decode, open_image
+from vertebra.images import StoredImage, decode, open_image
 from vertebra.structures import IGNORED, Target
 
 MAX_CLASSES = 255
@@ -62,9 +62,9 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """The file of an image's label map."""
+    """The file of an image's label map, or its place in a larger file."""
 
-    path: Path
+    path: Path | StoredImage
     table: LabelTable
 
     def load(self, size: tuple[int, int]) -> Tensor:

@@ -23,7 +23,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -278,19 +278,28 @@ def _images(folder: Path, *, deep: bool = False) -> list[Path]:
 def _table(path: Path, pairs: dict[str, list[Pair]], notes: list[str]) -> LabelTable:
     maps = [label_map for files in pairs.values() for _, label_map in files]
     folders = [path, *dict.fromkeys(image.parent for files in pairs.values() for image, _ in files[:1])]
-    for name in TABLES:
-        for folder in folders:
-            if (folder / name).is_file():
-                return _READERS[name](folder / name)
+    if (named := table_in(folders, TABLES)) is not None:
+        return named
     if any(map_.stem.endswith("labelTrainIds") for map_ in maps[:1]):
         values = {i: i for i in range(len(CITYSCAPES))} | {IGNORED: IGNORED}
         return LabelTable(CITYSCAPES, values)
     if any(map_.stem.endswith("labelIds") for map_ in maps[:1]):
         values = dict.fromkeys(range(256), IGNORED) | {v: i for i, v in enumerate(CITYSCAPES_IDS)}
         return LabelTable(CITYSCAPES, values)
-    if (path / "classes.txt").is_file():
-        return _names(path / "classes.txt")
-    return _unnamed(path, maps, notes)
+    return table_in([path], ("classes.txt",)) or _unnamed(path, maps, notes)
+
+
+def table_in(folders: Sequence[Path], names: Sequence[str] = (*TABLES, "classes.txt")) -> LabelTable | None:
+    """The classes that the first file of these names says that is in one of the folders; None without.
+
+    Raises:
+        VertebraError: if it is damaged.
+    """
+    for name in names:
+        for folder in folders:
+            if (folder / name).is_file():
+                return _READERS[name](folder / name)
+    return None
 
 
 def _unnamed(path: Path, maps: list[Path], notes: list[str]) -> LabelTable:
@@ -469,4 +478,5 @@ _READERS = {
     "class_dict.csv": _of_class_dict,
     "label_colors.txt": _of_label_colours,
     "objectInfo150.txt": _of_ade,
+    "classes.txt": _names,
 }

@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -35,6 +35,8 @@ FIELDS = frozenset({"label", "tags", "boxes", "labels", "masks", "keypoints", "c
 TITLE = "tar shards (WebDataset)"
 SUFFIX = ".tar"
 ANNOTATIONS = ("cls", "json", "txt")
+MAPS = ("seg.png", "mask.png", "label.png", "labels.png")
+"""Suffixes of the label map of an image, which `webdataset_maps` reads."""
 MAX_SHARDS = 100_000
 MAX_MEMBERS = 5_000_000
 """Of a shard."""
@@ -56,15 +58,17 @@ EXAMINED = 64
 """Members of a shard by which it is recognised."""
 BLOCK = 512
 """Bytes of the units of which a tar consists."""
-VERSION = 1
+VERSION = 2
 """Of the kept index."""
 
 
 def recognise(path: Path) -> bool:
     """Whether it is a shard, a pattern of shards in braces, or a folder of shards, or has one for each split."""
-    if _is_pattern(path):
+    try:
+        members = shards_of(path)
+    except VertebraError:  # of a pattern, which `read` says
         return True
-    return bool(shards := _in_folders(path)) and _is_shard(next(iter(shards.values()))[0])
+    return bool(members) and holds(members[0][1], ANNOTATIONS)
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
@@ -76,28 +80,15 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
         VertebraError: if a shard is missing, is no tar, or is compressed.
     """
     export = Export(path, "webdataset", options)
-    shards = _expanded(path) if _is_pattern(path) else _in_folders(path)
-    members = [(split, file) for split, files in shards.items() for file in files]
+    members = shards_of(path)
     names = class_list(members[0][1].parent) or (class_list(path) if path.is_dir() else ())
-    unsaved = 0
-    for split, file in track(members, "reading the headers of the shards", len(members)):
-        index = _kept(file)
-        if index is None:
-            index = _indexed(file)
-            try:
-                _keep(file, index)
-            except VertebraError:
-                unsaved += 1
+    for split, file, index in indexes(members, export.notes):
         export.problems += [f"{file}: {escaped(sentence)}" for sentence in index.problems]
         for name, offset, size, texts in index.images:
             entry = ExportedImage(f"{file}, {escaped(name)}", ImageSlice(name, file, offset, size))
             with export.skipping(entry.where):
                 fill(entry, _row(texts, options.fields == frozenset({"text"})), export, names, names)
                 export.add(split, entry)
-    if unsaved:
-        export.notes.append(
-            f"the index of {unsaved} shards could not be kept beside them: their headers are read each time"
-        )
     return export.catalogue(names, labels=names or in_numeric_order(export))
 
 
@@ -130,6 +121,36 @@ def _class(text: str) -> int | str:
 
 
 # -- the shards of a path
+
+
+def shards_of(path: Path) -> list[tuple[str, Path]]:
+    """The split and the file of every shard.
+
+    Raises:
+        VertebraError: if one of a pattern is missing.
+    """
+    shards = _expanded(path) if _is_pattern(path) else _in_folders(path)
+    return [(split, file) for split, files in shards.items() for file in files]
+
+
+def indexes(members: Sequence[tuple[str, Path]], notes: list[str]) -> Iterator[tuple[str, Path, Index]]:
+    """The shards, each with what its headers say, which is kept beside it; `notes` says where it could not be.
+
+    Raises:
+        VertebraError: if a shard is no tar, or is compressed.
+    """
+    unsaved = 0
+    for split, file in track(members, "reading the headers of the shards", len(members)):
+        index = _kept(file)
+        if index is None:
+            index = _indexed(file)
+            try:
+                _keep(file, index)
+            except VertebraError:
+                unsaved += 1
+        yield split, file, index
+    if unsaved:
+        notes.append(f"the index of {unsaved} shards could not be kept beside them: their headers are read each time")
 
 
 def _is_pattern(path: Path) -> bool:
@@ -182,25 +203,27 @@ def _by_split(files: list[Path]) -> dict[str, list[Path]]:
     return splits
 
 
-def _is_shard(file: Path) -> bool:
-    """Whether among the first members of a tar are an image and an annotation of one key."""
+def holds(file: Path, annotations: Collection[str]) -> bool:
+    """Whether among the first members of a tar are an image and one of the annotations of its key."""
     suffixes: dict[str, set[str]] = {}
     with contextlib.suppress(OSError, tarfile.TarError, RecursionError, ValueError), file.open("rb") as stream:
         for member in itertools.islice(_members(stream, []), EXAMINED):
             key, suffix = _key(member.name)
             suffixes.setdefault(key, set()).add(suffix)
-    return any(any(map(_is_image, ends)) and ends & set(ANNOTATIONS) for ends in suffixes.values())
+    return any(any(map(_is_image, ends)) and ends & set(annotations) for ends in suffixes.values())
 
 
 # -- the index of a shard
 
 
 @dataclass
-class _Index:
+class Index:
     """What the headers of a shard say."""
 
     images: list[tuple[str, int, int, dict[str, str]]] = field(default_factory=list)
     """Name, offset, size in bytes, and annotations by suffix."""
+    maps: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    """Name, offset and size of the label map of an image, by the name of the image."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -273,15 +296,16 @@ def _is_image(suffix: str) -> bool:
     return f".{suffix}" in SUFFIXES
 
 
-def _indexed(file: Path) -> _Index:
+def _indexed(file: Path) -> Index:
     """Reads the headers and annotations of a shard.
 
     Raises:
         VertebraError: if it cannot be read, is no tar, or is compressed.
     """
-    index = _Index()
+    index = Index()
     images: dict[str, tuple[str, int, int]] = {}
     annotations: dict[str, dict[str, str]] = {}
+    maps: dict[str, tuple[str, int, int]] = {}
     try:
         with file.open("rb") as stream:
             for member in _members(stream, index.problems):
@@ -289,6 +313,8 @@ def _indexed(file: Path) -> _Index:
                 place = (member.name, member.offset_data, member.size)
                 if _is_image(suffix) and images.setdefault(key, place) != place:
                     index.problems.append(f"{member.name} is skipped: its key has another image, {images[key][0]}.")
+                elif suffix in MAPS and maps.setdefault(key, place) != place:
+                    index.problems.append(f"{member.name} is skipped: its key has another label map, {maps[key][0]}.")
                 elif suffix in ANNOTATIONS and member.size > MAX_ANNOTATION:
                     index.problems.append(f"{member.name} is skipped: it has {member.size:,} bytes.")
                 elif suffix in ANNOTATIONS:
@@ -305,6 +331,7 @@ def _indexed(file: Path) -> _Index:
             f"{file} is no tar that can be read in any order ({first_line(error)}); unpack it if it is compressed."
         ) from error
     index.images = [(*place, annotations.get(key, {})) for key, place in images.items()]
+    index.maps = {images[key][0]: place for key, place in maps.items() if key in images}
     return index
 
 
@@ -318,25 +345,29 @@ def _stamp(file: Path) -> list[int]:
     return [VERSION, facts.st_size, facts.st_mtime_ns]
 
 
-def _keep(file: Path, index: _Index) -> None:
+def _keep(file: Path, index: Index) -> None:
     """Writes the index beside its shard, whole or not at all; VertebraError if that cannot be done."""
-    content = {"stamp": _stamp(file), "images": index.images, "problems": index.problems}
+    content = {"stamp": _stamp(file), "images": index.images, "maps": index.maps, "problems": index.problems}
     with replacing(_place(file)) as temporary:
         temporary.write_text(json.dumps(content))
 
 
-def _kept(file: Path) -> _Index | None:
+def _kept(file: Path) -> Index | None:
     """The index beside a shard; None if there is none of its present content."""
     if not _place(file).is_file():
         return None
     with contextlib.suppress(VertebraError, OSError, ValueError, TypeError, KeyError, AttributeError):
         content = read_json(_place(file))
         if content["stamp"] == _stamp(file):
-            return _Index(
+            return Index(
                 [
                     (str(name), int(offset), int(size), {str(key): str(text) for key, text in annotations.items()})
                     for name, offset, size, annotations in content["images"]
                 ],
+                {
+                    str(key): (str(name), int(offset), int(size))
+                    for key, (name, offset, size) in content["maps"].items()
+                },
                 [str(sentence) for sentence in content["problems"]],
             )
     return None
