@@ -319,7 +319,7 @@ def test_the_order_of_recognition():
     csv += ["captions", "csv_boxes", "deeplabcut", "landmarks", "csv"]
     tools = ["cvat", "labelme", "label_studio", "createml", "datumaro"]
     others = ["coco", "coco_panoptic", "coco_captions", "yolo", "voc", "masks", "label_maps", "coco_file"]
-    others += ["hugging_face_tables", "webdataset", "folder"]
+    others += ["hugging_face_tables", "webdataset", "webdataset_maps", "folder"]
     assert list(formats.formats()) == ["dates", "reviews", "shapes", "stories", "texts", *csv, "idx", *tools, *others]
     assert list(formats.writable()) == ["coco", "yolo", "voc", "masks", "label_maps"]
 

@@ -64,11 +64,12 @@ VERSION = 2
 
 def recognise(path: Path) -> bool:
     """Whether it is a shard, a pattern of shards in braces, or a folder of shards, or has one for each split."""
-    try:
-        members = shards_of(path)
-    except VertebraError:  # of a pattern, which `read` says
+    if _is_pattern(path):
+        with contextlib.suppress(VertebraError):  # which `read` says
+            first = shards_of(path)[0][1]
+            return holds(first, ANNOTATIONS) or not holds(first, MAPS)
         return True
-    return bool(members) and holds(members[0][1], ANNOTATIONS)
+    return bool(shards := _in_folders(path)) and holds(next(iter(shards.values()))[0], ANNOTATIONS)
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
