@@ -4,6 +4,7 @@ import pytest
 
 from vertebra.cli import main
 from vertebra.data.reading import read
+from vertebra.errors import VertebraError
 
 TENSORFLOW = "filename,width,height,class,xmin,ymin,xmax,ymax"
 
@@ -163,3 +164,13 @@ def test_images_without_one_class(write):
         f"{file}, line 7 is skipped: {path / 'images' / 'f'} is not there.",
     ]
     assert [sample.image.name for sample in catalogue.splits["train"]] == ["a.jpg"]
+
+
+def test_predictions_are_no_dataset(write):
+    """Their images are drawings."""
+    path = write("path,class,score,x1,y1,x2,y2", "a.jpg,cat,0.9,1,1,5,5", file="predictions.csv")
+    assert read(path).classes == ("cat",)  # a list of one's own may have any name
+    for name in ("predictions.json", "images.json"):
+        (path / name).write_text("[]")
+    with pytest.raises(VertebraError, match=r"holds predictions and drawings of them: .* yolo, voc, labelme or cvat"):
+        read(path, fields={"boxes"})

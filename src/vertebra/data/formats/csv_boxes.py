@@ -57,6 +57,10 @@ DESCRIPTIONS = ("class-descriptions-boxable.csv", "class-descriptions.csv", "oid
 """Open Images' names of its classes, beside its lists: `code,name`."""
 
 
+PREDICTIONS = ("predictions.csv", "predictions.json", "images.json")
+"""What `vertebra predict` writes beside drawings of objects."""
+
+
 def recognise(path: Path) -> bool:
     """Whether it is such a file, or a folder with one, or with one in each folder of a split."""
     return has_files(path, ".csv", _is_boxes)
@@ -101,7 +105,23 @@ def read(path: Path, options: ReadOptions) -> Catalogue:
     return export.catalogue(classes)
 
 
+def hint(path: Path) -> str:
+    """Of what `vertebra predict` has written, how it is made a dataset."""
+    if not (path.is_dir() and _is_prediction(path / PREDICTIONS[0])):
+        return ""
+    return (
+        f"{path} holds predictions and drawings of them: to train on predictions, write them with `vertebra predict "
+        "--format=` yolo, voc, labelme or cvat."
+    )
+
+
+def _is_prediction(file: Path) -> bool:
+    return file.name == PREDICTIONS[0] and all(file.with_name(name).is_file() for name in PREDICTIONS)
+
+
 def _is_boxes(file: Path) -> bool:
+    if _is_prediction(file):
+        return False
     rows = first_rows(file)
     return bool(rows) and (bool(_header(rows[0])) or all(_is_retinanet(row) for row in rows))
 
