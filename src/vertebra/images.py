@@ -155,6 +155,7 @@ def read_image(source: Any, channels: int = 3) -> Tensor:
             return _from_pil(image, channels)
     if isinstance(source, Image.Image):
         _check_size(source)
+        _check_scans(source)
         return _from_pil(ImageOps.exif_transpose(source), channels)
     if isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
@@ -200,8 +201,10 @@ def decode(image: Image.Image) -> None:
     """Decodes an image that `open_image` opened, and turns it upright, in place.
 
     Raises:
-        UnreadableImage: if it is a PNG whose data end before its last row, which Pillow would leave black.
+        UnreadableImage: if it is a PNG whose data end before its last row, which Pillow would leave black, or a JPEG
+            with very many scans.
     """
+    _check_scans(image)
     if image.format == "PNG":
         path, stream = image.filename, image.fp  # type: ignore[attr-defined]
         width, height = image.size
@@ -403,20 +406,25 @@ def prepare_all(images: Iterable[Any], preprocess: Preprocess) -> tuple[Tensor, 
     return pad_batch([prepare(image, preprocess) for image in tensors], preprocess), frames
 
 
+def _check_scans(image: Image.Image) -> None:
+    """Of a progressive JPEG that is not decoded yet; it reads the whole file."""
+    stream = getattr(image, "fp", None)
+    if stream is None or image.format not in ("JPEG", "MPO") or not image.info.get("progressive"):
+        return
+    place = stream.tell()
+    stream.seek(0)
+    scans = stream.read().count(SCAN)  # which no coded data holds
+    stream.seek(place)
+    if scans > MAX_SCANS:
+        raise UnreadableImage(f"has {scans:,} scans, more than {MAX_SCANS}, and each takes as long as an image.")
+
+
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{width} x {height} is more than {MAX_PIXELS:,} pixels, the most that is decoded.")
     if max(width, height) > MAX_SIDE:
         raise UnreadableImage(f"{width} x {height} pixels: sides of more than {MAX_SIDE:,} pixels are not decoded.")
-    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
-        stream = image.fp  # type: ignore[attr-defined]
-        place = stream.tell()
-        stream.seek(0)
-        scans = stream.read().count(SCAN)  # which no coded data holds
-        stream.seek(place)
-        if scans > MAX_SCANS:
-            raise UnreadableImage(f"has {scans:,} scans, more than {MAX_SCANS}, and each takes as long as an image.")
     if image.format == "TIFF":
         tile = [image.tag_v2.get(tag, 0) for tag in TILE_TAGS]  # type: ignore[attr-defined]
         if any(side > max(whole, MAX_TILE) for side, whole in zip(tile, image.size, strict=True)):

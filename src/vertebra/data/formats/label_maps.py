@@ -39,7 +39,7 @@ from vertebra.data.formats import ReadOptions, masks
 from vertebra.data.label_maps import Colour, LabelMap, LabelTable, paint
 from vertebra.errors import VertebraError, shown
 from vertebra.files import read_json, read_text, replacing
-from vertebra.images import SUFFIXES, UnreadableImage, open_image
+from vertebra.images import SUFFIXES, UnreadableImage, decode, open_image
 from vertebra.structures import IGNORED, Target
 
 PRIORITY = 62
@@ -344,6 +344,7 @@ def _histogram(maps: list[Path], modes: Collection[str] | None = None) -> NDArra
     for file in maps:
         with contextlib.suppress(UnreadableImage), open_image(file) as image:  # which is a problem of its image alone
             if modes is None or image.mode in modes:
+                decode(image)
                 counts += image.convert("L").histogram()
     return counts
 
