@@ -189,3 +189,16 @@ def test_refused_jobs(model, source, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jobs, "PACKAGES", ("no_such_package",))
     with pytest.raises(VertebraError, match=r"vertebra\[ray\]"):
         jobs.run(model, [str(source)], str(tmp_path / "output"))
+
+
+def test_members_of_one_name_have_a_row_each(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for size in (1, 2, 3):
+            info = tarfile.TarInfo("x.png")
+            info.size = size
+            archive.addfile(info, io.BytesIO(b"." * size))
+    names = [f"{tmp_path}/a.tar#x.png{number}" for number in ("", "#2", "#3")]
+    for done in ([], names[:1], names[1:2]):
+        found = shards.find(str(tmp_path / "a.tar"), done=done)
+        rows = [row for shard in found for row in shards.images(shard)]
+        assert [row["path"] for row in rows] == [name for name in names if name not in done]

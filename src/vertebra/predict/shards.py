@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -125,13 +126,16 @@ def _file(url: str) -> dict[str, Any]:
 
 
 def _members(url: str, done: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The image files in a tar archive, which is read from front to end."""
+    """The image files in a tar archive, which is read from front to end. Further ones of one name are numbered."""
     import fsspec
 
+    counts: Counter[str] = Counter()
     try:
         with fsspec.open(url) as file, tarfile.open(fileobj=file, mode="r|*") as archive:
             for member in archive:
-                key = f"{url}#{member.name}"
+                counts[member.name] += 1
+                number = f"#{counts[member.name]}" if counts[member.name] > 1 else ""
+                key = f"{url}#{member.name}{number}"
                 if member.isfile() and member.name.lower().endswith(tuple(SUFFIXES)) and key not in done:
                     content = archive.extractfile(member)
                     assert content is not None  # of a file
