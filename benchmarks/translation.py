@@ -2,6 +2,7 @@
 and beam search, for which torch has no cache of keys and values.
 
     python benchmarks/translation.py
+    python benchmarks/translation.py --precision bf16-mixed
 """
 
 from __future__ import annotations
@@ -52,9 +53,11 @@ def state_of(ours: Transformer) -> dict[str, Tensor]:
     return state
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: partial[Tensor]) -> None:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: partial[Tensor], amp: bool) -> None:
     optimizer.zero_grad()
-    loss().backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+        value = loss()
+    value.backward()
     optimizer.step()
 
 
@@ -73,6 +76,7 @@ def search(model: Translator, source: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true", help="of training")
     options = parser.parse_args()
     torch.set_num_threads(1)  # so that the CPU time of the process is that of a run, whatever else the machine does
     print(f"{machine()}; torch {torch.__version__}; {BATCH} sentences of {SOURCE} tokens, beam {BEAM} up to {TARGET}")
@@ -83,7 +87,7 @@ def main() -> None:
         words = Vocabulary.learn([" ".join(f"w{i}" for i in range(4000))], "word", 4004).content
         vocabularies = {"source_vocabulary": words, "target_vocabulary": words}
         sizes = {"width": width, "heads": heads, "depth": depth, "feedforward": feedforward}
-        training = {"dropout": 0.0, "label_smoothing": 0.1}
+        training = {"dropout": 0.1, "label_smoothing": 0.1}
         ours = vertebra.create("translation", method="transformer", **sizes, **training, **vocabularies)
         peer = TorchTransformer(ours.config, ours.classes, ours.preprocess)
         for side in ("source", "target"):
@@ -96,13 +100,18 @@ def main() -> None:
 
         models = {"torch": peer, "ours": ours}
         losses = {key: partial(loss, model, source, targets) for key, model in models.items()}
+        for model in models.values():
+            model.eval()
         a, b = (float(loss().detach()) for loss in losses.values())
         assert abs(a - b) < 1e-4 * a, (a, b)
+        for model in models.values():
+            model.train()
+        amp = options.precision == "bf16-mixed"
         report(
             name,
-            "training step",
+            f"training step, {options.precision}",
             {
-                key: partial(step, model, torch.optim.AdamW(model.parameters(), 0.0, fused=True), losses[key])
+                key: partial(step, model, torch.optim.AdamW(model.parameters(), 0.0, fused=True), losses[key], amp)
                 for key, model in models.items()
             },
             options.repeats,

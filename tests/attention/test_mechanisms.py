@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vertebra.attention import (
     Attention,
@@ -14,6 +15,7 @@ from vertebra.attention import (
     attention,
     maps,
 )
+from vertebra.attention.attention import SHORT
 from vertebra.attention.masks import causal_mask, padding_mask, sliding_mask
 from vertebra.attention.positions import RelativeBias, Rotary
 from vertebra.attention.scores import Additive, Bilinear, Concat, Cosine, Dot, Gaussian, Location, ScaledDot
@@ -265,3 +267,26 @@ def test_maps_list_the_outer_mechanism():
 def test_heads_divide_the_width(build):
     with pytest.raises(VertebraError, match="must be a divisor of the width 6"):
         build()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "keys", "gradient", "products"),
+    [
+        (torch.bfloat16, 12, True, True),
+        (torch.bfloat16, 12, False, False),
+        (torch.bfloat16, SHORT + 1, True, False),
+        (torch.float32, 12, True, False),
+    ],
+)
+def test_short_sequences_in_half_precision_are_plain_products(monkeypatch, dtype, keys, gradient, products):
+    """Whose gradient is faster on CPUs; the result is the same."""
+    torch.manual_seed(0)
+    chosen = []
+    monkeypatch.setattr(attention, "sdpa_kernel", lambda backend: chosen.append(backend) or sdpa_kernel(backend))
+    query, key, value = (torch.randn(2, 3, n, 8, dtype=dtype) for n in (5, keys, keys))
+    mask = torch.rand(2, 1, 1, keys) > 0.3
+    with torch.set_grad_enabled(gradient):
+        y = Attention()(query, key, value, mask)
+    assert chosen == [SDPBackend.MATH] * products
+    expected = Attention()(*(x.float() for x in (query, key, value)), mask)
+    torch.testing.assert_close(y.float(), expected, rtol=0.03, atol=0.02)

@@ -10,13 +10,20 @@ the scaled dot product, Attention Is All You Need, arXiv:1706.03762, equation 1.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from vertebra.attention.masks import causal_mask
 from vertebra.attention.scores.product import Factors, Product
 from vertebra.attention.scores.scaled_dot import ScaledDot
 from vertebra.attention.softmax import masked_softmax
+
+SHORT = 160
+"""Keys up to which the gradient of plain products is faster in half precision on CPUs; see benchmarks/RESULTS.md."""
 
 
 class Attention(nn.Module):
@@ -68,11 +75,23 @@ def _kernel(
     if bias is not None:
         bias = bias.reshape((1,) * (query.ndim - bias.ndim) + bias.shape)  # without which kernels do not broadcast
     if len(lead) < 3 or key.shape[:-2] != lead or value.shape[:-2] != lead:
-        return scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=scale)
+        with _products(query, key):
+            return scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=scale)
     query, key, value = (x.flatten(0, -4) for x in (query, key, value))
     if bias is not None:
         bias = bias.expand(*lead[:-1], -1, -1, -1).flatten(0, -4)
-    return scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=scale).unflatten(0, lead[:-1])
+    with _products(query, key):
+        y = scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=scale)
+    return y.unflatten(0, lead[:-1])
+
+
+def _products(query: Tensor, key: Tensor) -> AbstractContextManager[None]:
+    """A context in which attention is plain products where these are faster than the fused kernel: on CPUs, whose
+    kernel has a slow gradient in half precision, up to five times that of the products for short sequences."""
+    slow = query.device.type == "cpu" and query.dtype != torch.float32 and key.shape[-2] <= SHORT
+    if slow and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def _causal(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
