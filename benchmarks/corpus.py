@@ -142,9 +142,9 @@ def evaluate(options: argparse.Namespace) -> None:
         for beam in (1, 4):
             predictor = vertebra.load(run, model={"beam": beam})
             start = time.perf_counter()
-            metrics = vertebra.evaluate(predictor, data=options.data).metrics
-            speed = metrics["images"] / (time.perf_counter() - start)
-            row = " | ".join(f"{100 * metrics[name]:.1f}" for name in ("bleu", "chrf", "exact"))
+            evaluation = vertebra.evaluate(predictor, data=options.data)
+            row = " | ".join(f"{100 * evaluation.metrics[name]:.1f}" for name in ("bleu", "chrf", "exact"))
+            speed = len(evaluation.rows) / (time.perf_counter() - start)
             print(f"| {run.name} | {beam} | {row} | {speed:.0f} |", flush=True)
 
 

@@ -15,6 +15,7 @@ import vertebra
 from vertebra.engine import progress
 from vertebra.engine.progress import TrainingBar
 from vertebra.engine.settings import resolve
+from vertebra.errors import VertebraError
 
 QUICK = {"epochs": 2, "image_size": 8, "workers": 0, "device": "cpu"}
 
@@ -138,6 +139,26 @@ def test_a_callback_that_stops_is_heard(tmp_path, photos, brightness, capsys):
     run = vertebra.train(brightness, data=photos, output=tmp_path / "b", callbacks=[Stop()], **QUICK | more)
     assert run.stopped == "stopped after epoch 2: a callback has stopped the trainer"
     assert run.stopped in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end"])
+def test_a_callback_that_stops_between_validations(tmp_path, photos, brightness, hook):
+    """In an epoch, what was trained is validated, and the best model is there; after one, all is kept to go on."""
+    stop = L.Callback()
+    setattr(stop, hook, lambda trainer, *_: setattr(trainer, "should_stop", True))
+    more = {"lr": 0.0, "epochs": 9, "val_every": 5}
+    output = tmp_path / "run"
+    if hook == "on_train_batch_end":
+        run = vertebra.train(brightness, data=photos, output=output, callbacks=[stop], **QUICK | more)
+        assert len(run.history) == 1
+        assert "top1" in run.metrics
+        assert run.load()
+        return
+    with pytest.raises(
+        VertebraError, match=r"^stopped after epoch 1: .* before the first validation, .* go on"
+    ):
+        vertebra.train(brightness, data=photos, output=output, callbacks=[stop], **QUICK | more)
+    assert len(vertebra.train(brightness, data=photos, resume=output, device="cpu", epochs=3).history) == 3
 
 
 def test_a_run_that_reaches_its_last_epoch_has_not_stopped(tmp_path, photos, brightness, capsys):

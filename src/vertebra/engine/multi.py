@@ -162,13 +162,11 @@ def train(settings: MultiSettings, *, callbacks: Sequence[Callback] = (), logger
     trainer = trainers.create(settings, task, folder, history, [Facts(settings, task, data), *callbacks], loggers)
     trainee = MultiTrainee(task, settings, losses)
     trainers.fit(trainer, trainee, loaders, folder, stopped, echo)
-    assert history.best is not None, "the last epoch is always validated"
-    metrics = history.best["metrics"]
+    best = history.best_epoch()
+    metrics = best["metrics"]
     if trainer.is_global_zero:
         metrics = _finish(settings, parts, samples, folder, history, trainee, echo)
-    return single.Run(
-        folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history, history.stopped
-    )
+    return single.Run(folder, folder / "best.safetensors", best["epoch"], metrics, history.history, history.stopped)
 
 
 def _all_data(parts: Mapping[str, Part]) -> Catalogue:

@@ -134,11 +134,11 @@ def train(
     trainer = trainers.create(settings, task, folder, history, [Facts(settings, task, catalogue), *callbacks], loggers)
     trainee = Trainee(task, settings, distiller)
     trainers.fit(trainer, trainee, loaders, folder, stopped, echo)
-    assert history.best is not None, "the last epoch is always validated"
-    metrics = history.best["metrics"]
+    best = history.best_epoch()
+    metrics = best["metrics"]
     if trainer.is_global_zero:
         metrics = _finish(settings, kind, catalogue, samples["val"], folder, history, trainee, echo).metrics
-    return Run(folder, folder / "best.safetensors", history.best["epoch"], metrics, history.history, history.stopped)
+    return Run(folder, folder / "best.safetensors", best["epoch"], metrics, history.history, history.stopped)
 
 
 def silent(_: str) -> None:

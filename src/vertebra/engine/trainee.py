@@ -112,6 +112,11 @@ class Trainee(L.LightningModule):
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=size, prog_bar=True, sync_dist=True)
         return total
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """After the callbacks: where one of them has stopped the trainer, what was trained so far is validated."""
+        if self.trainer.should_stop:
+            self.trainer.check_val_every_n_epoch = 1
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.note_unreadable(batch)
         if batch.targets:
@@ -245,6 +250,15 @@ class RunHistory(L.Callback):
                 break
             parts.append(part)
         return "  ".join(parts) + star
+
+    def best_epoch(self) -> dict[str, Any]:
+        """Epoch, score and metrics of the best validation. VertebraError if there was none."""
+        if self.best is None:  # the last epoch is always validated, and so is one in which a callback stops
+            raise VertebraError(
+                f"{self.stopped or 'training ended'}, before the first validation, so there is no best model; what was "
+                f"trained is in {self.folder / 'last.ckpt'}: go on from it with --resume={self.folder}."
+            )
+        return self.best
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "best": self.best}
