@@ -154,9 +154,7 @@ def test_a_callback_that_stops_between_validations(tmp_path, photos, brightness,
         assert "top1" in run.metrics
         assert run.load()
         return
-    with pytest.raises(
-        VertebraError, match=r"^stopped after epoch 1: .* before the first validation, .* go on"
-    ):
+    with pytest.raises(VertebraError, match=r"^stopped after epoch 1: .* before the first validation, .* go on"):
         vertebra.train(brightness, data=photos, output=output, callbacks=[stop], **QUICK | more)
     assert len(vertebra.train(brightness, data=photos, resume=output, device="cpu", epochs=3).history) == 3
 
