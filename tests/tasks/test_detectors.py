@@ -154,7 +154,7 @@ def test_the_papers_numbers():
             model.rpn.train(training)
             (proposals,) = model.rpn.propose(raw, separate, [(4096, 4096)])
             assert len(proposals) == count
-        stages, _ = model.train().box_loss(maps, [grids[0][:1000]], [target([[4, 4, 30, 40]])], [(512, 512)])
+        stages, *_ = model.train().box_loss(maps, [grids[0][:1000]], [target([[4, 4, 30, 40]])], [(512, 512)])
         assert len(stages[0][0].boxes) == sampled
 
 

@@ -300,8 +300,7 @@ class LogitDistiller(nn.Module):
         value = self.compare(mine.float(), theirs, weights=weights)
         if not self.labels:
             return {"distillation": value}
-        # A detector's classes are learned of both, its boxes of the labels alone.
-        shared = {"classification"} if "classification" in terms else terms.keys()
+        shared = task.class_terms or terms.keys()
         labels = {name: (1 - self.weight) * term if name in shared else term for name, term in terms.items()}
         return labels | {"distillation": self.weight * value}
 
@@ -421,7 +420,7 @@ def create(
             )
         stored = StoredTeacher(folder)
         stored.check(samples)
-        if student.kind != "category":
+        if not kinds.find(student.kind).soft_labels:
             raise VertebraError(
                 f"{folder} holds probabilities of the classes of whole images; for {student.task_name} give the model "
                 "as the teacher."

@@ -77,6 +77,8 @@ class Kind:
     options: ClassVar[frozenset[str]] = frozenset()
     """Options of prediction that apply to the kind, of `top`, `embeddings`, `threshold`, `tile`, `overlap`,
     `annotations`, `crops`, `scores`, `refine`, `detector`, `boxes`; and of explanations, of `point`, `keypoint`."""
+    soft_labels: ClassVar[bool] = False
+    """Whether `vertebra label` stores probabilities of the classes, of which a student can learn."""
     unlabelled: ClassVar[bool] = False
     """Whether the augmentation takes images without ground truth, for distillation."""
     data: ClassVar[type | None] = None

@@ -35,6 +35,7 @@ class Category(OneClass):
     resize_modes = ("crop", "squash")
     progressive = True
     options = frozenset({"top", "embeddings"})
+    soft_labels = True
     unlabelled = True
 
     # -- data

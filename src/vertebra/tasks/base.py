@@ -66,6 +66,8 @@ class Task(nn.Module):
     """Whether `class_logits` and `loss_and_class_logits` are there, for distillation."""
     independent_classes: ClassVar[bool] = False
     """Whether probabilities are the sigmoid of each of the class logits, not the softmax of all."""
+    class_terms: ClassVar[tuple[str, ...]] = ()
+    """Terms of the loss of the classes, where others are learned from the labels alone; empty where all are of them."""
     no_weight_decay: tuple[str, ...] = ()
     """Last parts of the names of parameters without weight decay, besides biases and norms."""
     keeps_initial_values: ClassVar[bool] = False
