@@ -10,11 +10,13 @@ from vertebra import tasks
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError
 from vertebra.ops import beam_search
+from vertebra.predict import Predictor
 from vertebra.structures import Preprocess
+from vertebra.tasks import multi
 from vertebra.tasks.methods import find, methods, names
 
 AFTER_TRAINING = {"nms_threshold", "score_threshold", "max_detections", "min_box_size", "pre_nms_top_n", "beam"}
-AFTER_TRAINING |= {"length_penalty", "coverage_penalty", "max_length_ratio", "oks_threshold"}
+AFTER_TRAINING |= {"length_penalty", "coverage_penalty", "max_length_ratio", "oks_threshold", "decoding"}
 IMAGE = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -75,6 +77,15 @@ def test_beam(tmp_path, monkeypatch):
 def test_what_is_refused(detector, model, message):
     with pytest.raises(VertebraError, match=f"(?i){message}"):
         vertebra.load(detector, model=model)
+
+
+@pytest.mark.parametrize("more", [{"model": {"nms_threshold": 0.5}}, {"engine": "auto"}])
+def test_several_heads_are_named(tmp_path, more):
+    trunk = {"backbone": "resnet18", "backbone_options": {"depths": (1, 1, 1, 1), **multi.TRUNK_OPTIONS}}
+    plan = tasks.plan("classification", classes=("a", "b"), **trunk)
+    checkpoint.save(multi.build({"kinds": plan}, {"kinds": Preprocess(size=(32, 32))}), tmp_path / "all.safetensors")
+    with pytest.raises(VertebraError, match="has the heads kinds: take one out first"):
+        Predictor(tmp_path / "all.safetensors", device="cpu", **more)
 
 
 def test_engines_that_run_programs_refuse_them(detector):

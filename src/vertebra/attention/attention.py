@@ -88,7 +88,7 @@ def _kernel(
 def _products(query: Tensor, key: Tensor) -> AbstractContextManager[None]:
     """A context in which attention is plain products where these are faster than the fused kernel: on CPUs, whose
     kernel has a slow gradient in half precision, up to five times that of the products for short sequences."""
-    slow = query.device.type == "cpu" and query.dtype != torch.float32 and key.shape[-2] <= SHORT
+    slow = query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16) and key.shape[-2] <= SHORT
     if slow and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()

@@ -210,7 +210,8 @@ def _evaluated(options: SimpleNamespace, task: Task, about: Mapping[str, Any], p
 
         if export.is_exported(options.checkpoint):
             raise VertebraError(f"{options.checkpoint} is exported, without gradients: --explain needs the checkpoint.")
-        explainer = Explainer(options.checkpoint, device=options.device)  # of its own: `task` may be folded
+        model = checkpoint.load(options.checkpoint, device=options.device, head=options.head, model=options.model)[0]
+        explainer = Explainer(model)  # of its own: `task` may be folded
     selection = select(
         task,
         about,

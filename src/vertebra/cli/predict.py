@@ -173,7 +173,8 @@ def run(argv: Sequence[str]) -> None:
             hidden = model.below_threshold if several else session.below_threshold
             session.say(f"{name}{': ' * several}{_threshold_line(model, options.threshold, hidden)}")
     if options.engine == "auto" and not several:
-        session.say(f"engine {predictor.engine} in {predictor.precision}, the fastest on this machine")
+        measured = ", the fastest on this machine" if predictor.device.type == "cpu" else ""
+        session.say(f"engine {predictor.engine} in {predictor.precision}{measured}")
     if folder:
         if options.embeddings:
             folder.embed()
@@ -211,7 +212,7 @@ def _run_job(options: Any) -> None:
         options.sources,
         options.output,
         workers=options.workers,
-        load={name: getattr(options, name) for name in load if getattr(options, name) is not None},
+        load={name: value for name in load if (value := getattr(options, name)) not in (None, {})},
         stream={name: getattr(options, name) for name in (*stream, "batch_size") if getattr(options, name) is not None},
         top=options.top or 3,
     )

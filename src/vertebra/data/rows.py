@@ -47,7 +47,8 @@ def fill(
         entry.captions = captions_of(row)
         return
     columns = LABELS if "bbox" not in row else ()  # else they are those of the objects
-    tags = _tags(row, export)
+    fields = export.options.fields
+    tags = _tags(row, export) if fields is None or fields & {"tags"} else None
     if tags is not None:
         if isinstance(tags, list):
             tags = [class_name(tag, "tag", labels) if type(tag) is int else tag for tag in tags]

@@ -58,12 +58,12 @@ def load(
         heads, about = load_heads(where, device=device, models={head: model or {}})
         return heads.take_out(head), about["heads"][head]
     file, about = _opened(where)
-    about = _with_options(about, model)
     if "heads" in about:
         raise VertebraError(
             f"{file.path} has the heads {', '.join(about['heads'])}: take one out first, with "
             f"`vertebra export {file.path} --head={next(iter(about['heads']), 'NAME')} --save=FILE.safetensors`."
         )
+    about = _with_options(about, model)
     plan = _plan(about, file.path)
     preprocess = Preprocess.from_dict(about["preprocess"])
     empty = plan.build_on_meta(file, preprocess)

@@ -194,7 +194,7 @@ def _times(predictors: dict[tuple[str, str], Predictor]) -> dict[tuple[str, str]
 def _reads_images(checkpoint: Path) -> bool:
     text = metadata(checkpoint).get("vertebra") if checkpoint.suffix == ".safetensors" else None
     about = description.parse(text, checkpoint) if text else {}
-    return "task" not in about or kinds.find(tasks.find(about["task"], about["method"]).MODEL.kind).reads_images
+    return "method" not in about or kinds.find(tasks.find(about["task"], about["method"]).MODEL.kind).reads_images
 
 
 def _folders(checkpoint: Path) -> tuple[Path, Path]:

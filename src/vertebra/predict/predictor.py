@@ -102,6 +102,8 @@ class Predictor:
         one_of("precision", precision, PRECISIONS)
         self.checkpoint = path
         """What was loaded; an exported file if that was given."""
+        self.adjusted = dict(model or {})
+        """Options of the model in place of those that it was trained with."""
         self.precision = precision
         """Number format of the computation, a name of PRECISIONS."""
         self.exported = export.is_exported(path)
@@ -143,7 +145,7 @@ class Predictor:
         """The Predictor of a model that `engine` computes already, on its device, and of its description."""
         made = cls.__new__(cls)
         made.task, made.about, made.device = task, dict(about), task.device
-        made.precision, made.engine, made.exported = precision, engine, False
+        made.precision, made.engine, made.exported, made.adjusted = precision, engine, False, {}
         made.refiner = made.detector = None
         made._counter = _Counter()
         return made

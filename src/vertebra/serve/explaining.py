@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError, one_of
 from vertebra.export import is_exported
 from vertebra.predict import Predictor
+from vertebra.tasks import Task
 
-DEFAULT = ("grad_cam",)
-"""Techniques that come first."""
 log = logging.getLogger("vertebra.serve")
 
 
@@ -29,6 +28,7 @@ class ModelExplainer:
         """The techniques that can explain the model, by name the title; none of an exported file, which has no
         gradients."""
         from vertebra.predict.explain import techniques
+        from vertebra.predict.explain.explainer import DEFAULT
 
         if is_exported(self.predictor.checkpoint):
             return {}
@@ -37,12 +37,11 @@ class ModelExplainer:
         return {name: applying[name] for name in sorted(applying, key=lambda name: name not in DEFAULT)}
 
     @cached_property
-    def _task(self) -> Any:
-        from vertebra.predict.explain import Explainer
-
+    def _task(self) -> Task:
         # The served model has no gradients: its weights are folded and laid out for prediction, or in another engine.
         try:
-            return Explainer(self.predictor.checkpoint, device=str(self.predictor.device)).task
+            given = self.predictor
+            return checkpoint.load(given.checkpoint, device=str(given.device), model=given.adjusted)[0]
         except VertebraError as error:  # which has the path
             log.warning("a model cannot be loaded to be explained: %s", error)
             raise VertebraError("the model cannot be loaded to be explained.") from None

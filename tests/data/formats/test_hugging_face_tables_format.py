@@ -123,3 +123,12 @@ def test_objects_are_read_beside_tags(tmp_path: Path) -> None:
     boxes = read(tmp_path, fields=frozenset({"boxes", "labels"}))
     assert boxes.splits["train"][0].target.boxes.tolist() == [[1, 1, 5, 5]]
     assert read(tmp_path, fields=frozenset({"tags"})).classes == ("wide",)
+
+
+def test_a_class_is_read_beside_tags(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(table(0, 2, label=[1, 0], tags=[["wide"], []]), tmp_path / "train.parquet")
+    catalogue = read(tmp_path, fields={"label"})
+    assert [sample.label for sample in catalogue.splits["train"]] == [1, 0]
+    assert catalogue.classes == tuple(NAMES)
+    pyarrow.parquet.write_table(table(0, 1, label=[1], tags=[[{"id": 1}]]), tmp_path / "train.parquet")
+    assert len(read(tmp_path, fields={"label"}).splits["train"]) == 1  # whatever the tags are

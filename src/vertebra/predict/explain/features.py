@@ -18,9 +18,14 @@ Score = Callable[[Tensor], Tensor]
 """Normalised images [N, C, H, W] -> [N], with a gradient."""
 
 
+def has_scores(task: Task) -> bool:
+    """Whether a task says how sure it is of an answer."""
+    return type(task).answer_score is not Task.answer_score
+
+
 def has_maps(task: Task) -> bool:
-    """Whether a task has a backbone, whose feature maps Grad-CAM reads."""
-    return isinstance(getattr(task, "backbone", None), Backbone)
+    """Whether a task also has a backbone, whose feature maps Grad-CAM reads."""
+    return has_scores(task) and isinstance(getattr(task, "backbone", None), Backbone)
 
 
 def has_attention(task: Task) -> bool:

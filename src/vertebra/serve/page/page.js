@@ -67,7 +67,8 @@ async function explain(key, label, box) {
   const current = ++latest;
   say(`Explaining ${label} …`);
   try {
-    const query = new URLSearchParams({ label, technique: at.technique.value });
+    const technique = at.technique.selectedOptions[0]; // another one may be chosen meanwhile
+    const query = new URLSearchParams({ label, technique: technique.value });
     if (box && model().explains_points) {
       const [height, width] = answer.size, inside = (value, side) => Math.min(Math.max(0, Math.floor(value)), side - 1);
       query.set("x", inside((box[0] + box[2]) / 2, width));
@@ -76,7 +77,7 @@ async function explain(key, label, box) {
     const drawn = await send("explain", query);
     if (current !== latest) return;
     explained = { key, label, box, drawn };
-    say(`${at.technique.selectedOptions[0].text} of ${label}: red pixels count most.`);
+    say(`${technique.text} of ${label}: red pixels count most.`);
   } catch (error) {
     if (current !== latest) return;
     explained = null;

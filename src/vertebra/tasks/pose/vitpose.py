@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from vertebra.heads.heatmap import UpsampleHead
+from vertebra.options import adjustable
 from vertebra.structures import Level
 from vertebra.tasks import top_down
 from vertebra.tasks.top_down import TopDown, TopDownConfig
@@ -24,7 +25,7 @@ class Config(TopDownConfig):
     udp: bool = True
     """Unbiased data processing: the centres of the corner cells of image, input and heatmap coincide, and Gaussians are
     centred on the keypoints."""
-    decoding: Literal["none", "quarter", "dark"] = "dark"
+    decoding: Literal["none", "quarter", "dark"] = adjustable("dark")
     """How the highest cell is refined: `none`, by a `quarter` of a cell towards the higher neighbour, or to the maximum
     of a Gaussian with the heatmap's derivatives (`dark`)."""
 

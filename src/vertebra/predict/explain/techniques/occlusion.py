@@ -11,19 +11,15 @@ import torch
 from torch import Tensor
 
 from vertebra.errors import VertebraError
-from vertebra.predict.explain.features import Score, normalised
+from vertebra.predict.explain.features import Score, has_scores, normalised
 from vertebra.tasks import Task
 
 TITLE = "occlusion"
+applies = has_scores
 SQUARES = 8
 """Squares, side by side, along the longer side of the input, unless `window` says otherwise."""
 BATCH_SIZE = 16
 """Images per forward pass."""
-
-
-def applies(task: Task) -> bool:
-    """Whether the task says how sure it is of an answer."""
-    return type(task).answer_score is not Task.answer_score
 
 
 def explain(task: Task, images: Tensor, score: Score, *, window: int | None = None) -> Tensor:
