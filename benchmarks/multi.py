@@ -38,7 +38,11 @@ RCNN = {
 HEADS = {
     "boxes": {"task": "detection", "model": RCNN},
     "masks": {"task": "instance", "model": RCNN},
-    "maps": {"task": "semantic", "model": {"method": "semantic_fpn", "channels": 32, "neck_channels": 64}},
+    "maps": {
+        "task": "semantic",
+        "model": {"method": "semantic_fpn", "channels": 32, "neck_channels": 64},
+        "weight": 2.0,  # with 1, the single model is 2 points of mIoU better
+    },
     "classes": {"task": "classification"},
 }
 SHARED = (

@@ -1,7 +1,9 @@
 """Training several heads over one backbone: from the config file to a run, its heads, and exact resuming."""
 
+import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,11 @@ from vertebra.data.heads import HeadBatches
 from vertebra.data.loader import Batch
 from vertebra.engine import checkpoint, multi
 from vertebra.engine.head_settings import resolve_heads
+from vertebra.engine.resume import StoppedRun
 from vertebra.engine.trainee import Trainee
 from vertebra.errors import VertebraError
 from vertebra.structures import Target
+from vertebra.tasks.multi import Config
 
 CONFIG = {
     "model": {"backbone": "resnet18", "backbone_options": {"depths": [1, 1, 1, 1]}},
@@ -110,6 +114,28 @@ def test_a_resumed_run_is_bit_for_bit_that_without_a_stop(run, config, monkeypat
     maps = {"task": "semantic", "model": {"method": "semantic_fpn", "channels": 16}}
     with pytest.raises(VertebraError, match=r"heads\.maps\.model\.channels is 16 and was 8"):
         vertebra.train_heads({**CONFIG["heads"], "maps": maps}, resume=folder, epochs=3, batch_size=4)
+
+
+def test_a_run_of_an_earlier_version_is_resumed_as_it_was(run, tmp_path):
+    """It shared no necks, and does not say so; options that did not exist have their defaults."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    facts = state["callbacks"]["Facts"]["model"]
+    now = replace(Config(**facts), share_necks=False)
+    del config["model"]["share_necks"], facts["share_necks"]
+    facts["heads"] = {**facts["heads"], "kinds": copy.deepcopy(facts["heads"]["kinds"])}
+    del facts["heads"]["kinds"]["model"]["label_smoothing"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.save(state, tmp_path / "last.ckpt")
+    settings = resolve_heads({"resume": tmp_path})
+    assert settings.trunk()["share_necks"] is False
+    stopped = StoppedRun.open(tmp_path)
+    stopped.check_model(settings, now)
+    smoothed = copy.deepcopy(now)
+    smoothed.heads["kinds"]["model"]["label_smoothing"] = 0.1
+    for other, name in ((replace(now, share_necks=True), "share_necks"), (smoothed, "label_smoothing is 0.1 and was 0")):
+        with pytest.raises(VertebraError, match=name):
+            stopped.check_model(settings, other)
 
 
 def test_two_processes_give_the_metrics_of_one(tmp_path, photos):

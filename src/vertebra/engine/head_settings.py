@@ -183,7 +183,7 @@ def resolve_heads(overrides: Mapping[str, Any]) -> MultiSettings:
     """
     layers = [RECIPE, _flat(overrides)]
     if resume := layers[1].get("resume"):
-        layers.insert(1, _flat(run_config(os.fspath(resume))))
+        layers.insert(1, {"model.share_necks": False, **_flat(run_config(os.fspath(resume)))})  # as earlier versions
         if (before := layers[1].get("task")) != multi.NAME:
             raise VertebraError(
                 f"{resume} is a run of {before}, not of several heads: vertebra train {before} --resume."

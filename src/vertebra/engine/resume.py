@@ -13,7 +13,7 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
-from vertebra import options
+from vertebra import options, tasks
 from vertebra.data.catalogue import Catalogue
 from vertebra.engine import optim, state
 from vertebra.engine.settings import Settings, cannot_change, run_folder
@@ -128,7 +128,10 @@ class StoppedRun:
             raise VertebraError(f"{self.folder} has {self.epochs} epochs already, and epochs is {settings.epochs}.")
         before, now = self.facts["fixed"], _fixed(settings)
         _check_same({name: (before.get(name), value) for name, value in now.items()}, self.folder)
-        old, new = _flat(self.facts["model"]), _flat(options.plain(config))
+        old, new = {"share_necks": False, **_flat(self.facts["model"])}, _flat(options.plain(config))
+        for name, head in config.heads.items():  # options that are newer than the run have their defaults
+            usual = options.build(tasks.find(head["task"], head["method"]).Config)
+            old = _flat(options.plain(usual), f"heads.{name}.model.") | old
         names = [name for name in {**old, **new} if not isinstance(new.get(name, old.get(name)), Mapping)]
         _check_same({name: (old.get(name), new.get(name)) for name in names}, self.folder)
 
