@@ -194,3 +194,10 @@ def test_biases_by_head_inside_heads_and_around_them(length, masked, shifted):
     one, other = inside.weights(x, x, mask), around.weights(x, x, mask)  # [B, heads, windows, ...] and the reverse
     if length % 4 == 0:  # else the rows of padding, which nobody reads, differ
         torch.testing.assert_close(one, other.transpose(1, 2))
+
+
+def test_heads_that_biases_need_are_missed():
+    """Also where there are as many windows."""
+    x = torch.randn(8, 4)
+    with pytest.raises(VertebraError, match=r"the query is \[8, 4\], and biases are for \[..., 2 heads, \*size, C\]"):
+        Windowed((4,), Attention(RelativeBias((4,), 2)))(x, x, x)

@@ -383,6 +383,10 @@ def test_anchors_that_differ_are_refused():
         ("detection", {"method": "atss"}, {"method": "atss"}, "ssld", "takes no labels, from which boxes are learned"),
         ("multilabel", {}, {"loss": "softmax"}, "soft", r"the student \(linear\) of every class by itself"),
         ("multilabel", {"label_smoothing": 0.1}, {}, "ssld", "model.label_smoothing has no effect"),
+        ("multilabel", {"class_weights": (1.0, 2.0)}, {}, "ssld", "model.class_weights has no effect"),
+        ("multilabel", {"loss": "asymmetric", "margin": 0.1}, {}, "ssld", "model.margin has no effect"),
+        ("classification", {"loss": "bce"}, {}, "ssld", "model.loss has no effect"),
+        ("semantic", {"loss": {"label_smoothing": 0.1}}, {}, "ssld", "model.loss.label_smoothing has no effect"),
     ],
 )
 def test_teachers_that_teach_no_logits(tmp_path, task, student, teacher, loss, sentence):

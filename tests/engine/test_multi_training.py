@@ -133,7 +133,10 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_was(run, tmp_path):
     stopped.check_model(settings, now)
     smoothed = copy.deepcopy(now)
     smoothed.heads["kinds"]["model"]["label_smoothing"] = 0.1
-    for other, name in ((replace(now, share_necks=True), "share_necks"), (smoothed, "label_smoothing is 0.1 and was 0")):
+    for other, name in (
+        (replace(now, share_necks=True), "share_necks"),
+        (smoothed, "label_smoothing is 0.1 and was 0"),
+    ):
         with pytest.raises(VertebraError, match=name):
             stopped.check_model(settings, other)
 

@@ -116,11 +116,17 @@ class Windowed(nn.Module):
         return x.transpose(-4, -3) if self._biased and x.ndim > 3 else x
 
     @property
-    def _biased(self) -> bool:
-        return isinstance(getattr(self.attention, "score", None), RelativeBias)
+    def _biased(self) -> int:
+        """The number of heads of relative position biases; 0 without such."""
+        score = getattr(self.attention, "score", None)
+        return score.bias_table.shape[1] if isinstance(score, RelativeBias) else 0
 
     def _size(self, x: Tensor) -> tuple[tuple[int, ...], list[int]]:
         """Size of the sequence or map, and the shift along each axis."""
+        if self._biased > 1 and x.ndim == len(self.window) + 1:  # else windows would be taken for heads
+            raise VertebraError(
+                f"the query is {list(x.shape)}, and biases are for [..., {self._biased} heads, *size, C]."
+            )
         size = tuple(x.shape[-1 - len(self.window) : -1])
         return size, [m // 2 if self.shifted and side > m else 0 for side, m in zip(size, self.window, strict=True)]
 

@@ -128,6 +128,9 @@ def _shape(where: str, item: dict[str, Any], i: int, names: Sequence[str]) -> Sh
 
 
 def in_numeric_order(export: Export) -> list[str]:
-    """The classes of whole images that are called by numbers, in the order of these; none if one is no number."""
-    names = {entry.label for entries in export.splits.values() for entry in entries if entry.label is not None}
+    """The classes or tags of whole images that are called by numbers, in the order of these; none if one is no
+    number."""
+    entries = [entry for members in export.splits.values() for entry in members]
+    names = {entry.label for entry in entries if entry.label is not None}
+    names |= {tag for entry in entries for tag in entry.tags or ()}
     return sorted(names, key=int) if all(name.isdecimal() for name in names) else []

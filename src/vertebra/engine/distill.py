@@ -36,6 +36,7 @@ from vertebra.errors import VertebraError, shown
 from vertebra.files import expanded
 from vertebra.images import StoredImage, UnreadableImage, find_images
 from vertebra.kinds import Kind
+from vertebra.options import changed as changed_options
 from vertebra.structures import Level, Target
 from vertebra.tasks import Task, inputs
 from vertebra.tasks.base import BackboneTask
@@ -406,8 +407,10 @@ def create(
         return None
     options = settings.distill
     if options.loss == "ssld":
-        unused = {"balance": settings.balance, "model.label_smoothing": getattr(student.config, "label_smoothing", 0)}
-        if given := [name for name, value in unused.items() if value]:
+        changed = changed_options(student.config, type(student.config)())
+        given = ["balance"] if settings.balance else []
+        given += [f"model.{name}" for name in changed if name.partition(".")[0] in student.label_options]
+        if given:
             raise VertebraError(f"distill.loss=ssld learns no labels, so {given[0]} has no effect: leave it out.")
     folder = expanded(settings.teacher)
     if soft_labels.is_folder(folder):

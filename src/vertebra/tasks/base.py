@@ -68,6 +68,8 @@ class Task(nn.Module):
     """Whether probabilities are the sigmoid of each of the class logits, not the softmax of all."""
     class_terms: ClassVar[tuple[str, ...]] = ()
     """Terms of the loss of the classes, where others are learned from the labels alone; empty where all are of them."""
+    label_options: ClassVar[tuple[str, ...]] = ()
+    """Options of the config, or groups of such, that only what is learned from labels depends on."""
     no_weight_decay: tuple[str, ...] = ()
     """Last parts of the names of parameters without weight decay, besides biases and norms."""
     keeps_initial_values: ClassVar[bool] = False

@@ -84,6 +84,8 @@ def test_labels_without_names_and_wrong_rows(tmp_path: Path) -> None:
     catalogue = read(file)
     assert catalogue.classes == ("2", "10")
     assert catalogue.problems == [f"{file}, row 3 is skipped: it has no class."]
+    pyarrow.parquet.write_table(pyarrow.table({"image": images, "tags": [[10], [2, 10], []]}), file)
+    assert read(file).classes == ("2", "10")
     write_arrow(tmp_path / "wrong", table(label=[0, 1, 7, -1, 1]))
     problems = read(tmp_path / "wrong").problems
     assert "row 3 is skipped: its label is 7, 0 to 2 is expected." in problems[0]

@@ -71,6 +71,7 @@ class LinearClassifier(BackboneTask):
     monitor = "top1"
     target_fields = ("label",)
     has_class_logits = True
+    label_options = ("loss", "label_smoothing", "class_weights")
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None

@@ -90,6 +90,7 @@ class LinearTagger(BackboneTask):
     monitor = "map"
     target_fields = ("tags",)
     has_class_logits = True
+    label_options = ("gamma_negative", "gamma_positive", "margin", "label_smoothing", "class_weights")
 
     def __init__(
         self, config: Config, classes: Sequence[str], preprocess: Preprocess, backbone: backbones.Backbone | None = None

@@ -34,6 +34,7 @@ class WithLabels(Segmenter):
 
     kind = "semantic"
     monitor = "miou"
+    label_options = ("loss", "class_weights")
 
     def __init__(self, config: Any, classes: Any, preprocess: Preprocess, backbone: Any = None) -> None:
         super().__init__(config, classes, preprocess, backbone)
