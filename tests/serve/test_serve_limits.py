@@ -17,6 +17,7 @@ from PIL import Image
 from tests.serve.conftest import png
 
 from vertebra.errors import VertebraError
+from vertebra.predict.explain import techniques
 from vertebra.predict.sources import EncodedImage
 from vertebra.serve.app import create_app
 from vertebra.serve.limits import Limits
@@ -292,3 +293,23 @@ def until(condition):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def test_an_explanation_that_is_no_longer_waited_for_ends(models, photo, monkeypatch):
+    """Before its next forward pass, so that others do not wait for it."""
+    passes = []
+
+    def slow(task, images, score, **options):
+        for number in range(1000):
+            passes.append(number)
+            time.sleep(0.05)
+            score(images)
+
+    monkeypatch.setattr(techniques()["occlusion"], "explain", slow)
+    limits = Limits(timeout=3.0, latency_ms=0)
+    with TestClient(create_app({"category": models["category"]}, limits)) as client:
+        url = "/models/category/explain"
+        assert detail(client.post(f"{url}?technique=occlusion", content=photo), 504)
+        assert client.post(url, content=photo).status_code == 200
+        assert 0 < len(passes) < 1000
+        assert client.app.state.service.explaining == 0

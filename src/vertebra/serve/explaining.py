@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
+from threading import Event
 
 from PIL import Image
 from torch import Tensor
@@ -47,7 +48,12 @@ class ModelExplainer:
             raise VertebraError("the model cannot be loaded to be explained.") from None
 
     def explain(
-        self, image: Tensor, label: str | None, point: tuple[int, int] | None, technique: str | None = None
+        self,
+        image: Tensor,
+        label: str | None,
+        point: tuple[int, int] | None,
+        technique: str | None = None,
+        abandoned: Event | None = None,
     ) -> Image.Image:
         """The image [C, H, W] uint8 under the colours of the map: RGB.
 
@@ -55,10 +61,11 @@ class ModelExplainer:
             label: class of the answer; the top-scoring answer's if None.
             point: x, y of a pixel of the object or of the region; any if None.
             technique: a name of `titles`; the first if None.
+            abandoned: is set when the explanation is no longer waited for; it ends before its next forward pass.
 
         Raises:
-            VertebraError: if the model has no gradients, no such class or no such answer, or the technique does not
-                apply to it.
+            VertebraError: if the model has no gradients, no such class or no such answer, the technique does not apply
+                to it, or the explanation is abandoned.
         """
         from vertebra.predict.explain import Explainer
 
@@ -68,7 +75,14 @@ class ModelExplainer:
             )
         technique = technique or next(iter(self.titles))
         one_of("technique", technique, self.titles)
-        explained = Explainer(self._task, (technique,))(image, classes=() if label is None else (label,), point=point)
+
+        def check(*_: object) -> None:
+            if abandoned is not None and abandoned.is_set():
+                raise VertebraError("this explanation is no longer waited for.")
+
+        with self._task.register_forward_pre_hook(check):
+            labels = () if label is None else (label,)
+            explained = Explainer(self._task, (technique,))(image, classes=labels, point=point)
         if not explained:
             raise VertebraError("the model predicts nothing of that class at that place: there is nothing to explain.")
         return explained[0].plot()

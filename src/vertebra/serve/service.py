@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from typing import Any
 
 import torch
@@ -179,17 +180,22 @@ class Service:
             raise late from None
 
     async def _explanation(self, name: str, image: Tensor, question: Question) -> Response:
-        """The image under the colours of an explanation. One that is no longer waited for is computed all the same, so
-        that few may wait."""
+        """The image under the colours of an explanation. One that is no longer waited for ends before its next forward
+        pass, so that few may wait."""
         if self.explaining >= MOST_EXPLAINED:
             raise HTTPException(503, f"{self.explaining} explanations are computed; try again later.", headers=RETRY)
         explain = self.explainers[name].explain
         self.explaining += 1
+        abandoned = Event()
         future = asyncio.get_running_loop().run_in_executor(
-            self.explanations, explain, image, question.label, question.point, question.technique
+            self.explanations, explain, image, question.label, question.point, question.technique, abandoned
         )
         future.add_done_callback(self._explained)
-        drawn = await asyncio.shield(future)
+        try:
+            drawn = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
         return Response(await asyncio.to_thread(_png, drawn), media_type="image/png")
 
     def _explained(self, future: asyncio.Future[Image.Image]) -> None:
