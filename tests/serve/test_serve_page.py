@@ -124,6 +124,13 @@ def test_an_image_is_shown_with_its_prediction(page, tmp_path, models):
     until(lambda: element(page, "status").text.startswith(f"occlusion of {best['class']}"))
     assert page.execute_script(PIXEL, 50, 10, 60) not in (before, by_gradients)
     page.find_element("css selector", "#list button").click()
+    page.execute_script(  # chosen while occlusion is computed
+        "document.querySelector('#list button').click(); const technique = document.getElementById('technique');"
+        "technique.value = 'grad_cam'; technique.dispatchEvent(new Event('change'))"
+    )
+    until(lambda: element(page, "status").text.startswith(f"Grad-CAM of {best['class']}"))
+    assert page.execute_script(PIXEL, 50, 10, 60) == by_gradients
+    page.find_element("css selector", "#list button").click()
     until(lambda: page.execute_script(PIXEL, 50, 10, 60) == before)
     assert not element(page, "slider").is_displayed()
     for name in ("label_map", "saliency_map"):

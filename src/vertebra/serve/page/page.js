@@ -61,13 +61,15 @@ async function open(file) {
 async function explain(key, label, box) {
   if (explained?.key === key) {
     explained = null;
+    latest++;
     show();
     return;
   }
   const current = ++latest;
+  explained = { key, label, box, drawn: null };
   say(`Explaining ${label} …`);
   try {
-    const technique = at.technique.selectedOptions[0]; // another one may be chosen meanwhile
+    const technique = at.technique.selectedOptions[0];
     const query = new URLSearchParams({ label, technique: technique.value });
     if (box && model().explains_points) {
       const [height, width] = answer.size, inside = (value, side) => Math.min(Math.max(0, Math.floor(value)), side - 1);
@@ -76,7 +78,7 @@ async function explain(key, label, box) {
     }
     const drawn = await send("explain", query);
     if (current !== latest) return;
-    explained = { key, label, box, drawn };
+    explained.drawn = drawn;
     say(`${technique.text} of ${label}: red pixels count most.`);
   } catch (error) {
     if (current !== latest) return;
@@ -160,7 +162,7 @@ function draw() {
   pen.imageSmoothingEnabled = scale < 1;
   pen.fillStyle = "#888";
   pen.fillRect(0, 0, width, height);
-  if (explained) {
+  if (explained?.drawn) {
     pen.drawImage(explained.drawn, 0, 0, width, height);
     return;
   }
