@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from html import escape
 
+import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from vertebra.structures import Alignment
 from vertebra.viz import fonts
@@ -21,13 +24,13 @@ MAX_NAMED = 40
 """Tokens of a side that are written beside the matrices of single heads."""
 SCRIPT = f"""
 function showHead(select) {{
-  const matrix = JSON.parse(select.parentElement.dataset.weights)[select.value];
-  const [head, ...rows] = select.parentElement.querySelectorAll("tr");
-  rows.forEach((row, i) => matrix[i].forEach((thousandths, j) => {{
-    const weight = thousandths / 1000, cell = row.cells[j + 1];
+  const bytes = atob(JSON.parse(select.parentElement.dataset.weights)[select.value]);
+  const [head, ...rows] = select.parentElement.querySelectorAll("tr"), width = head.cells.length - 1;
+  rows.forEach((row, i) => [...row.cells].slice(1).forEach((cell, j) => {{
+    const weight = bytes.charCodeAt(i * width + j) / 255;
     const colour = [{", ".join(map(str, COLOUR))}].map(c => Math.round(255 + (c - 255) * Math.min(1, weight)));
     cell.style.background = `rgb(${{colour}})`;
-    cell.title = `${{row.cells[0].textContent}} looks at ${{head.cells[j + 1].textContent}}: ${{weight.toFixed(3)}}`;
+    cell.title = `${{row.cells[0].textContent}} looks at ${{head.cells[j + 1].textContent}}: ${{weight.toFixed(2)}}`;
   }}));
 }}
 """
@@ -100,7 +103,7 @@ def table(alignment: Alignment) -> str:
             key = f"{layer + 1}.{number + 1}"
             names[key] = f"layer {layer + 1}, head {number + 1}"
             weights[key] = alignment.weights[layer, number]
-    data = {key: (1000 * x[:MAX_TOKENS, :MAX_TOKENS]).round().int().tolist() for key, x in weights.items()}
+    data = {key: _encoded(x[:MAX_TOKENS, :MAX_TOKENS]) for key, x in weights.items()}
     choices = "".join(f'<option value="{key}">{name}</option>' for key, name in names.items())
     chooser = f'<select onchange="showHead(this)">{choices}</select>'
     return f'<div data-weights="{escape(json.dumps(data, separators=(",", ":")))}">{chooser}{drawn}</div>'
@@ -125,8 +128,14 @@ def text(alignment: Alignment) -> str:
     return f'<p class="words">{" ".join(parts)}{more}</p>'
 
 
+def _encoded(weights: Tensor) -> str:
+    """Weights in 0..1, row by row, as bytes in 0..255 by base64."""
+    content = (255 * weights.clamp(0, 1)).round().to(torch.uint8)
+    return base64.b64encode(content.numpy().tobytes()).decode()
+
+
 def _cell(weight: float, source: str, target: str) -> str:
-    about = escape(f"{target} looks at {source}: {weight:.3f}")
+    about = escape(f"{target} looks at {source}: {weight:.2f}")
     return f'<td title="{about}" style="background:{_colour(weight)}"></td>'
 
 
