@@ -321,19 +321,20 @@ BOXES = Target(boxes=torch.tensor([[8.0, 8.0, 40.0, 24.0]]), labels=torch.tensor
 DENSE = ("retinanet", "atss", "reppoints", "reppoints_v2")
 
 
-@pytest.mark.parametrize("method", [*DENSE, "faster_rcnn", "faster_rcnn_c4"])
+@pytest.mark.parametrize("method", [*DENSE, "faster_rcnn", "faster_rcnn_c4", "cascade_rcnn"])
 def test_detectors_learn_the_class_logits(method):
     """Of anchors, or of the RoIs that the student samples: a teacher that is the student teaches nothing new."""
     torch.manual_seed(0)
-    size = {"preprocess": Preprocess((96, 96), resize="fit")} if method == "faster_rcnn" else {}
+    size = {"preprocess": Preprocess((96, 96), resize="fit")} if "_rcnn" in method and "c4" not in method else {}
     more = {"neck.channels": 64} if method == "faster_rcnn_c4" else {}
     options = {key: value for key, value in SQUARE.items() if not more or key != "neck.channels"}
     light = {} if method in DENSE else {"rpn_post_nms_top_n_train": 50, "roi_batch_size": 16}
-    light |= {"box_width": 8} if method == "faster_rcnn" else {}
+    light |= {"box_width": 8} if size else {}
     student, other = (vertebra.create("detection", method=method, **options | light | s).eval() for s in ({}, size))
     batch = Batch(torch.randn(1, 3, 64, 64), [BOXES], [], [], [0])
     same = distill.LogitDistiller(Distill("soft"), distill.Teacher(student, student, "x"), student)
-    assert float(same(student, batch)["distillation"]) == pytest.approx(0, abs=1e-6)
+    if method != "cascade_rcnn":  # whose stages learn of all of them together
+        assert float(same(student, batch)["distillation"]) == pytest.approx(0, abs=1e-6)
     student.requires_grad_(True)
     made = distill.LogitDistiller(Distill("soft", weight=0.25), distill.Teacher(other, student, "x"), student)
     terms = made(student, batch)
@@ -343,11 +344,38 @@ def test_detectors_learn_the_class_logits(method):
     torch.manual_seed(0)
     terms = made(student, batch)
     factors = {name: float(terms[name] / value) for name, value in alone.items() if value}
-    assert factors == pytest.approx({name: 0.75 if name == "classification" else 1 for name in factors}, rel=1e-4)
+    shared = {name for name in factors if name.startswith("classification")}
+    assert factors == pytest.approx({name: 0.75 if name in shared else 1 for name in factors}, rel=1e-4)
+    assert len(shared) == (3 if method == "cascade_rcnn" else 1)
     assert len(factors) > 1
     terms["distillation"].backward()
     assert next(student.backbone.parameters()).grad.any()
     assert all(parameter.grad is None for parameter in other.parameters())
+
+
+def test_every_stage_of_a_cascade_learns_of_all_stages_of_another():
+    """Class 0 has twice the odds at the second stage, and three times at the third."""
+    options = {**SQUARE, "method": "cascade_rcnn", "rpn_post_nms_top_n_train": 20, "roi_batch_size": 8, "box_width": 8}
+    model = vertebra.create("detection", **options)
+    for number, head in enumerate(model.box.heads, 1):
+        torch.nn.init.zeros_(head.classify.weight)
+        with torch.no_grad():
+            head.classify.bias.copy_(torch.tensor([math.log(number), 0.0, 0.0]))
+    images = torch.randn(2, 3, 64, 64)
+    _, logits, regions = model.loss_and_class_logits(images, [BOXES, BOXES])
+    odds = logits[:, 0].exp()[:, 0]
+    assert odds.unique_consecutive().tolist() == pytest.approx([1, 2, 3, 1, 2, 3])
+    assert len(odds) == sum(map(len, regions))
+    probabilities = model.region_logits(images, regions).softmax(1)
+    assert torch.allclose(probabilities[:, 0], torch.tensor((1 / 3 + 2 / 4 + 3 / 5) / 3))
+
+
+@pytest.mark.parametrize("loss", ["soft", "hard"])
+def test_no_rois_teach_nothing(loss):
+    compare = {"soft": distill.soft, "hard": distill.hard}[loss]
+    value = compare(torch.zeros(0, 3, requires_grad=True), torch.zeros(0, 3))
+    value.backward()
+    assert value == 0
 
 
 def test_the_logits_of_rois_are_those_of_the_teachers_image():
@@ -379,7 +407,7 @@ def test_anchors_that_differ_are_refused():
     ("task", "student", "teacher", "loss", "sentence"),
     [
         ("detection", {"method": "faster_rcnn"}, {"method": "atss"}, "soft", "has probabilities of every class by its"),
-        ("detection", {"method": "cascade_rcnn"}, {"method": "cascade_rcnn"}, "soft", "has no logits of classes"),
+        ("detection", {"method": "sparse_rcnn"}, {"method": "sparse_rcnn"}, "soft", "has no logits of classes"),
         ("detection", {"method": "atss"}, {"method": "atss"}, "ssld", "takes no labels, from which boxes are learned"),
         ("multilabel", {}, {"loss": "softmax"}, "soft", r"the student \(linear\) of every class by itself"),
         ("multilabel", {"label_smoothing": 0.1}, {}, "ssld", "model.label_smoothing has no effect"),
@@ -459,7 +487,7 @@ def test_mistakes_take_one_sentence(tmp_path, few, teacher, capsys, words, sente
 
 
 def test_tasks_without_logits_learn_features_alone(teacher):
-    detector = vertebra.create("detection", method="cascade_rcnn", classes=CLASSES, neck={"channels": 8}, **TEACHER)
+    detector = vertebra.create("detection", method="sparse_rcnn", classes=CLASSES, neck={"channels": 8}, **TEACHER)
     with pytest.raises(
         VertebraError, match=r"detection by \w+ has no logits of classes .* choose distill.loss=features"
     ):

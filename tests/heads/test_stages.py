@@ -31,7 +31,7 @@ def test_a_cascade_samples_ground_truth_boxes_anew_in_every_stage():
     task = vertebra.create("detection", method="cascade_rcnn", **SMALL)
     for head in task.box:
         torch.nn.init.constant_(head.deltas.bias, 0.3)  # every box moves
-    stages, terms = task.box.loss(
+    stages, terms, logits = task.box.loss(
         lambda boxes: torch.zeros(sum(len(image_boxes) for image_boxes in boxes), 8, 7, 7),
         [torch.zeros(0, 4)],
         [TARGET],
@@ -40,6 +40,7 @@ def test_a_cascade_samples_ground_truth_boxes_anew_in_every_stage():
         positive_fraction=0.25,
     )
     assert len(terms) == 6
+    assert [len(x) for x in logits] == [len(BOXES)] * 3
     assert len(stages) == 3
     for (samples,) in stages:
         assert torch.equal(samples.boxes, BOXES)

@@ -108,7 +108,9 @@ def _log_probabilities(student: Tensor, teacher: Tensor, independent: bool) -> l
 
 
 def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    return values.mean() if weights is None else (values * weights).sum() / weights.sum().clamp(min=1e-6)
+    if weights is None:
+        return values.mean() if values.numel() else values.sum()  # no RoI is sampled where there is no proposal
+    return (values * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
 def cosine(student: Tensor, teacher: Tensor) -> Tensor:

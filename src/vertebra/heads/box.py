@@ -107,6 +107,11 @@ class BoxHead(nn.Module):
         x = self.trunk(x)
         return self.classify(x), self.deltas(x).unflatten(1, (-1, 4))
 
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Of RoI features [R, C, h, w]: [R, num_classes + 1], background last."""
+        logits: Tensor = self(features)[0]
+        return logits
+
     def loss(self, logits: Tensor, deltas: Tensor, samples: Sequence[Samples]) -> dict[str, Tensor]:
         """The terms `classification` and `box`, of the logits and deltas of the samples' boxes."""
         labels = torch.cat([s.labels for s in samples])

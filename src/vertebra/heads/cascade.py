@@ -59,10 +59,7 @@ class Cascade(nn.ModuleList):
             stages.append(logits.float())
             if i + 1 < len(self.heads):
                 boxes = self._refine(head, deltas, boxes, sizes)
-        logits = torch.stack(stages)
-        by_logits = self.average == "logits"
-        probabilities = logits.mean(0).softmax(1) if by_logits else logits.softmax(2).mean(0)
-        return self.heads[-1].detect(probabilities, deltas, boxes, sizes)
+        return self.heads[-1].detect(self._averaged(torch.stack(stages)), deltas, boxes, sizes)
 
     def loss(
         self,
@@ -73,9 +70,10 @@ class Cascade(nn.ModuleList):
         *,
         batch_size: int,
         positive_fraction: float,
-    ) -> tuple[list[list[Samples]], dict[str, Tensor]]:
-        """The samples of each stage, and the weighted terms `classification1`, `box1`, ..."""
-        boxes, stages = list(proposals), []
+    ) -> tuple[list[list[Samples]], dict[str, Tensor], list[Tensor]]:
+        """The samples of each stage, the weighted terms `classification1`, `box1`, ..., and the class logits of the
+        samples of each stage."""
+        boxes, stages, stage_logits = list(proposals), [], []
         terms: dict[str, Tensor] = {}
         for i, (head, iou, weight) in enumerate(zip(self.heads, IOUS, LOSS_WEIGHTS, strict=True)):
             samples = sample_rois(
@@ -83,13 +81,22 @@ class Cascade(nn.ModuleList):
             )
             stages.append(samples)
             logits, deltas = head(roi_features([s.boxes for s in samples]))
+            stage_logits.append(logits)
             losses = head.loss(logits, deltas, samples)
             terms |= {f"{name}{i + 1}": weight * value for name, value in losses.items()}
             refined = self._refine(head, deltas.detach(), [s.boxes for s in samples], sizes)
             # Ground-truth boxes are sampled anew in every stage: refined ones would be too easy.
             proposed = (box[~s.is_gt] for box, s in zip(refined, samples, strict=True))
             boxes = [box[remove_small_boxes(box, 1e-2)] for box in proposed]
-        return stages, terms
+        return stages, terms, stage_logits
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Of all stages together for RoI features [R, C, h, w]: [R, num_classes + 1]."""
+        return self._averaged(torch.stack([head(features)[0].float() for head in self.heads])).log()
+
+    def _averaged(self, logits: Tensor) -> Tensor:
+        """Probabilities [R, num_classes + 1] from the logits of each stage, [stages, R, num_classes + 1]."""
+        return logits.mean(0).softmax(1) if self.average == "logits" else logits.softmax(2).mean(0)
 
     @staticmethod
     def _refine(head: Any, deltas: Tensor, boxes: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:

@@ -78,7 +78,7 @@ class Detector(TrunkTask):
     """
 
     kind = "boxes"
-    class_terms = ("classification",)
+    class_terms: ClassVar[tuple[str, ...]] = ("classification",)
     monitor = "box_ap"
     target_fields: ClassVar[tuple[str, ...]] = ("boxes", "labels")
     unused_parameters = True  # such as the norm of a map that the detector does not use

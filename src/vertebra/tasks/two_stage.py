@@ -13,7 +13,7 @@ from vertebra.backbones import Backbone
 from vertebra.backbones.residual import Bottleneck
 from vertebra.errors import VertebraError, in_range
 from vertebra.heads.box import BoxHead, BoxLoss
-from vertebra.heads.cascade import STAGE_WEIGHTS, Cascade
+from vertebra.heads.cascade import IOUS, STAGE_WEIGHTS, Cascade
 from vertebra.heads.roi import (
     AveragePool,
     Detections,
@@ -113,6 +113,7 @@ class TwoStage(Detector):
     """
 
     reads_sizes = True
+    has_class_logits = True
     takes_batches = False  # of several images, each has NMS of its own
     rpn: RPN
     box: BoxHead | Cascade
@@ -144,33 +145,31 @@ class TwoStage(Detector):
 
     def _losses(
         self, images: Tensor, targets: Sequence[Target]
-    ) -> tuple[dict[str, Tensor], list[list[Samples]], Tensor | None]:
-        """The terms, the samples of each stage, and the class logits of those of the only one."""
+    ) -> tuple[dict[str, Tensor], list[list[Samples]], list[Tensor]]:
+        """The terms, the samples of each stage, and their class logits."""
         sizes = target_sizes(images, targets)
         maps = self.features(images)
         proposals, terms = self.rpn.loss(maps, targets, input_size(images))
         stages, box_terms, logits = self.box_loss(maps, proposals, targets, sizes)
         return terms | box_terms | self.extra_loss(maps, stages, targets), stages, logits
 
-    @property
-    def has_class_logits(self) -> bool:  # type: ignore[override]
-        """Not of a cascade, whose stages have RoIs of their own."""
-        return not isinstance(self.box, Cascade)
-
     def region_logits(self, images: Tensor, regions: Sequence[Tensor]) -> Tensor:
-        logits: Tensor = self.box(self.roi_features(self.features(images), regions, 7))[0]
-        return logits
+        return self.box.class_logits(self.roi_features(self.features(images), regions, 7))
 
     def loss_and_class_logits(
         self, images: Tensor, targets: Sequence[Target]
     ) -> tuple[dict[str, Tensor], Tensor, list[Tensor]]:
-        """The logits are those of the RoIs that are sampled for training.
+        """The logits are those of the RoIs that are sampled for training, in every stage.
 
         Source: Learning Efficient Object Detection Models with Knowledge Distillation, NeurIPS 2017, section 3.2.
         """
-        terms, (samples,), logits = self._losses(images, targets)
-        assert logits is not None
-        return terms, logits[:, None], [sampled.boxes for sampled in samples]
+        terms, stages, logits = self._losses(images, targets)
+        parts = [
+            of_stage.split([len(s.boxes) for s in samples]) for of_stage, samples in zip(logits, stages, strict=True)
+        ]
+        by_image = torch.cat([part for of_image in zip(*parts, strict=True) for part in of_image])
+        regions = [torch.cat([s.boxes for s in of_image]) for of_image in zip(*stages, strict=True)]
+        return terms, by_image[:, None], regions
 
     def candidates(self, raw: tuple[Tensor, ...], index: int, label: int) -> tuple[Tensor, Tensor]:
         boxes, scores, labels = (x[index] for x in raw[:3])
@@ -196,21 +195,18 @@ class TwoStage(Detector):
 
     def box_loss(
         self, maps: Sequence[Tensor], proposals: Sequence[Tensor], targets: Sequence[Target], sizes: Sequence[Size]
-    ) -> tuple[list[list[Samples]], dict[str, Tensor], Tensor | None]:
+    ) -> tuple[list[list[Samples]], dict[str, Tensor], list[Tensor]]:
         """The samples of each stage (one, except in a cascade), the terms of the box heads, and the class logits of the
-        only stage."""
+        samples of each stage."""
         sampling = {
             "batch_size": self.config.roi_batch_size,
             "positive_fraction": self.config.roi_positive_fraction,
         }
         if isinstance(self.box, Cascade):
-            cascade = self.box.loss(
-                lambda boxes: self.roi_features(maps, boxes, 7), proposals, targets, sizes, **sampling
-            )
-            return *cascade, None
+            return self.box.loss(lambda boxes: self.roi_features(maps, boxes, 7), proposals, targets, sizes, **sampling)
         samples = sample_rois(proposals, targets, len(self.classes), iou=0.5, **sampling)
         logits, deltas = self.box(self.roi_features(maps, [s.boxes for s in samples], 7))
-        return [samples], self.box.loss(logits, deltas, samples), logits
+        return [samples], self.box.loss(logits, deltas, samples), [logits]
 
     def extra_raw(self, maps: Sequence[Tensor], detections: Sequence[Detections]) -> list[Tensor]:
         """Raw predictions of further heads for the detections: [B, K, ...] each."""
@@ -275,6 +271,8 @@ class CascadeForm(FPNForm):
 
     Source: Cascade R-CNN, arXiv:1712.00726.
     """
+
+    class_terms: ClassVar[tuple[str, ...]] = tuple(f"classification{i + 1}" for i in range(len(IOUS)))
 
     def make_box(self) -> Cascade:
         config = self.config
