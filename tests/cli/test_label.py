@@ -16,7 +16,7 @@ from vertebra.engine import checkpoint, distill
 from vertebra.engine.settings import resolve
 from vertebra.errors import VertebraError
 from vertebra.kinds import find
-from vertebra.structures import Preprocess
+from vertebra.structures import Preprocess, Target
 
 BACKBONE = {"backbone": "resnet18", "backbone_options": {"depths": (1, 1, 1, 1)}}
 
@@ -98,15 +98,61 @@ def test_stored_answers_that_do_not_fit(tmp_path, stored, images, monkeypatch, m
 
 
 def test_damaged_answers(tmp_path):
-    soft_labels.write(tmp_path, ("a", "b"), [str(tmp_path / "1.png")], torch.tensor([[0.2, 0.8]]))
+    answers = [str(tmp_path / "1.png")], torch.tensor([[0.2, 0.8]]), [{"label": "b"}]
+    soft_labels.write(tmp_path, ("a", "b"), *answers)
     assert soft_labels.read(tmp_path).paths == [tmp_path / "1.png"]
     (tmp_path / "labels.csv").write_text("path\n1.png\n2.png\n")
     with pytest.raises(VertebraError, match=r"lists 2 images, and .* has 1 rows"):
         soft_labels.read(tmp_path)
-    for wrong, sentence in ((torch.tensor([[0.2, 0.9]]), "sum to 1"), (torch.zeros(1, 3), r"must be \[images, 2\]")):
+    (tmp_path / "labels.csv").write_text("path,label\n1.png,b\n")
+    for wrong, sentence in (
+        (torch.tensor([[0.2, 0.9]]), "of an image with one class must sum to 1"),
+        (torch.tensor([[-0.2, 1.2]]), "must lie between 0 and 1"),
+        (torch.zeros(1, 3), r"must be \[images, 2\]"),
+    ):
         soft_labels.save_file({"probabilities": wrong}, tmp_path / "soft_labels.safetensors", {"classes": '["a", "b"]'})
         with pytest.raises(VertebraError, match=sentence):
             soft_labels.read(tmp_path)
+
+
+@pytest.mark.parametrize("loss", ["bce", "softmax"])
+def test_tags_are_stored_and_teach_as_their_model_does(tmp_path, images, loss):
+    """Also those with a space in an image without another."""
+    torch.manual_seed(0)
+    options = {"classes": ("sea", "blue sky"), "preprocess": Preprocess((32, 32)), **BACKBONE, "loss": loss}
+    teacher, student = (vertebra.create("multilabel", **options).eval() for _ in range(2))
+    with torch.no_grad():
+        teacher.head.classify.weight.mul_(0.1)
+        teacher.head.classify.bias.copy_(torch.tensor([-4.0, 2.0]))
+    checkpoint.save(teacher, tmp_path / "teacher.safetensors")
+    folder = tmp_path / "labels"
+    words = [str(tmp_path / "teacher.safetensors"), str(images / "train"), f"--save={folder}", "--device=cpu"]
+    assert main(["label", *words, "--threshold=0.4"]) == 0
+    stored = soft_labels.read(folder)
+    assert stored.independent == (loss == "bce")
+    catalogue = find("tags").read(folder)
+    assert catalogue.classes == ("blue sky",)
+    assert not catalogue.problems
+    samples = catalogue.splits["train"]
+    assert [sample.target.tags.tolist() for sample in samples] == [[0]] * 4
+    more = {"num_classes": 2, "batch_size": 4, "workers": 0, "augment": find("tags").no_augment}
+    batch = next(iter(loader(samples, student.preprocess, find("tags"), **more)))
+    batch.targets = [Target(path=target.path, tags=target.tags) for target in batch.targets]
+    terms = []
+    for name in (folder, tmp_path / "teacher.safetensors"):
+        made = distill.create(settings_of(name), student, samples, written=None, mixing=False)
+        terms.append({name: float(term) for name, term in made(student, batch).items()})
+    assert terms[0] == pytest.approx(terms[1], rel=1e-3)
+    other = vertebra.create("multilabel", **options | {"loss": "softmax" if loss == "bce" else "bce"})
+    with pytest.raises(VertebraError, match=f"teacher {folder} has probabilities of .*, the student .linear. of "):
+        distill.create(settings_of(folder), other, samples, written=None, mixing=False)
+    semicolons = vertebra.create("multilabel", **options | {"classes": ("a;b", "c")})
+    checkpoint.save(semicolons, tmp_path / "teacher.safetensors")
+    assert main(["label", *words[:-2], f"--save={tmp_path / 'new'}"]) == 2
+
+
+def settings_of(folder):
+    return resolve("multilabel", None, {"teacher": folder, "model": BACKBONE})
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks", "keypoints"])

@@ -15,7 +15,7 @@ from vertebra.files import expanded
 @dataclass
 class Options:
     threshold: float | None = None
-    """Of objects: detections with a lower score are dropped, 0..1; default: the checkpoint's best F1, else 0.5."""
+    """Of objects and tags: those with a lower score are dropped, 0..1; default: the checkpoint's best F1, else 0.5."""
     tta: bool = False
     """Test-time augmentation: merge the predictions on the image, the mirrored image and, for objects, smaller and
     larger images."""
@@ -37,8 +37,8 @@ def run(argv: Sequence[str]) -> None:
     )
     arguments.add_option(
         "save",
-        "Folder for the dataset, empty or not there: labels.csv and soft_labels.safetensors of classes, COCO "
-        "annotations of objects, PNG files of label maps.",
+        "Folder for the dataset, empty or not there: labels.csv and soft_labels.safetensors of classes and "
+        "tags, COCO annotations of objects, PNG files of label maps.",
         default=REQUIRED,
     )
     arguments.add_class_arguments(Options)

@@ -1,6 +1,6 @@
 """A classifier's answers for images, stored in a folder: probabilities that a student learns without its teacher.
 
-`labels.csv` lists the images, with paths relative to the folder, their top class and its probability; it is a dataset
+`labels.csv` lists the images, with paths relative to the folder, and their top class or their tags; it is a dataset
 too. `soft_labels.safetensors` holds `probabilities` [N, num_classes] float32 in the order of its lines.
 """
 
@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vertebra import weights
 from vertebra.errors import VertebraError, escaped, shown
-from vertebra.files import cell, parse_json, read_text, replacing
+from vertebra.files import parse_json, read_text, replacing
 from vertebra.structures import check_classes
 
 LIST, TENSOR = "labels.csv", "soft_labels.safetensors"
@@ -34,7 +34,12 @@ class SoftLabels:
     paths: list[Path]
     """Of the images, absolute."""
     probabilities: Tensor
-    """[N, num_classes] float32, whose rows sum to 1."""
+    """[N, num_classes] float32 in 0..1."""
+
+    @property
+    def independent(self) -> bool:
+        """Whether each class has a probability of its own, as tags have; else those of an image sum to 1."""
+        return self.probabilities.shape[1] == 1 or not _sum_to_one(self.probabilities)
 
 
 def is_folder(path: str | Path) -> bool:
@@ -42,14 +47,24 @@ def is_folder(path: str | Path) -> bool:
     return (Path(path) / TENSOR).is_file()
 
 
-def write(folder: Path, classes: Sequence[str], paths: Sequence[str], probabilities: Tensor) -> None:
-    """Writes the two files; arguments as the fields of SoftLabels."""
-    values, labels = probabilities.max(1) if len(probabilities) else (torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+def _sum_to_one(probabilities: Tensor) -> bool:
+    return bool(((probabilities.sum(1) - 1).abs() < 1e-2).all())
+
+
+def write(
+    folder: Path,
+    classes: Sequence[str],
+    paths: Sequence[str],
+    probabilities: Tensor,
+    columns: Sequence[Mapping[str, object]],
+) -> None:
+    """Writes the two files; `columns` has what the list says of each image, at least one, by the same names, further
+    arguments are as the fields of SoftLabels."""
     with replacing(folder / LIST) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "label", "probability"])
-        for path, label, value in zip(paths, labels.tolist(), values.tolist(), strict=True):
-            table.writerow([os.path.relpath(path, folder), cell(classes[label]), round(value, 6)])
+        table = csv.DictWriter(file, ["path", *columns[0]])
+        table.writeheader()
+        for path, values in zip(paths, columns, strict=True):
+            table.writerow({"path": os.path.relpath(path, folder), **values})
     with replacing(folder / TENSOR) as temporary:
         save_file({"probabilities": probabilities.contiguous()}, temporary, {"classes": json.dumps(list(classes))})
 
@@ -71,10 +86,12 @@ def read(folder: Path) -> SoftLabels:
         form = "none" if probabilities is None else list(probabilities.shape)
         raise VertebraError(f"{path}: probabilities are {form}; they must be [images, {len(classes)}].")
     probabilities = probabilities.float()
-    if not bool((probabilities >= 0).all()) or not bool(((probabilities.sum(1) - 1).abs() < 1e-2).all()):
-        raise VertebraError(f"{path}: probabilities of an image must be 0 or more and sum to 1.")
+    if not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
+        raise VertebraError(f"{path}: probabilities must lie between 0 and 1.")
     rows = csv.reader(io.StringIO(read_text(folder / LIST)))
     header = next(rows, [])
+    if "label" in header and not _sum_to_one(probabilities):
+        raise VertebraError(f"{path}: probabilities of an image with one class must sum to 1.")
     if header[:1] != ["path"]:
         raise VertebraError(
             f"{folder / LIST}, line 1: the first column is {shown(escaped(''.join(header[:1])))}, not path."

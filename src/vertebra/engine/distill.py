@@ -224,9 +224,10 @@ class StoredTeacher:
 
     def __init__(self, folder: Path) -> None:
         stored = soft_labels.read(folder)
-        self.name, self.classes = str(folder), stored.classes
+        self.name, self.classes, self.independent = str(folder), stored.classes, stored.independent
         self.rows = {path: i for i, path in enumerate(stored.paths)}
-        self.logits = stored.probabilities.clamp(min=1e-12).log()
+        values = stored.probabilities
+        self.logits = values.logit(1e-6) if self.independent else values.clamp(min=1e-12).log()
 
     def __deepcopy__(self, memo: Any) -> StoredTeacher:
         return self
@@ -430,6 +431,7 @@ def create(
                 f"{folder} holds probabilities of the classes of whole images; for {student.task_name} give the model "
                 "as the teacher."
             )
+        _check_independence(stored.independent, str(folder), student)
         return LogitDistiller(options, stored, student)
     task, path = _load(settings.teacher, student)
     _check_file(path, settings, written)
@@ -499,12 +501,15 @@ def _check_logits(teacher: Task, student: Task, name: str) -> None:
             f"teacher {name} is a model for {teacher.task_name}, not for {student.task_name}: choose "
             "distill.loss=features, or a teacher of the same task."
         )
-    if teacher.independent_classes != student.independent_classes:
+    _check_independence(teacher.independent_classes, f"{name} ({teacher.method})", student)
+
+
+def _check_independence(independent: bool, name: str, student: Task) -> None:
+    if independent != student.independent_classes:
         forms = {True: "of every class by itself", False: "of all classes together"}
-        theirs, mine = (forms[task.independent_classes] for task in (teacher, student))
         raise VertebraError(
-            f"teacher {name} ({teacher.method}) has probabilities {theirs}, the student ({student.method}) {mine}: "
-            "choose distill.loss=features, or another teacher."
+            f"teacher {name} has probabilities {forms[independent]}, the student ({student.method}) "
+            f"{forms[not independent]}: choose another teacher, or of a model distill.loss=features."
         )
 
 

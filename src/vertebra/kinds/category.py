@@ -15,6 +15,7 @@ from torch import Tensor
 from vertebra.data.augment import BatchTransform, Transform
 from vertebra.data.augment.category import CategoryAugment, CategoryTransform, batch_transform, eased
 from vertebra.data.catalogue import Sample
+from vertebra.files import cell
 from vertebra.kinds.base import shorten
 from vertebra.kinds.one_class import OneClass
 from vertebra.kinds.pseudo_labels import SoftLabelsWriter
@@ -72,7 +73,12 @@ class Category(OneClass):
 
     def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
         """A list of the images and their probabilities, see `data.soft_labels`."""
-        return SoftLabelsWriter(folder, options)
+
+        def columns(prediction: Prediction) -> dict[str, object]:
+            ((label, probability),) = prediction.top(1)
+            return {"label": cell(options.classes[label]), "probability": round(probability, 6)}
+
+        return SoftLabelsWriter(folder, options, lambda prediction: prediction.probabilities, columns)
 
     def answers(
         self, prediction: Prediction, classes: Sequence[str], *, labels: Sequence[int] = (), top: int = 1, **_: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,26 +22,37 @@ from vertebra.structures import Prediction
 
 
 class SoftLabelsWriter:
-    """labels.csv with the top class of each image, and soft_labels.safetensors with the probabilities of all."""
+    """labels.csv with the top class or the tags of each image, and soft_labels.safetensors with all probabilities."""
 
     files: tuple[str, ...] = (soft_labels.LIST, soft_labels.TENSOR)
 
-    def __init__(self, folder: Path, options: WriterOptions) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: WriterOptions,
+        probabilities: Callable[[Prediction], Tensor | None],
+        columns: Callable[[Prediction], Mapping[str, object]],
+    ) -> None:
+        """`probabilities` are those of a prediction, and `columns` what the list says of it."""
         self.folder, self.classes = folder, options.classes
+        self.probabilities_of, self.columns_of = probabilities, columns
         self.paths: list[str] = []
         self.probabilities: list[Tensor] = []
+        self.columns: list[Mapping[str, object]] = []
 
     def __enter__(self) -> SoftLabelsWriter:
         return self
 
     def add(self, prediction: Prediction, number: int, drawn: str) -> None:
-        assert prediction.probabilities is not None
+        probabilities = self.probabilities_of(prediction)
+        assert probabilities is not None
         self.paths.append(prediction.path)
-        self.probabilities.append(prediction.probabilities.float())
+        self.probabilities.append(probabilities.float())
+        self.columns.append(self.columns_of(prediction))
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None and self.paths:
-            soft_labels.write(self.folder, self.classes, self.paths, torch.stack(self.probabilities))
+            soft_labels.write(self.folder, self.classes, self.paths, torch.stack(self.probabilities), self.columns)
         return None
 
 

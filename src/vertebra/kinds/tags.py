@@ -23,8 +23,10 @@ from vertebra.data.augment.tags import tags_batch_transform
 from vertebra.data.catalogue import Catalogue, Sample
 from vertebra.data.reading import Source
 from vertebra.errors import VertebraError, in_range, shown
+from vertebra.files import cell
 from vertebra.kinds import views
 from vertebra.kinds.base import Kind, class_counts, inverse_frequencies, shorten, uneven
+from vertebra.kinds.pseudo_labels import SoftLabelsWriter
 from vertebra.kinds.writers import Writer, WriterOptions
 from vertebra.metrics.evaluation import Evaluation
 from vertebra.structures import Answer, KeypointSchema, Prediction, Preprocess, Target
@@ -55,6 +57,7 @@ class Tags(Kind):
     """Any number of classes per image, each with its probability and its threshold."""
 
     target_field = "tags"
+    soft_labels = True
     description = "tags"
     contents = "tags"
     unlabelled = True
@@ -172,6 +175,22 @@ class Tags(Kind):
             return labels
 
         return super().writer(folder, replace(options, tags=tags), format=format, top=top)
+
+    def labels_writer(self, folder: Path, options: WriterOptions) -> Writer:
+        """A list of the images with the tags that reach their thresholds, and all probabilities, see
+        `data.soft_labels`.
+
+        Raises:
+            VertebraError: if a tag has the character that separates tags.
+        """
+        if odd := [name for name in options.classes if ";" in name]:
+            raise VertebraError(f"tag {shown(odd[0])} has a semicolon, which separates the tags in a list.")
+
+        def columns(prediction: Prediction) -> dict[str, object]:
+            names = [name for name, _ in _tags(prediction, options.classes)]
+            return {"tags": cell("".join(f"{name};" for name in names))}
+
+        return SoftLabelsWriter(folder, options, lambda prediction: prediction.tags, columns)
 
     def caption(self, prediction: Prediction, classes: Sequence[str], top: int = 3) -> list[tuple[str, float]]:
         """All tags, with a bar as long as their probability."""

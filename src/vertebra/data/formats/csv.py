@@ -30,11 +30,14 @@ COLUMNS = ("path", "label", "split")
 def recognise(path: Path) -> bool:
     """Whether it is a file that ends in .csv, unless it has tags and no column `label`, or a folder of soft labels."""
     if path.is_dir():
-        return soft_labels.is_folder(path)
+        return soft_labels.is_folder(path) and _has_labels(path / soft_labels.LIST)
     if path.suffix.lower() != ".csv" or not path.is_file():
         return False
-    header = [column.lower() for row in first_rows(path)[:1] for column in row]
-    return "label" in header or not csv_tags.recognise(path)
+    return _has_labels(path) or not csv_tags.recognise(path)
+
+
+def _has_labels(file: Path) -> bool:
+    return "label" in [column.lower() for row in first_rows(file)[:1] for column in row]
 
 
 def read(path: Path, options: ReadOptions) -> Catalogue:
