@@ -16,6 +16,7 @@ from vertebra.cli import main
 from vertebra.engine import checkpoint
 from vertebra.errors import VertebraError, is_out_of_memory
 from vertebra.export import certificate, load
+from vertebra.export.formats import onnx as onnx_format
 from vertebra.export.loading import engine_outputs
 from vertebra.structures import KeypointSchema, Preprocess
 
@@ -158,6 +159,24 @@ def test_int8_is_calibrated_on_the_training_images(folder, striped, images, conv
     model = vertebra.load(folder)
     for one, other in zip(model.predict(images), exported.predict(images), strict=True):
         torch.testing.assert_close(other.probabilities, one.probabilities, atol=0.2, rtol=0)
+
+
+def test_activations_are_one_operation_before_int8(monkeypatch):
+    """OpenVINO quantises a convolution together with the operation after it."""
+    pytest.importorskip("openvino")
+    from vertebra.export import calibration
+    from vertebra.export.formats import openvino as format
+
+    activation = onnx.helper.make_graph(
+        [onnx.helper.make_node("Sigmoid", ["x"], ["s"]), onnx.helper.make_node("Mul", ["x", "s"], ["y"])],
+        "silu",
+        *([onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 4])] for name in "xy"),
+    )
+    model = onnx.helper.make_model(activation, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    monkeypatch.setattr(onnx_format, "convert", lambda *_: model)
+    monkeypatch.setattr(calibration, "quantized", lambda graph, names, images, program: graph)
+    graph, _ = format.quantized(format.convert(None, "int8"), None, None)
+    assert [op.get_type_name() for op in graph.get_ordered_ops()] == ["Parameter", "Swish", "Result"]
 
 
 def test_int8_is_refused(folder, tmp_path, striped, converted, monkeypatch, capsys):

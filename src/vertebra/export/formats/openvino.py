@@ -35,9 +35,14 @@ def convert(program: torch.export.ExportedProgram, precision: str) -> Any:
 
 
 def quantized(model: Any, images: Images, program: torch.export.ExportedProgram) -> Any:
+    from openvino._offline_transformations import apply_moc_transformations
+
     from vertebra.export import calibration
 
     graph, precision = model
+    # Sequences such as x * sigmoid(x) become one operation first, else they are not part of the convolution before them.
+    # `openvino.convert_model` does it too, and reports its use over the network.
+    apply_moc_transformations(graph, cf=False)
     return calibration.quantized(graph, [given.any_name for given in graph.inputs], images, program), precision
 
 
