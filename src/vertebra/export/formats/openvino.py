@@ -40,7 +40,7 @@ def quantized(model: Any, images: Images, program: torch.export.ExportedProgram)
     from vertebra.export import calibration
 
     graph, precision = model
-    # Sequences such as x * sigmoid(x) become one operation first, else they are not part of the convolution before them.
+    # Sequences such as x * sigmoid(x) become one operation first, else the convolution before cannot contain them.
     # `openvino.convert_model` does it too, and reports its use over the network.
     apply_moc_transformations(graph, cf=False)
     return calibration.quantized(graph, [given.any_name for given in graph.inputs], images, program), precision
