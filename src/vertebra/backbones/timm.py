@@ -286,13 +286,17 @@ class TimmModel(Backbone):
         return []
 
     def layers(self) -> list[nn.Module]:
-        """By timm's own grouping for layer-wise decay; of models that have none, their parts in order."""
+        """By timm's own grouping for layer-wise decay; of models that have none, their parts in order, of rows of
+        stages or blocks each."""
         named = dict(self.net.named_parameters())
         if hasattr(self.net, "group_matcher"):
             order = _timm().models.group_parameters(self.net, self.net.group_matcher(coarse=False), reverse=True)
         else:
-            parts = [name for name, _ in self.net.named_children()]
-            order = {name: 1 + parts.index(name.partition(".")[0]) if "." in name else 0 for name in named}
+            parts = []
+            for name, child in self.net.named_children():
+                rows = isinstance(child, nn.Sequential | nn.ModuleList)  # of stages or blocks
+                parts += [f"{name}.{part}." for part, _ in child.named_children()] if rows else [f"{name}."]
+            order = {name: sum(i for i, part in enumerate(parts, 1) if name.startswith(part)) for name in named}
         depth = {id(parameter): order[name] for name, parameter in named.items()}
         groups: dict[int, list[nn.Module]] = {number: [] for number in sorted(set(depth.values()))}
         for child in (self.net, *self.net.children()):
