@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of each turn")
     parser.add_argument("--turns", type=int, default=1, help="of each service")
     parser.add_argument("--engine", default="folded", help="of Vertebra; LitServe serves eager and folded models")
+    parser.add_argument("--precision", default="32-true", help="of Vertebra; LitServe computes in float32")
     parser.add_argument("--requests", type=int, default=0, help="in place of turns: memory over so many requests")
     parser.add_argument("--litserve", help=argparse.SUPPRESS)  # the process of LitServe: the checkpoint
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -66,7 +67,7 @@ def main() -> None:
         checkpoint.save(task, path)
         body = photo(options.size)
         services = {"vertebra": [sys.executable, "-m", "vertebra", "serve", str(path), "--device=cpu"]}
-        services["vertebra"] += [f"--engine={options.engine}"]
+        services["vertebra"] += [f"--engine={options.engine}", f"--precision={options.precision}"]
         services["vertebra"] += [f"--max_batch={MAX_BATCH}", f"--latency_ms={LATENCY_MS}", "--max_in_flight=1000"]
         if litserve and not options.requests:
             for engine in ("eager", "folded"):
