@@ -1,6 +1,7 @@
 """Engines: what computes a checkpoint's outputs, and which is the fastest."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -133,6 +134,19 @@ def test_a_folder_that_cannot_be_written_to(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr(engines, "measure", None)  # which is not called again
     assert vertebra.load(checkpoint, device="cpu", engine="auto").engine == engine
     assert vertebra.load(checkpoint, device="cpu", engine="onnx").exported
+
+
+def test_the_later_measurement_counts(monkeypatch, tmp_path):
+    """Of that beside the checkpoint and that in the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folders = engines._folders(tmp_path / "best.safetensors")
+    for earlier, later in (folders, folders[::-1]):
+        for seconds, folder in ((1000, earlier), (2000, later)):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "engines.json").write_text(json.dumps({"key": folder.name, folder.name: 1}))
+            os.utime(folder / "engines.json", (seconds, seconds))
+        known = {"key": later.name, **{folder.name: 1 for folder in folders}}
+        assert engines._remembered(tmp_path / "best.safetensors") == known
 
 
 def test_auto_of_a_model_that_reads_texts(tmp_path):

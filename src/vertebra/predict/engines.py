@@ -211,11 +211,11 @@ def _writable(checkpoint: Path) -> Path:
 
 
 def _remembered(checkpoint: Path) -> dict[str, Any]:
-    """What earlier measurements have found, by `_key`."""
+    """What earlier measurements have found, by `_key`; of both folders the later one's."""
     known: dict[str, Any] = {}
-    for folder in _folders(checkpoint):
-        file = folder / "engines.json"
-        content = read_json(file, MAX_JSON_BYTES) if file.is_file() else {}
+    files = [file for folder in _folders(checkpoint) if (file := folder / "engines.json").is_file()]
+    for file in sorted(files, key=lambda file: file.stat().st_mtime):
+        content = read_json(file, MAX_JSON_BYTES)
         known |= content if isinstance(content, dict) else {}
     return known
 
