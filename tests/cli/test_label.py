@@ -99,14 +99,14 @@ def test_stored_answers_that_do_not_fit(tmp_path, stored, images, monkeypatch, m
 
 def test_damaged_answers(tmp_path):
     answers = [str(tmp_path / "1.png")], torch.tensor([[0.2, 0.8]]), [{"label": "b"}]
-    soft_labels.write(tmp_path, ("a", "b"), *answers)
+    soft_labels.write(tmp_path, ("a", "b"), *answers, independent=False)
     assert soft_labels.read(tmp_path).paths == [tmp_path / "1.png"]
     (tmp_path / "labels.csv").write_text("path\n1.png\n2.png\n")
     with pytest.raises(VertebraError, match=r"lists 2 images, and .* has 1 rows"):
         soft_labels.read(tmp_path)
     (tmp_path / "labels.csv").write_text("path,label\n1.png,b\n")
     for wrong, sentence in (
-        (torch.tensor([[0.2, 0.9]]), "of an image with one class must sum to 1"),
+        (torch.tensor([[0.2, 0.9]]), "of an image's classes must sum to 1"),
         (torch.tensor([[-0.2, 1.2]]), "must lie between 0 and 1"),
         (torch.zeros(1, 3), r"must be \[images, 2\]"),
     ):

@@ -66,7 +66,10 @@ def run(argv: Sequence[str]) -> None:
         threshold=options.threshold,
         tta=options.tta,
     )
-    writer = predictor.kind.labels_writer(folder, WriterOptions(predictor.classes, keypoints=predictor.keypoints))
+    writing = WriterOptions(
+        predictor.classes, keypoints=predictor.keypoints, independent=predictor.task.independent_classes
+    )
+    writer = predictor.kind.labels_writer(folder, writing)
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     with writer:

@@ -34,20 +34,13 @@ class SoftLabels:
     """Of the images, absolute."""
     probabilities: Tensor
     """[N, num_classes] float32 in 0..1."""
-
-    @property
-    def independent(self) -> bool:
-        """Whether each class has a probability of its own, as tags have; else those of an image sum to 1."""
-        return self.probabilities.shape[1] == 1 or not _sum_to_one(self.probabilities)
+    independent: bool
+    """Whether each class has a probability of its own, as tags have; else those of an image sum to 1."""
 
 
 def is_folder(path: str | Path) -> bool:
     """Whether a path is a folder of stored answers."""
     return (Path(path) / TENSOR).is_file()
-
-
-def _sum_to_one(probabilities: Tensor) -> bool:
-    return bool(((probabilities.sum(1) - 1).abs() < 1e-2).all())
 
 
 def write(
@@ -56,6 +49,8 @@ def write(
     paths: Sequence[str],
     probabilities: Tensor,
     columns: Sequence[Mapping[str, object]],
+    *,
+    independent: bool,
 ) -> None:
     """Writes the two files; `columns` has what the list says of each image, at least one, by the same names, further
     arguments are as the fields of SoftLabels."""
@@ -65,7 +60,8 @@ def write(
         for path, values in zip(paths, columns, strict=True):
             table.writerow({"path": os.path.relpath(path, folder), **values})
     with replacing(folder / TENSOR) as temporary:
-        save_file({"probabilities": probabilities.contiguous()}, temporary, {"classes": json.dumps(list(classes))})
+        about = {"classes": json.dumps(list(classes)), "independent": json.dumps(independent)}
+        save_file({"probabilities": probabilities.contiguous()}, temporary, about)
 
 
 def read(folder: Path) -> SoftLabels:
@@ -87,10 +83,11 @@ def read(folder: Path) -> SoftLabels:
     probabilities = probabilities.float()
     if not bool(((probabilities >= 0) & (probabilities <= 1)).all()):
         raise VertebraError(f"{path}: probabilities must lie between 0 and 1.")
+    independent = parse_json(metadata.get("independent", "false"), str(path)) is True
+    if not independent and bool(((probabilities.sum(1) - 1).abs() > 1e-2).any()):
+        raise VertebraError(f"{path}: probabilities of an image's classes must sum to 1.")
     rows = csv.reader(io.StringIO(read_text(folder / LIST)))
     header = next(rows, [])
-    if "label" in header and not _sum_to_one(probabilities):
-        raise VertebraError(f"{path}: probabilities of an image with one class must sum to 1.")
     if header[:1] != ["path"]:
         raise VertebraError(
             f"{folder / LIST}, line 1: the first column is {shown(escaped(''.join(header[:1])))}, not path."
@@ -98,4 +95,5 @@ def read(folder: Path) -> SoftLabels:
     names = [row[0] for row in rows if row]
     if len(names) != len(probabilities):
         raise VertebraError(f"{folder / LIST} lists {len(names)} images, and {path} has {len(probabilities)} rows.")
-    return SoftLabels(tuple(classes), [Path(os.path.abspath(folder / name)) for name in names], probabilities)
+    paths = [Path(os.path.abspath(folder / name)) for name in names]
+    return SoftLabels(tuple(classes), paths, probabilities, independent)

@@ -34,7 +34,7 @@ class SoftLabelsWriter:
         columns: Callable[[Prediction], Mapping[str, object]],
     ) -> None:
         """`probabilities` are those of a prediction, and `columns` what the list says of it."""
-        self.folder, self.classes = folder, options.classes
+        self.folder, self.options = folder, options
         self.probabilities_of, self.columns_of = probabilities, columns
         self.paths: list[str] = []
         self.probabilities: list[Tensor] = []
@@ -52,7 +52,10 @@ class SoftLabelsWriter:
 
     def __exit__(self, *error: Any) -> bool | None:
         if error[0] is None and self.paths:
-            soft_labels.write(self.folder, self.classes, self.paths, torch.stack(self.probabilities), self.columns)
+            probabilities, independent = torch.stack(self.probabilities), self.options.independent
+            soft_labels.write(
+                self.folder, self.options.classes, self.paths, probabilities, self.columns, independent=independent
+            )
         return None
 
 

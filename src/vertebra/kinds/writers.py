@@ -47,6 +47,8 @@ class WriterOptions:
     """The file of a prediction's image, or its pixels [C, H, W] uint8; for formats that hold the images too."""
     tags: Callable[[Prediction], Sequence[int]] | None = None
     """The classes of the whole image, where these are predicted."""
+    independent: bool = False
+    """Whether each class of the whole image has a probability of its own."""
     label_map: Callable[[Prediction], Tensor] | None = None
     """The class of each pixel, [H, W] uint8, where these are predicted."""
 
