@@ -20,6 +20,7 @@ from vertebra.engine.settings import Distill, resolve
 from vertebra.engine.train import check_unlabelled
 from vertebra.errors import VertebraError
 from vertebra.structures import Level, Preprocess, Target
+from vertebra.tasks import Task
 
 CLASSES = ("cat", "dog")
 TEACHER = {"backbone": "resnet18", "backbone_options": {"depths": (1, 1, 1, 1)}}
@@ -165,7 +166,9 @@ def test_shapes_are_kept_in_proportion():
 
 def test_classes_are_matched_by_name():
     assert distill.class_order(("b", "c", "a"), ("a", "b", "c"), "x").tolist() == [2, 0, 1]
-    assert distill.class_order(("0", "1"), ("a", "b"), "x").tolist() == [0, 1]  # without names
+    assert distill.class_order(("0", "1"), ("a", "b"), "x", named=False).tolist() == [0, 1]
+    with pytest.raises(VertebraError, match="it lacks 'a', 'b' and the data lacks '0', '1'"):
+        distill.class_order(("0", "1"), ("a", "b"), "x")  # a model of data whose classes are called so
     assert distill.class_order(("0", "1", "2"), ("0", "2", "1"), "x").tolist() == [0, 2, 1]
     with pytest.raises(VertebraError, match="it lacks 'a' and the data lacks 'd', 'e'"):
         distill.class_order(("b", "c", "d", "e"), ("a", "b", "c"), "x")
@@ -393,14 +396,41 @@ def test_the_logits_of_rois_are_those_of_the_teachers_image():
     assert boxes.tolist() == [[12.0, 16.0, 60.0, 48.0]]
 
 
-def test_anchors_that_differ_are_refused():
-    student = vertebra.create("detection", method="retinanet", **SQUARE)
-    other = vertebra.create("detection", method="atss", **SQUARE)
-    made = distill.LogitDistiller(Distill("soft"), distill.Teacher(other, student, "x"), student)
-    with pytest.raises(
-        VertebraError, match="teacher x has logits of 86 anchors, the student of 774: both need the same"
-    ):
-        made(student, Batch(torch.randn(1, 3, 64, 64), [BOXES], [], [], [0]))
+def made_of(path: Path, teacher: Task, student: Task) -> distill.Distiller:
+    checkpoint.save(teacher, path)
+    settings = resolve(student.task_name, student.method, {"teacher": str(path), "distill": {"loss": "soft"}})
+    made = distill.create(settings, student, [], written=None, mixing=False)
+    assert made
+    return made
+
+
+def test_anchors_that_differ_are_refused(tmp_path):
+    student, other = (vertebra.create("detection", method=name, **SQUARE) for name in ("retinanet", "atss"))
+    sentence = r"has logits of 341 anchors for an image of 128 x 128 pixels, the student of 3069: both need the same"
+    with pytest.raises(VertebraError, match=sentence):
+        made_of(tmp_path / "teacher.safetensors", other, student)
+    assert student.training
+
+
+@pytest.mark.parametrize("resize", ["shortest", "fit"])
+def test_anchors_are_those_of_the_students_input(tmp_path, resize):
+    """Although the teacher was trained on larger images."""
+    options = [SQUARE | {"preprocess": Preprocess((side, 2 * side), resize=resize)} for side in (64, 128)]
+    student, teacher = (vertebra.create("detection", method="atss", **more).eval() for more in options)
+    made = made_of(tmp_path / "teacher.safetensors", teacher, student)
+    images = torch.randn(1, 3, 64, 96)
+    assert torch.allclose(made.teacher.class_logits(images, [BOXES]), teacher.class_logits(images), atol=1e-5)
+    made(student, Batch(images, [BOXES], [], [], [0]))
+
+
+@pytest.mark.parametrize(("one", "other"), [("detection", "instance"), ("instance", "detection")])
+def test_detectors_of_boxes_and_of_masks_teach_each_other(tmp_path, one, other):
+    options = {**SQUARE, "box_width": 8}
+    methods = {"detection": "faster_rcnn", "instance": "mask_rcnn"}
+    student, teacher = (vertebra.create(task, method=methods[task], **options) for task in (one, other))
+    made = made_of(tmp_path / "teacher.safetensors", teacher, student)
+    logits = made.teacher.class_logits(torch.randn(1, 3, 64, 64), [BOXES], [BOXES.boxes])
+    assert logits.shape == (1, 3)
 
 
 @pytest.mark.parametrize(

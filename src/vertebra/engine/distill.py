@@ -130,14 +130,15 @@ class Teacher:
         task: the teacher's model.
         student: the student's, whose images it is given.
         name: for messages.
+        named: whether its classes have their names; other libraries' checkpoints do not store them.
 
     Raises:
         VertebraError: if the student's images cannot be made into the teacher's input.
     """
 
-    def __init__(self, task: Task, student: Task, name: str) -> None:
+    def __init__(self, task: Task, student: Task, name: str, *, named: bool = True) -> None:
         self.task = task.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self.name = name
+        self.name, self.named = name, named
         self.classes = task.classes
         self.preprocess, self.given = task.preprocess, student.preprocess
         if self.preprocess.channels != self.given.channels:
@@ -165,7 +166,9 @@ class Teacher:
         """Logits [B, num_classes, ...] for the student's images [B, C, H, W], or of boxes [N_i, 4] in them."""
         logits: Tensor
         if regions is None:
-            logits = self._computed(self.task.class_logits, images)
+            unscaled = self.task.any_size and _of_anchors(self.task)  # which are those of the student's input
+            size = (images.shape[2], images.shape[3]) if unscaled else None
+            logits = self._computed(self.task.class_logits, images, size)
         else:
             height, width = self.size((images.shape[2], images.shape[3]))
             factor = images.new_tensor([width / images.shape[3], height / images.shape[2]] * 2)
@@ -180,13 +183,14 @@ class Teacher:
         return maps
 
     @torch.no_grad()
-    def _computed(self, function: Callable[[Tensor], Any], images: Tensor) -> Any:
+    def _computed(self, function: Callable[[Tensor], Any], images: Tensor, size: tuple[int, int] | None = None) -> Any:
         if next(self.task.parameters()).device != images.device:
             self.task.to(images.device)
-        return function(self.input(images))
+        return function(self.input(images, size))
 
-    def input(self, images: Tensor) -> Tensor:
-        """The teacher's input from that of the student, [B, C, H, W] normalised -> the same of another size."""
+    def input(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The teacher's input from that of the student, [B, C, H, W] normalised -> the same of another size: `size`, or
+        that of its own preprocessing."""
         theirs, given = self.preprocess, self.given
         if (theirs.mean, theirs.std) != (given.mean, given.std):
             mean, std, their_mean, their_std = (
@@ -194,7 +198,7 @@ class Teacher:
                 for values in (given.mean, given.std, theirs.mean, theirs.std)
             )
             images = (images * std + mean - their_mean) / their_std
-        size = self.size((images.shape[2], images.shape[3]))
+        size = size or self.size((images.shape[2], images.shape[3]))
         if size == images.shape[2:]:
             return images
         smooth = theirs.interpolation in ("bilinear", "bicubic")
@@ -221,6 +225,8 @@ class Teacher:
 
 class StoredTeacher:
     """The answers of a classifier that `vertebra label` has stored, by the path of the image."""
+
+    named = True
 
     def __init__(self, folder: Path) -> None:
         stored = soft_labels.read(folder)
@@ -277,7 +283,7 @@ class LogitDistiller(nn.Module):
         }
         self.independent = student.independent_classes
         self.compare = partial(losses[options.loss], independent=self.independent)
-        order = class_order(teacher.classes, student.classes, teacher.name)
+        order = class_order(teacher.classes, student.classes, teacher.name, named=teacher.named)
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, task: Task, batch: Batch) -> dict[str, Tensor]:
@@ -292,15 +298,10 @@ class LogitDistiller(nn.Module):
         background = range(len(self.order), theirs.shape[1])
         theirs = theirs[:, torch.cat((self.order, self.order.new_tensor(background)))].float()
         weights = None
-        if mine.shape[2:] != theirs.shape[2:]:
-            if mine.ndim == 3:
-                raise VertebraError(
-                    f"teacher {self.teacher.name} has logits of {theirs.shape[2]} anchors, the student of "
-                    f"{mine.shape[2]}: both need the same anchors, strides and image size, or distill.loss=features."
-                )
-            theirs = interpolate(theirs, mine.shape[2:], mode="bilinear")
         if mine.ndim == 3:  # anchors, nearly all of which are background
             weights = theirs.sigmoid().amax(1)
+        elif mine.shape[2:] != theirs.shape[2:]:
+            theirs = interpolate(theirs, mine.shape[2:], mode="bilinear")
         value = self.compare(mine.float(), theirs, weights=weights)
         if not self.labels:
             return {"distillation": value}
@@ -362,16 +363,15 @@ def _resized(maps: Tensor, like: Tensor) -> Tensor:
 Distiller = LogitDistiller | FeatureDistiller
 
 
-def class_order(teacher: Sequence[str], student: Sequence[str], name: str) -> Tensor:
+def class_order(teacher: Sequence[str], student: Sequence[str], name: str, *, named: bool = True) -> Tensor:
     """The index among the teacher's classes of each class of the student: [num_classes] int64.
 
-    A teacher whose classes are numbers from 0, where those of the student are not, is taken to have the classes of the
-    student in their order.
+    Classes that are not `named`, numbers from 0, are taken to be those of the student in their order.
 
     Raises:
         VertebraError: if they are not the same classes.
     """
-    if list(teacher) == [str(i) for i in range(len(student))] and set(teacher) != set(student):
+    if not named and list(teacher) == [str(i) for i in range(len(student))]:
         return torch.arange(len(student))
     index = {label: i for i, label in enumerate(teacher)}
     missing = [label for label in student if label not in index]
@@ -433,11 +433,13 @@ def create(
             )
         _check_independence(stored.independent, str(folder), student)
         return LogitDistiller(options, stored, student)
-    task, path = _load(settings.teacher, student)
+    task, path, named = _load(settings.teacher, student)
     _check_file(path, settings, written)
-    teacher = Teacher(task, student, settings.teacher)
+    teacher = Teacher(task, student, settings.teacher, named=named)
     if options.loss != "features":
         _check_logits(task, student, settings.teacher)
+        if _of_anchors(student):
+            _check_anchors(teacher, student)
         if options.loss == "ssld" and kinds.find(student.kind).objects:
             raise VertebraError("distill.loss=ssld takes no labels, from which boxes are learned: choose another one.")
         return LogitDistiller(options, teacher, student)
@@ -450,18 +452,19 @@ def create(
     return FeatureDistiller(options, teacher, student)
 
 
-def _load(where: str, student: Task) -> tuple[Task, Path]:
-    """The model of a checkpoint, complete, and its file; of another library's, the student's task."""
+def _load(where: str, student: Task) -> tuple[Task, Path, bool]:
+    """The model of a checkpoint, complete, its file, and whether it names its classes; of another library's, the
+    student's task."""
     file = tasks.open_task_checkpoint(where, None)
     if file.about is not None:
-        return checkpoint.load(file, device="cpu")[0], file.path
+        return checkpoint.load(file, device="cpu")[0], file.path, True
     task = tasks.plan(student.task_name, weights=where).build()
     if task.report and task.report.new:
         raise VertebraError(
             f"teacher {where} has no {task.report.new[0]}, so it is no complete model for {task.task_name}: train one "
             f"with --weights={where} first."
         )
-    return task, file.path
+    return task, file.path, list(task.classes) != [str(i) for i in range(len(task.classes))]
 
 
 def _check_file(path: Path, settings: Settings, written: Path | None) -> None:
@@ -496,12 +499,31 @@ def _check_logits(teacher: Task, student: Task, name: str) -> None:
                 f"{task.task_name} by {task.method} has no logits of classes that a student could learn: choose "
                 "distill.loss=features."
             )
-    if teacher.kind != student.kind:
+    if teacher.kind != student.kind and not all(kinds.find(task.kind).objects for task in (teacher, student)):
         raise VertebraError(
             f"teacher {name} is a model for {teacher.task_name}, not for {student.task_name}: choose "
             "distill.loss=features, or a teacher of the same task."
         )
     _check_independence(teacher.independent_classes, f"{name} ({teacher.method})", student)
+
+
+def _of_anchors(task: Task) -> bool:
+    """Whether the class logits are those of anchors or points."""
+    return kinds.find(task.kind).objects and task.independent_classes
+
+
+def _check_anchors(teacher: Teacher, student: Task) -> None:
+    """Raises VertebraError if the two have logits of different numbers of anchors."""
+    shape = student.preprocess.channels, *((128, 128) if student.any_size else student.preprocess.size)
+    training = student.training
+    with torch.no_grad():
+        mine, theirs = student.eval().class_logits(image := torch.zeros(1, *shape)), teacher.class_logits(image, [])
+    student.train(training)
+    if mine.shape[2] != theirs.shape[2]:
+        raise VertebraError(
+            f"teacher {teacher.name} has logits of {theirs.shape[2]} anchors for an image of {shape[1]} x {shape[2]} "
+            f"pixels, the student of {mine.shape[2]}: both need the same anchors and strides, or distill.loss=features."
+        )
 
 
 def _check_independence(independent: bool, name: str, student: Task) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from vertebra.engine.settings import Settings
@@ -42,9 +43,9 @@ def optimizer(task: Task, settings: Settings, further: Iterable[nn.Parameter] = 
         if more:
             groups.append({"params": more, "lr": settings.peak_lr, "weight_decay": settings.decay if decayed else 0.0})
     # On a CPU torch's default is a loop over the parameters; elsewhere it chooses well. Lightning clips no gradients
-    # for a fused optimiser in mixed precision.
-    cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
-    fused = True if cpu and settings.precision == "32-true" else None
+    # for a fused optimiser in mixed precision, and torch has no fused SGD of divided parameters.
+    whole = all(p.device.type == "cpu" and not isinstance(p, DTensor) for group in groups for p in group["params"])
+    fused = True if whole and settings.precision == "32-true" else None
     lr, momentum = settings.peak_lr, settings.momentum
     match settings.optimizer:
         case "sgd":

@@ -114,8 +114,10 @@ def train(
     )
     folder = stopped.folder if stopped else new_folder(settings, plan.config)
     _announce(settings, kind, catalogue, task, folder, echo)
-    if settings.teacher:
-        echo(f"teacher {settings.teacher}: distill.loss={settings.distill.loss}")
+    if distiller:
+        by_position = isinstance(distiller, distill.LogitDistiller) and not distiller.teacher.named
+        note = "; its classes have no names and are taken to be those of the data in their order" if by_position else ""
+        echo(f"teacher {settings.teacher}: distill.loss={settings.distill.loss}{note}")
     batches = partial(
         training_batches, samples=samples["train"], task=task, kind=kind, catalogue=catalogue, transforms=transforms
     )
