@@ -161,8 +161,9 @@ def test_objects_are_stored_as_annotations(tmp_path, make_detector, kind, images
     folder = tmp_path / "labels"
     words = [str(tmp_path / "detector"), str(images / "train"), f"--save={folder}", "--device=cpu", "--threshold=0.1"]
     assert main(["label", *words]) == 0
-    assert "4 images in" in capsys.readouterr().out
+    said = capsys.readouterr().out
     content = json.loads((folder / "instances.json").read_text())
+    assert f"4 images with {len(content['annotations'])} objects in" in said
     assert len(content["images"]) == 4
     assert content["annotations"]
     assert all(annotation["score"] >= 0.1 for annotation in content["annotations"])
@@ -179,6 +180,12 @@ def test_objects_are_stored_as_annotations(tmp_path, make_detector, kind, images
         if kind == "keypoints":
             assert torch.allclose(target.keypoints[..., :2], prediction.keypoints[..., :2], atol=1e-2)
             assert (target.keypoints[..., 2] == 2).all()
+    settings = resolve("classification", None, {"teacher": folder})
+    with pytest.raises(VertebraError, match=rf"{folder} holds pseudo-labels, .* data.path={folder}"):
+        distill.create(settings, vertebra.create("classification", classes=2), [], written=None, mixing=False)
+    words = [*words[:2], f"--save={tmp_path / 'none'}", "--device=cpu", "--threshold=1"]
+    assert main(["label", *words]) == 0
+    assert "no object's score reaches the threshold" in capsys.readouterr().out
 
 
 def test_label_maps_are_stored_beside_a_list(tmp_path, images):

@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> None:
     )
     writer = predictor.kind.labels_writer(folder, writing)
     folder.mkdir(parents=True, exist_ok=True)
-    count = 0
+    count = objects = 0
     with writer:
         for number, result in enumerate(track(results, "labelling", len(sources)), 1):
             if isinstance(result, UnreadableImage):
@@ -80,10 +80,14 @@ def run(argv: Sequence[str]) -> None:
                 print(escaped(f"skipped: {result}"))
                 continue
             count += 1
+            objects += len(result) if predictor.kind.objects else 0
             writer.add(result, number, "")
         if not count:
             raise VertebraError("none of the images could be read.")
     if count < len(sources):
         print(f"{len(sources) - count} of {len(sources)} images could not be read and were skipped")
-    print(f"{count} images in {folder}: {', '.join(writer.files)}")
+    if predictor.kind.objects and not objects:
+        print("no object's score reaches the threshold, so there is nothing to train on: lower --threshold")
+    with_objects = f" with {objects} objects" if predictor.kind.objects else ""
+    print(f"{count} images{with_objects} in {folder}: {', '.join(writer.files)}")
     print(f"next: vertebra train {predictor.task.task_name} --data.path={folder}")

@@ -36,6 +36,7 @@ from vertebra.errors import VertebraError, shown
 from vertebra.files import expanded
 from vertebra.images import StoredImage, UnreadableImage, find_images
 from vertebra.kinds import Kind
+from vertebra.kinds.pseudo_labels import AnnotationsWriter, LabelMapsWriter
 from vertebra.options import changed as changed_options
 from vertebra.structures import Level, Target
 from vertebra.tasks import Task, inputs
@@ -433,6 +434,11 @@ def create(
             )
         _check_independence(stored.independent, str(folder), student)
         return LogitDistiller(options, stored, student)
+    if any((folder / files[0]).is_file() for files in (AnnotationsWriter.files, LabelMapsWriter.files)):
+        raise VertebraError(
+            f"{folder} holds pseudo-labels, which are learned as the labels of a dataset: leave teacher out, and set "
+            f"data.path={folder}."
+        )
     task, path, named = _load(settings.teacher, student)
     _check_file(path, settings, written)
     teacher = Teacher(task, student, settings.teacher, named=named)
