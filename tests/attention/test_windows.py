@@ -201,3 +201,15 @@ def test_heads_that_biases_need_are_missed():
     x = torch.randn(8, 4)
     with pytest.raises(VertebraError, match=r"the query is \[8, 4\], and biases are for \[..., 2 heads, \*size, C\]"):
         Windowed((4,), Attention(RelativeBias((4,), 2)))(x, x, x)
+
+
+@pytest.mark.parametrize(("window", "size", "others"), [((4,), (21,), [(5,), (8,)]), ((3, 2), (8, 7), [(4, 3), (6, 9)])])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_an_exported_program_takes_any_size(window, size, others, shifted):
+    torch.manual_seed(0)
+    mechanism = Windowed(window, MultiHeadAttention(8, 2), shifted).eval()
+    dynamic = [dict.fromkeys(range(1 + len(size)), torch.export.Dim.DYNAMIC)] * 3
+    program = torch.export.export(mechanism, (torch.randn(2, *size, 8),) * 3, dynamic_shapes=dynamic).module()
+    for other in (size, *others):
+        x = torch.randn(3, *other, 8)
+        torch.testing.assert_close(program(x, x, x), mechanism(x, x, x))

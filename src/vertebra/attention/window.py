@@ -21,6 +21,9 @@ from vertebra.attention.multi_head import check_heads, join_heads, split_qkv
 from vertebra.attention.positions.relative_bias import RelativeBias, bias_table, relative_bias, relative_index
 from vertebra.errors import VertebraError
 
+Shift = int | Tensor
+"""Of windows along an axis, in cells; [] int64 where the side is a torch.SymInt, in a program for maps of any size."""
+
 
 class WindowAttention(nn.Module):
     """Scaled dot-product attention inside windows: [B, M * M, C] -> same, B being images times windows.
@@ -63,7 +66,7 @@ class WindowAttention(nn.Module):
         """Scaled products with the bias, before the softmax: [B, heads, M * M, M * M]."""
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         bias = self._bias(mask)
-        scores.unflatten(0, (-1, len(bias))).add_(bias)
+        scores.unflatten(0, (-1, bias.shape[0])).add_(bias)
         return scores
 
     def _bias(self, mask: Tensor | None) -> Tensor:
@@ -107,7 +110,7 @@ class Windowed(nn.Module):
         )
         return self._swapped(weights)
 
-    def _split(self, x: Tensor, shift: Sequence[int]) -> Tensor:
+    def _split(self, x: Tensor, shift: Sequence[Shift]) -> Tensor:
         """[..., *size, C] -> [..., windows, area, C], or [..., windows, heads, area, C] where biases are by head."""
         return self._swapped(to_windows(x, self.window, shift))
 
@@ -121,18 +124,20 @@ class Windowed(nn.Module):
         score = getattr(self.attention, "score", None)
         return score.bias_table.shape[1] if isinstance(score, RelativeBias) else 0
 
-    def _size(self, x: Tensor) -> tuple[tuple[int, ...], list[int]]:
+    def _size(self, x: Tensor) -> tuple[tuple[int, ...], list[Shift]]:
         """Size of the sequence or map, and the shift along each axis."""
         if self._biased > 1 and x.ndim == len(self.window) + 1:  # else windows would be taken for heads
             raise VertebraError(
                 f"the query is {list(x.shape)}, and biases are for [..., {self._biased} heads, *size, C]."
             )
         size = tuple(x.shape[-1 - len(self.window) : -1])
-        return size, [m // 2 if self.shifted and side > m else 0 for side, m in zip(size, self.window, strict=True)]
+        sides = zip(size, self.window, strict=True)
+        return size, [m // 2 * is_longer(side, m) if self.shifted else 0 for side, m in sides]
 
-    def _mask(self, size: tuple[int, ...], shift: Sequence[int], like: Tensor, mask: Tensor | None) -> Tensor | None:
+    def _mask(self, size: tuple[int, ...], shift: Sequence[Shift], like: Tensor, mask: Tensor | None) -> Tensor | None:
         """Whether cells of a window may attend to each other, [..., windows, area, area], or None if all may."""
-        if mask is None and not any(shift) and not any(n % m for n, m in zip(size, self.window, strict=True)):
+        whole = all_known(size) and not any(n % m for n, m in zip(size, self.window, strict=True))
+        if mask is None and whole and not any(shift):
             return None
         keys = torch.ones((1, *size), dtype=torch.bool, device=like.device)
         keys = keys if mask is None else keys & mask
@@ -147,7 +152,22 @@ class Windowed(nn.Module):
         return allowed
 
 
-def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor:
+def is_longer(side: int, window: int) -> bool | Tensor:
+    """Whether a side has more than one window; [] bool where it is a torch.SymInt."""
+    return side > window if isinstance(side, int) else torch.full((), side) > window
+
+
+def all_known(values: Sequence[Shift]) -> bool:
+    """Whether sides or shifts are numbers, not what a program for any size computes."""
+    return all(isinstance(value, int) for value in values)
+
+
+def window_counts(sizes: Sequence[int], window: Sequence[int]) -> list[int]:
+    """The number of windows along each axis, the last of which may be incomplete."""
+    return [(n + m - 1) // m for n, m in zip(sizes, window, strict=True)]
+
+
+def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[Shift]) -> Tensor:
     """A sequence or map by windows: [..., *size, C] -> [..., windows, area, C], windows and cells row-major.
 
     It is rolled back by `shift` cells along each axis, after zeros at the end make the sizes multiples of the window.
@@ -155,44 +175,58 @@ def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[int]) -> Tensor
     axes = len(window)
     first = x.ndim - axes - 1
     sizes = x.shape[first:-1]
-    padding = [-n % m for n, m in zip(sizes, window, strict=True)]
-    if any(padding):
+    counts = window_counts(sizes, window)
+    padding = [count * m - n for n, m, count in zip(sizes, window, counts, strict=True)]
+    if not all_known(sizes) or any(padding):
         x = nn.functional.pad(x, [0, 0] + [n for after in reversed(padding) for n in (0, after)])
-    if any(shift):
+    if not all_known(shift):
+        for i, n in enumerate(shift):
+            places = torch.arange(counts[i] * window[i], device=x.device)
+            x = x.index_select(first + i, _wrapped(places + n, counts[i] * window[i]))
+    elif any(shift):
         x = x.roll([-n for n in shift], list(range(first, first + axes)))
     for i in reversed(range(axes)):
-        x = x.unflatten(first + i, (-1, window[i]))
+        x = x.unflatten(first + i, (counts[i], window[i]))
     inside = range(first + 1, first + 2 * axes, 2)
     x = x.permute(*range(first), *range(first, first + 2 * axes, 2), *inside, -1)
     return x.flatten(first, first + axes - 1).flatten(first + 1, first + axes)
 
 
-def from_windows(x: Tensor, window: Sequence[int], shift: Sequence[int], size: Sequence[int]) -> Tensor:
+def from_windows(x: Tensor, window: Sequence[int], shift: Sequence[Shift], size: Sequence[int]) -> Tensor:
     """The reverse of `to_windows`: [..., windows, area, C] -> [..., *size, C]."""
     axes = len(window)
     first = x.ndim - 3
-    counts = [-(-n // m) for n, m in zip(size, window, strict=True)]
+    counts = window_counts(size, window)
     x = x.unflatten(-2, list(window)).unflatten(first, counts)
     x = x.permute(*range(first), *(first + i + j for i in range(axes) for j in (0, axes)), -1)
     for i in range(axes):
         x = x.flatten(first + i, first + i + 1)
-    if any(shift):
+    if all_known(shift) and any(shift):
         x = x.roll(list(shift), list(range(first, first + axes)))
-    for i in range(axes):
-        x = x.narrow(first + i, 0, size[i])
+    for i, (side, n) in enumerate(zip(size, shift, strict=True)):
+        if all_known((side, n)):
+            x = x.narrow(first + i, 0, side)
+        else:  # of a slice, the tracer asks whether it cuts anything off
+            places = torch.arange(side, device=x.device)
+            x = x.index_select(first + i, _wrapped(places - n, counts[i] * window[i]))
     return x
 
 
+def _wrapped(places: Tensor, length: int) -> Tensor:
+    """Places around the end, or before the start."""
+    return places % torch.full((), length, device=places.device)  # ONNX has no remainder by a torch.SymInt
+
+
 def window_mask(
-    size: Sequence[int], window: Sequence[int], shift: Sequence[int], device: torch.device | None = None
+    size: Sequence[int], window: Sequence[int], shift: Sequence[Shift], device: torch.device | None = None
 ) -> Tensor:
     """False between cells that share a window only because the map was rolled by `shift`: [windows, area, area].
 
     Source: arXiv:2103.14030, section 3.2 and figure 4.
     """
     regions = torch.zeros((), dtype=torch.long, device=device)
-    for side, m, n in zip(size, window, shift, strict=True):
-        place = torch.arange(-(-side // m) * m, device=device)
-        regions = regions[..., None] * 2 + (place >= len(place) - n)  # those that came from the other side
+    for count, m, n in zip(window_counts(size, window), window, shift, strict=True):
+        place = torch.arange(count * m, device=device)
+        regions = regions[..., None] * 2 + (place >= count * m - n)  # those that came from the other side
     cells = to_windows(regions[..., None], window, [0] * len(window))[..., 0]
     return cells[:, :, None] == cells[:, None]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vertebra.attention import WindowAttention
-from vertebra.attention.window import from_windows, to_windows, window_mask
+from vertebra.attention.window import Shift, all_known, from_windows, is_longer, to_windows, window_mask
 from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.errors import one_of
 from vertebra.nn.drop import DropPath, drop_path_rates
@@ -92,12 +92,14 @@ class Block(nn.Module):
         size = (x.shape[1], x.shape[2])
         window, shifts = self.geometry(size)
         windows = to_windows(x, window, shifts)  # [B, windows, M * M, C]
-        y = self.attention(windows.flatten(0, 1), mask if any(shifts) else None)
+        y = self.attention(windows.flatten(0, 1), mask if not all_known(shifts) or any(shifts) else None)
         return from_windows(y.unflatten(0, windows.shape[:2]), window, shifts, size)
 
-    def geometry(self, size: tuple[int, int]) -> tuple[tuple[int, int], list[int]]:
+    def geometry(self, size: tuple[int, int]) -> tuple[tuple[int, int], list[Shift]]:
         """Sides of the windows of a map of (height, width) `size`, and their shifts, in cells."""
-        return (self.window,) * 2, [self.shift * moved for moved in shifted_axes(*size, self.window, self.shifts)]
+        return (self.window,) * 2, [
+            self.shift and self.shift * moved for moved in shifted_axes(*size, self.window, self.shifts)
+        ]
 
     def rollout(self, share: Tensor, attention: Tensor) -> Tensor:
         """The share of each cell in the input, from those in the output of attention: [B, H, W] -> same.
@@ -124,27 +126,30 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
-        if height % 2 or width % 2:
-            x = nn.functional.pad(x, (0, 0, 0, width % 2, 0, height % 2))
-        x = x.view(batch, x.shape[1] // 2, 2, x.shape[2] // 2, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        rows, columns = (height + 1) // 2, (width + 1) // 2
+        if not all_known((height, width)) or height % 2 or width % 2:
+            x = nn.functional.pad(x, (0, 0, 0, 2 * columns - width, 0, 2 * rows - height))
+        x = x.view(batch, rows, 2, columns, 2, channels).permute(0, 1, 3, 4, 2, 5).flatten(3)
         y: Tensor = self.reduction(self.norm(x))
         return y
 
 
-def shifted_axes(height: int, width: int, window: int, shifts: str) -> tuple[bool, bool]:
+def shifted_axes(height: int, width: int, window: int, shifts: str) -> tuple[bool | Tensor, bool | Tensor]:
     """Whether the windows of a map are shifted downwards, and sideways; `shifts` is one of SHIFTS."""
-    down, sideways = height > window, width > window
+    down, sideways = is_longer(height, window), is_longer(width, window)
     if shifts == "per_axis":
         return down, sideways
-    return ({"both": down and sideways, "either": down or sideways, "always": True}[shifts],) * 2
+    return ({"both": down & sideways, "either": down | sideways, "always": True}[shifts],) * 2
 
 
-def shift_mask(height: int, width: int, window: int, like: Tensor, axes: tuple[bool, bool] = (True, True)) -> Tensor:
+def shift_mask(
+    height: int, width: int, window: int, like: Tensor, axes: tuple[bool | Tensor, bool | Tensor] = (True, True)
+) -> Tensor:
     """-100 between cells that share a window only by the shift along `axes`, else 0: [windows, M * M, M * M].
 
     Source: arXiv:2103.14030, section 3.2 and figure 4.
     """
-    shift = [window // 2 if shifted else 0 for shifted in axes]
+    shift = [window // 2 * shifted for shifted in axes]
     same = window_mask((height, width), (window, window), shift, like.device)
     return torch.where(same, 0.0, -100.0).to(like.dtype)
 

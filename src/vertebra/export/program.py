@@ -51,9 +51,9 @@ def traced(task: Task) -> tuple[torch.export.ExportedProgram, tuple[int, int] | 
     for size in attempts:
         try:
             program = _traced(task, size)
-            if size is None:
-                with torch.no_grad():
-                    program.module()(*example(task, OTHER_SIZE))  # raises where the size has become a constant
+            for other in (OTHER_SIZE, fixed) if size is None else ():
+                with torch.no_grad():  # raises where the size has become a constant, or is below the least
+                    program.module()(*example(task, other or OTHER_SIZE))
             return program, size
         except Exception as error:  # of the tracer, or of any operation; a fixed size may still do
             problem = error
