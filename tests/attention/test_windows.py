@@ -203,7 +203,9 @@ def test_heads_that_biases_need_are_missed():
         Windowed((4,), Attention(RelativeBias((4,), 2)))(x, x, x)
 
 
-@pytest.mark.parametrize(("window", "size", "others"), [((4,), (21,), [(5,), (8,)]), ((3, 2), (8, 7), [(4, 3), (6, 9)])])
+@pytest.mark.parametrize(
+    ("window", "size", "others"), [((4,), (21,), [(5,), (8,)]), ((3, 2), (8, 7), [(4, 3), (6, 9)])]
+)
 @pytest.mark.parametrize("shifted", [False, True])
 def test_an_exported_program_takes_any_size(window, size, others, shifted):
     torch.manual_seed(0)

@@ -486,3 +486,23 @@ def test_unknown_names_and_options_are_explained():
         backbones.create("resnet18", drop_pth=0.1)
     with pytest.raises(VertebraError, match="embedding=True"):
         backbones.create("efficientnetv2_b0").embed(torch.zeros(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vit_tiny_16", {"depth": 1, "width": 24}),
+        ("swin_tiny", {"depths": (2, 1, 1, 1), "heads": (1,) * 4, "width": 12, "window": 2}),
+    ],
+)
+def test_exported_programs_take_any_size(name, options):
+    """Of a position table and of shifted windows, at other sizes and at that of the table."""
+    torch.manual_seed(0)
+    model = backbones.create(name, **options).eval()
+    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.randn(2, 3, 96, 160),), dynamic_shapes=[dynamic]).module()
+        for size in ((128, 96), (224, 224)):
+            images = torch.randn(1, 3, *size)
+            for one, other in zip(program(images), model(images), strict=True):
+                torch.testing.assert_close(one, other)

@@ -12,6 +12,7 @@ Source: Swin Transformer, arXiv:2103.14030, section 3.2 and equation 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +158,7 @@ def is_longer(side: int, window: int) -> bool | Tensor:
     return side > window if isinstance(side, int) else torch.full((), side) > window
 
 
-def all_known(values: Sequence[Shift]) -> bool:
+def all_known(values: Sequence[Shift]) -> TypeGuard[Sequence[int]]:
     """Whether sides or shifts are numbers, not what a program for any size computes."""
     return all(isinstance(value, int) for value in values)
 

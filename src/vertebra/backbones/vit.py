@@ -85,7 +85,7 @@ class Embedding(nn.Module):
 
     def resized(self, position: Tensor, grid: tuple[int, int], old: tuple[int, int]) -> Tensor:
         """`position` of grid `old` for another: [1, P + N, C] -> [1, P + N', C]."""
-        if grid == old:
+        if all(isinstance(side, int) for side in grid) and grid == old:
             return position
         return torch.cat((position[:, : self.first], resize_grid(position[:, self.first :], grid, old)), 1)
 

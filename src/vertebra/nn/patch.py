@@ -29,7 +29,7 @@ def resize_grid(table: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> 
 
     Anti-aliased when it shrinks, as timm does it.
     """
-    if size == grid:
+    if all(isinstance(side, int) for side in size) and size == grid:  # a torch.SymInt may be equal or not
         return table
     square = table.unflatten(1, grid).permute(0, 3, 1, 2).float()
     square = nn.functional.interpolate(square, size, mode="bicubic", antialias=True)
@@ -52,4 +52,4 @@ def tokens(x: Tensor) -> Tensor:
 
 def grid_map(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """[B, H * W, C] -> [B, C, H, W], `size` being (H, W)."""
-    return x.transpose(1, 2).unflatten(2, (int(size[0]), int(size[1])))
+    return x.transpose(1, 2).unflatten(2, (size[0], size[1]))
