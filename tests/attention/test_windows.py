@@ -207,9 +207,16 @@ def test_heads_that_biases_need_are_missed():
     ("window", "size", "others"), [((4,), (21,), [(5,), (8,)]), ((3, 2), (8, 7), [(4, 3), (6, 9)])]
 )
 @pytest.mark.parametrize("shifted", [False, True])
-def test_an_exported_program_takes_any_size(window, size, others, shifted):
+def test_windows_are_exported_for_any_size(window, size, others, shifted):
     torch.manual_seed(0)
-    mechanism = Windowed(window, MultiHeadAttention(8, 2), shifted).eval()
+    check_export(Windowed(window, MultiHeadAttention(8, 2), shifted).eval(), size, others)
+
+
+def test_sliding_attention_is_exported_for_any_length():
+    check_export(SlidingAttention(4), (100,), [(33,), (64,)])
+
+
+def check_export(mechanism, size, others):
     dynamic = [dict.fromkeys(range(1 + len(size)), torch.export.Dim.DYNAMIC)] * 3
     program = torch.export.export(mechanism, (torch.randn(2, *size, 8),) * 3, dynamic_shapes=dynamic).module()
     for other in (size, *others):

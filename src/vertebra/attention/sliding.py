@@ -26,6 +26,7 @@ from vertebra.attention.scores.location import Location
 from vertebra.attention.scores.product import Factors, Product
 from vertebra.attention.scores.scaled_dot import ScaledDot
 from vertebra.attention.softmax import masked_softmax
+from vertebra.attention.window import cropped
 from vertebra.errors import VertebraError, in_range
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class SlidingAttention(nn.Module):
             y = masked_softmax(self.score(queries, keys), allowed) @ values
         else:
             y = fused(Factors(queries, keys, factors.scale), values, allowed)
-        return y.flatten(-3, -2)[..., : query.shape[-2], :]
+        return cropped(y.flatten(-3, -2), query.shape[-2], -2)
 
     def weights(self, query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
         """Weights of the values, rows summing to 1: [..., N, N], at a quadratic cost."""

@@ -180,12 +180,7 @@ def to_windows(x: Tensor, window: Sequence[int], shift: Sequence[Shift]) -> Tens
     padding = [count * m - n for n, m, count in zip(sizes, window, counts, strict=True)]
     if not all_known(sizes) or any(padding):
         x = nn.functional.pad(x, [0, 0] + [n for after in reversed(padding) for n in (0, after)])
-    if not all_known(shift):
-        for i, n in enumerate(shift):
-            places = torch.arange(counts[i] * window[i], device=x.device)
-            x = x.index_select(first + i, _wrapped(places + n, counts[i] * window[i]))
-    elif any(shift):
-        x = x.roll([-n for n in shift], list(range(first, first + axes)))
+    x = _rolled(x, [-n for n in shift], first)
     for i in reversed(range(axes)):
         x = x.unflatten(first + i, (counts[i], window[i]))
     inside = range(first + 1, first + 2 * axes, 2)
@@ -202,20 +197,28 @@ def from_windows(x: Tensor, window: Sequence[int], shift: Sequence[Shift], size:
     x = x.permute(*range(first), *(first + i + j for i in range(axes) for j in (0, axes)), -1)
     for i in range(axes):
         x = x.flatten(first + i, first + i + 1)
-    if all_known(shift) and any(shift):
-        x = x.roll(list(shift), list(range(first, first + axes)))
-    for i, (side, n) in enumerate(zip(size, shift, strict=True)):
-        if all_known((side, n)):
-            x = x.narrow(first + i, 0, side)
-        else:  # of a slice, the tracer asks whether it cuts anything off
-            places = torch.arange(side, device=x.device)
-            x = x.index_select(first + i, _wrapped(places - n, counts[i] * window[i]))
+    x = _rolled(x, shift, first)
+    for i in range(axes):
+        x = cropped(x, size[i], first + i)
     return x
 
 
-def _wrapped(places: Tensor, length: int) -> Tensor:
-    """Places around the end, or before the start."""
-    return places % torch.full((), length, device=places.device)  # ONNX has no remainder by a torch.SymInt
+def cropped(x: Tensor, length: int, axis: int) -> Tensor:
+    """The first `length` entries along an axis, also for a torch.SymInt: a program with a slice takes either lengths of
+    which it cuts something off, or such of which it does not."""
+    if isinstance(length, int):
+        return x.narrow(axis, 0, length)
+    return x.index_select(axis, torch.arange(length, device=x.device))
+
+
+def _rolled(x: Tensor, shift: Sequence[Shift], first: int) -> Tensor:
+    """Rolled along an axis for each shift, the `first` one and those after it."""
+    if all_known(shift):
+        return x.roll(list(shift), list(range(first, first + len(shift)))) if any(shift) else x
+    for axis, n in enumerate(shift, first):
+        length = torch.full((), x.shape[axis], device=x.device)  # ONNX has no remainder by a torch.SymInt
+        x = x.index_select(axis, (torch.arange(x.shape[axis], device=x.device) - n) % length)
+    return x
 
 
 def window_mask(
