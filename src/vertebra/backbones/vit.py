@@ -21,7 +21,7 @@ from vertebra.backbones.base import Backbone, BackboneConfig
 from vertebra.errors import VertebraError, in_range, one_of
 from vertebra.nn.drop import DropPath, drop_path_rates
 from vertebra.nn.mlp import Mlp
-from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, tokens
+from vertebra.nn.patch import PatchEmbed, grid_map, init_linear, resize_grid, same_grid, tokens
 from vertebra.options import training_only
 from vertebra.structures import Level
 from vertebra.weights import Drop, Fix, Join, Rename
@@ -85,7 +85,7 @@ class Embedding(nn.Module):
 
     def resized(self, position: Tensor, grid: tuple[int, int], old: tuple[int, int]) -> Tensor:
         """`position` of grid `old` for another: [1, P + N, C] -> [1, P + N', C]."""
-        if all(isinstance(side, int) for side in grid) and grid == old:
+        if same_grid(grid, old):
             return position
         return torch.cat((position[:, : self.first], resize_grid(position[:, self.first :], grid, old)), 1)
 

@@ -141,6 +141,7 @@ class Teacher:
         self.task = task.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name, self.named = name, named
         self.classes = task.classes
+        self.unscaled = task.any_size and _of_anchors(task)  # whose logits are those of the student's input
         self.preprocess, self.given = task.preprocess, student.preprocess
         if self.preprocess.channels != self.given.channels:
             raise VertebraError(
@@ -167,8 +168,7 @@ class Teacher:
         """Logits [B, num_classes, ...] for the student's images [B, C, H, W], or of boxes [N_i, 4] in them."""
         logits: Tensor
         if regions is None:
-            unscaled = self.task.any_size and _of_anchors(self.task)  # which are those of the student's input
-            size = (images.shape[2], images.shape[3]) if unscaled else None
+            size = (images.shape[2], images.shape[3]) if self.unscaled else None
             logits = self._computed(self.task.class_logits, images, size)
         else:
             height, width = self.size((images.shape[2], images.shape[3]))
@@ -367,12 +367,12 @@ Distiller = LogitDistiller | FeatureDistiller
 def class_order(teacher: Sequence[str], student: Sequence[str], name: str, *, named: bool = True) -> Tensor:
     """The index among the teacher's classes of each class of the student: [num_classes] int64.
 
-    Classes that are not `named`, numbers from 0, are taken to be those of the student in their order.
+    As many classes that are not `named` are taken to be those of the student in their order.
 
     Raises:
         VertebraError: if they are not the same classes.
     """
-    if not named and list(teacher) == [str(i) for i in range(len(student))]:
+    if not named and len(teacher) == len(student):
         return torch.arange(len(student))
     index = {label: i for i, label in enumerate(teacher)}
     missing = [label for label in student if label not in index]

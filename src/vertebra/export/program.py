@@ -51,9 +51,9 @@ def traced(task: Task) -> tuple[torch.export.ExportedProgram, tuple[int, int] | 
     for size in attempts:
         try:
             program = _traced(task, size)
-            for other in (OTHER_SIZE, fixed) if size is None else ():
+            for other in filter(None, (OTHER_SIZE, fixed)) if size is None else ():
                 with torch.no_grad():  # raises where the size has become a constant, or is below the least
-                    program.module()(*example(task, other or OTHER_SIZE))
+                    program.module()(*example(task, other))
             return program, size
         except Exception as error:  # of the tracer, or of any operation; a fixed size may still do
             problem = error

@@ -24,12 +24,17 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return nn.functional.pad(x, (0, right, 0, down)) if down or right else x
 
 
+def same_grid(size: tuple[int, int], grid: tuple[int, int]) -> bool:
+    """Whether two grids are equal for all images: never if one has a torch.SymInt, in a program for any size."""
+    return all(isinstance(side, int) for side in size) and size == grid
+
+
 def resize_grid(table: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """Bicubic resampling of a table of positions: [1, h * w, C] of `grid` (h, w) -> [1, H * W, C] of `size` (H, W).
 
     Anti-aliased when it shrinks, as timm does it.
     """
-    if all(isinstance(side, int) for side in size) and size == grid:  # a torch.SymInt may be equal or not
+    if same_grid(size, grid):
         return table
     square = table.unflatten(1, grid).permute(0, 3, 1, 2).float()
     square = nn.functional.interpolate(square, size, mode="bicubic", antialias=True)
